@@ -1,0 +1,44 @@
+# make run: the whole workbook, quick, on data that come with it.   make test: what CI runs.   make lab: JupyterLab.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+# Rewritten by every set-up; newer than pyproject.toml means nothing to install.
+STAMP := $(VENV)/.installed
+
+.PHONY: setup run test test-long lab bench lint notebooks clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "labutil needs Python 3.11 or newer: make setup PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[test,bench]'
+	touch $(STAMP)
+
+run: $(STAMP)
+	$(PY) -m labutil run all
+
+test: $(STAMP) lint
+	$(PY) -m pytest -m 'not long'
+
+test-long: $(STAMP)
+	$(PY) -m pytest
+
+lint: $(STAMP)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+lab: $(STAMP)
+	$(PY) -m labutil lab
+
+bench: $(STAMP)
+	$(PY) tests/benchmarks/run.py
+
+# Execute every lesson with its quick values and put the result, with outputs, in its place (before a commit).
+notebooks: $(STAMP)
+	$(PY) -m labutil run all --force --out .executed
+	for n in notebooks/[0-9]*.ipynb; do $(PY) tests/commit_notebook.py $$n .executed; done
+
+clean:
+	rm -rf $(VENV) .executed .pytest_cache .ruff_cache

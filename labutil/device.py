@@ -1,0 +1,199 @@
+"""Accelerator, precision, seeds, and whether a person watches: all that is known of where the code runs."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import platform
+import random
+import sys
+import zlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+_seed = 0
+_generators: dict[str, torch.Generator] = {}
+
+
+@functools.cache
+def accelerator() -> Accelerator:
+    """The process's one `accelerate.Accelerator`: it finds the device and, under `torchrun`, joins the processes.
+
+    Its own mixed precision stays off: it holds one precision per process, `autocast` below is chosen per call.
+    """
+    from accelerate import Accelerator
+
+    return Accelerator(mixed_precision="no")
+
+
+def get_device() -> torch.device:
+    """The device to compute on: cuda, then mps, then cpu (`ACCELERATE_USE_CPU=1` forces the last)."""
+    return accelerator().device
+
+
+@functools.cache
+def cpu_has_bf16() -> bool:
+    """Whether the processor multiplies bfloat16 in hardware (AVX512-BF16, AMX, Arm BF16); emulated bf16 is slower
+    than float32."""
+    if platform.machine().lower() in {"aarch64", "arm64"}:
+        return platform.system() == "Linux" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def default_precision(device: torch.device | None = None) -> str:
+    """`"bf16"` where the hardware has it, `"fp16"` (with gradient scaling) on older CUDA cards, else `"fp32"`."""
+    device = device or get_device()
+    if device.type == "cuda":
+        # Cards before Ampere emulate bf16 slowly, and have fp16 tensor cores since Volta.
+        return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
+    if device.type == "cpu" and cpu_has_bf16():
+        return "bf16"
+    return "fp32"
+
+
+def autocast(precision: str | None = None, device: torch.device | None = None) -> contextlib.AbstractContextManager:
+    """Context in which matrix products and convolutions run in `precision` (None: `default_precision()`).
+
+    Example:
+        with autocast("bf16"):
+            logits = model(x)
+    """
+    device = device or get_device()
+    precision = precision or default_precision(device)
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=PRECISIONS[precision])
+
+
+def to_float(images: torch.Tensor, device: torch.device | None = None) -> torch.Tensor:
+    """uint8 (N, C, H, W) -> float32 in [0, 1] on the device, channels last (the layout that convolutions like)."""
+    x = images.to(device or get_device(), non_blocking=True)
+    return x.to(torch.float32, memory_format=torch.channels_last).div_(255)
+
+
+def prepare(*modules: nn.Module) -> nn.Module | tuple[nn.Module, ...]:
+    """Move modules to the device in channels-last layout; under `torchrun` also join them across processes.
+
+    With several processes each module with trainable weights becomes a `DistributedDataParallel`, its batch norms
+    synchronised on GPUs (`SyncBatchNorm` refuses CPU tensors). Returns one module for one, else a tuple.
+
+    Example:
+        encoder, head = prepare(encoder, head)
+    """
+    prepared = tuple(_prepare_one(module) for module in modules)
+    return prepared[0] if len(prepared) == 1 else prepared
+
+
+def _prepare_one(module: nn.Module) -> nn.Module:
+    module = module.to(get_device(), memory_format=torch.channels_last)
+    if accelerator().num_processes == 1 or not any(p.requires_grad for p in module.parameters()):
+        return module
+    if get_device().type == "cuda":
+        module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    return accelerator().prepare_model(module)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy, torch (initialisation, dropout) and this package's own generators (order, augmentation)."""
+    global _seed  # noqa: PLW0603
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed={seed} must lie between 0 and 2**32 - 1")
+    _seed = seed
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 (libraries that draw from NumPy's global state)
+    torch.manual_seed(seed)
+    _generators.clear()
+
+
+def generator(purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
+    """The package's own random generator for a purpose ("order", "augment") on a device.
+
+    Separate from torch's global state, so that a figure drawn between two epochs changes nothing; `seed_everything`
+    starts it anew and `training.fit` keeps its state in every checkpoint.
+    """
+    device = torch.device(device)
+    key = f"{purpose}:{device.type}"
+    if key not in _generators:
+        # crc32 rather than hash(), which differs between processes
+        _generators[key] = torch.Generator(device).manual_seed(zlib.crc32(f"{_seed}:{key}".encode()))
+    return _generators[key]
+
+
+def random_states() -> dict:
+    """Every random state that a training step can draw from, in types that `torch.load(weights_only=True)` reads."""
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002
+    states = {
+        "seed": _seed,
+        "python": random.getstate(),
+        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],
+        "torch": torch.get_rng_state(),
+        "own": {key: g.get_state() for key, g in _generators.items()},
+    }
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state_all()
+    if torch.backends.mps.is_available():
+        states["mps"] = torch.mps.get_rng_state()
+    return states
+
+
+def restore_random_states(states: dict) -> None:
+    """Undo everything drawn since `random_states()` gave `states`."""
+    global _seed  # noqa: PLW0603
+    _seed = states["seed"]
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, *rest = states["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    torch.set_rng_state(states["torch"])
+    _generators.clear()
+    for key, state in states["own"].items():
+        purpose, device = key.split(":")
+        generator(purpose, device).set_state(state)
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states["cuda"])
+    if "mps" in states and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(states["mps"])
+
+
+def has_front_end() -> bool:
+    """Whether this kernel belongs to a notebook that a person has open (JupyterLab, Colab, VS Code)."""
+    if "LABUTIL_RUN_DIR" in os.environ:
+        return False
+    if "JPY_SESSION_NAME" in os.environ or "google.colab" in sys.modules:
+        return True
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return shell is not None and "__vsc_ipynb_file__" in shell.user_ns
+
+
+def person_watches() -> bool:
+    """Whether a progress bar has a reader: a notebook's front end or a terminal."""
+    return has_front_end() or sys.stdout.isatty()
+
+
+def describe() -> dict[str, str]:
+    """Device, precision and versions, for the run record."""
+    import torchvision
+
+    device = get_device()
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{device.type}, {torch.get_num_threads()} threads"
+    return {
+        "device": name,
+        "precision": default_precision(device),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": np.__version__,
+    }

@@ -1,0 +1,89 @@
+"""Seeds, generators, precision and layout."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from labutil import device
+
+
+def draw():
+    return (
+        random.random(),
+        np.random.rand(),  # noqa: NPY002
+        torch.rand(1).item(),
+        torch.rand(1, generator=device.generator("order")).item(),
+        torch.rand(1, generator=device.generator("augment")).item(),
+    )
+
+
+def test_seed_everything_repeats_and_separates():
+    device.seed_everything(3)
+    first = draw()
+    device.seed_everything(3)
+    assert draw() == first
+    device.seed_everything(4)
+    assert all(a != b for a, b in zip(draw(), first, strict=True))
+    assert len(set(first[2:])) == 3  # three generators, three streams
+
+
+def test_random_states_go_there_and_back_through_a_file(tmp_path):
+    device.seed_everything(0)
+    draw()
+    torch.save(device.random_states(), tmp_path / "states.pt")
+    expected = draw()
+    device.seed_everything(9)
+    device.restore_random_states(torch.load(tmp_path / "states.pt", weights_only=True))
+    assert draw() == expected
+
+
+def test_generators_do_not_touch_the_global_state():
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    torch.rand(5, generator=device.generator("augment"))
+    assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_seed_out_of_range(seed):
+    with pytest.raises(ValueError, match="must lie between"):
+        device.seed_everything(seed)
+
+
+def test_to_float_is_channels_last_and_in_the_unit_interval():
+    images = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
+    x = device.to_float(images)
+    assert x.dtype == torch.float32
+    assert x.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(x.cpu(), images / 255)
+    assert images.dtype == torch.uint8
+
+
+def test_prepare_returns_what_it_was_given():
+    a, b = nn.Conv2d(1, 2, 3), nn.Linear(2, 2)
+    assert device.prepare(a) is a
+    assert device.prepare(a, b) == (a, b)
+    assert a.weight.device.type == device.get_device().type
+
+
+def test_precision_names():
+    assert device.default_precision() in device.PRECISIONS
+    linear, x = nn.Linear(4, 4), torch.rand(2, 4)
+    with device.autocast("bf16", torch.device("cpu")):
+        assert linear(x).dtype == torch.bfloat16
+    with device.autocast("fp32", torch.device("cpu")):
+        assert linear(x).dtype == torch.float32
+
+
+def test_a_kernel_of_labutil_run_has_no_front_end(monkeypatch):
+    monkeypatch.setenv("JPY_SESSION_NAME", "x.ipynb")
+    monkeypatch.delenv("LABUTIL_RUN_DIR", raising=False)
+    assert device.has_front_end()
+    monkeypatch.setenv("LABUTIL_RUN_DIR", "/runs/x")
+    assert not device.has_front_end()

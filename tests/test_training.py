@@ -1,0 +1,378 @@
+"""fit: schedules against torch's, one epoch against a plain loop, resume bit for bit, and its messages."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from labutil import device, training
+from labutil.training import ResumeError, fit, lr_factor, make_optimizer
+
+
+class FakeRun:
+    """What fit needs of a run: a directory, whether to resume, and two methods that keep records."""
+
+    def __init__(self, directory: Path, resume: bool = True) -> None:
+        self.dir, self.resume, self.fits, self.histories = directory, resume, {}, {}
+
+    def save_history(self, name, history):
+        self.histories[name] = history
+
+    def save_fit(self, name, settings):
+        self.fits[name] = settings
+
+
+def toy_data(n=50, channels=1, side=8, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 3, (n,), generator=g)
+    images = torch.randint(0, 100, (n, channels, side, side), generator=g, dtype=torch.uint8)
+    images += (labels * 50).to(torch.uint8)[:, None, None, None]
+    return SimpleNamespace(images=images, labels=labels)
+
+
+def toy_model(seed=0, dropout=0.2):
+    device.seed_everything(seed)
+    return device.prepare(
+        nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(dropout), nn.Linear(4 * 6 * 6, 3)
+        )
+    )
+
+
+def make(seed=0, dropout=0.2):
+    model = toy_model(seed, dropout)
+
+    def step(x, y):
+        # Draws from every source of randomness that a lesson may use.
+        noise = torch.rand(x.shape, generator=device.generator("augment")) + torch.rand_like(x) * 0.1
+        logits = model(x + 0.1 * noise)
+        return F.cross_entropy(logits, y), {"accuracy": (logits.argmax(1) == y).float().mean()}
+
+    return model, step
+
+
+def weights(model):
+    return torch.cat([v.flatten().double() for v in model.state_dict().values()])
+
+
+def test_one_epoch_equals_a_plain_loop():
+    data = toy_data()
+    model, _ = make(dropout=0.0)
+    seen = []
+
+    def step(x, y):
+        seen.append((x, y))
+        return F.cross_entropy(model(x), y)
+
+    reference, _ = make(dropout=0.0)
+    history = fit(step, [model], data, epochs=1, batch_size=16, lr=0.1, optimizer="sgd", precision="fp32")
+    optimizer = torch.optim.SGD(reference.parameters(), 0.1, momentum=0.9)
+    total = 0.0
+    for x, y in seen:
+        loss = F.cross_entropy(reference(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += loss.item() * len(x)
+    assert torch.equal(weights(model), weights(reference))
+    assert history.train_loss[0] == pytest.approx(total / 50, rel=1e-6)
+    # Every image once, in batches as even as can be, as floats in [0, 1].
+    assert sorted(len(x) for x, _ in seen) == [12, 12, 13, 13]
+    every = torch.cat([x for x, _ in seen]).mul(255).round().to(torch.uint8)
+    assert sorted(every.flatten(1).tolist()) == sorted(data.images.flatten(1).tolist())
+
+
+def test_drop_last_gives_full_batches():
+    sizes = []
+    model, inner = make()
+
+    def step(x, y):
+        sizes.append(len(x))
+        return inner(x, y)
+
+    fit(step, [model], toy_data(), epochs=2, batch_size=16, lr=0.1, drop_last=True)
+    assert sizes == [16] * 6
+
+
+@pytest.mark.parametrize("optimizer", training.OPTIMIZERS)
+def test_optimizers_learn(optimizer):
+    model, step = make(dropout=0.0)
+    lr = {"sgd": 0.05, "adam": 0.01, "adamw": 0.01, "lion": 0.003}[optimizer]
+    history = fit(step, [model], toy_data(), epochs=40, batch_size=10, lr=lr, optimizer=optimizer)
+    assert history.train_accuracy.iloc[-1] > 0.75  # three classes, noisy images
+    assert history.train_loss.iloc[-1] < 0.6 * history.train_loss[0]
+
+
+def test_weight_decay_reaches_the_optimizer():
+    group = make_optimizer("sgd", [nn.Parameter(torch.zeros(1))], 0.1, weight_decay=5e-4, momentum=0.8).param_groups[0]
+    assert (group["lr"], group["weight_decay"], group["momentum"]) == (0.1, 5e-4, 0.8)
+
+
+@pytest.mark.parametrize("schedule", ["multistep", "step", "cosine"])
+def test_schedules_equal_torchs(schedule):
+    epochs = 10
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 1.0)
+    peer = {
+        "multistep": torch.optim.lr_scheduler.MultiStepLR(optimizer, [6, 8], gamma=0.1),
+        "step": torch.optim.lr_scheduler.StepLR(optimizer, 3, gamma=0.1),
+        "cosine": torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs),
+    }[schedule]
+    optimizer.param_groups[0]["lr"] = 1.0
+    peer.base_lrs = [1.0]
+    for epoch in range(epochs):
+        ours = lr_factor(schedule, epoch, epochs, warmup=0, factor=0.1, step_epochs=3)
+        expected = {
+            "multistep": 0.1 ** ((epoch >= 6) + (epoch >= 8)),
+            "step": 0.1 ** (epoch // 3),
+            "cosine": (1 + math.cos(math.pi * epoch / epochs)) / 2,
+        }[schedule]
+        assert ours == pytest.approx(expected)
+        assert ours == pytest.approx(peer.get_last_lr()[0] if epoch else 1.0, rel=1e-6)
+        optimizer.step()
+        peer.step()
+
+
+def test_warmup_rises_linearly():
+    values = [lr_factor("cosine", e, 10, warmup=2, factor=0.1, step_epochs=1) for e in (0, 0.5, 1, 2, 10)]
+    assert values == pytest.approx([0, 0.25, 0.5, 1, 0], abs=1e-9)
+
+
+def test_plateau_lowers_the_rate_and_early_stopping_returns_the_best_weights():
+    model, step = make()
+    values = iter([3.0, 2.0, 1.0] + [5.0] * 20)
+    kept = {}
+
+    def validate():
+        value = next(values)
+        kept[value] = weights(model)
+        return value
+
+    history = fit(
+        step, [model], toy_data(), epochs=20, batch_size=25, lr=0.1, schedule="plateau", patience=1,
+        validate=validate, early_stopping=5,
+    )  # fmt: skip
+    assert len(history) == 8  # the best is epoch 3, then five without improvement
+    assert history.lr.tolist() == pytest.approx([0.1] * 5 + [0.01] * 2 + [0.001])
+    assert torch.equal(weights(model), kept[1.0])
+
+
+def test_monitor_of_an_accuracy_is_better_when_higher():
+    model, step = make()
+    values = iter([0.5, 0.9, 0.8, 0.7, 0.6])
+    history = fit(
+        step, [model], toy_data(), epochs=5, batch_size=25, lr=0.1, validate=lambda: {"val_accuracy": next(values)},
+        monitor="val_accuracy", early_stopping=2,
+    )  # fmt: skip
+    assert history.val_accuracy.tolist() == [0.5, 0.9, 0.8, 0.7]
+
+
+def test_evaluate_and_after_step_are_called_when_promised():
+    model, step = make()
+    calls, progress = [], []
+
+    def evaluate():
+        calls.append(1)
+        return {"knn_accuracy": 0.5}
+
+    history = fit(
+        step, [model], toy_data(), epochs=5, batch_size=25, lr=0.1, evaluate=evaluate, evaluate_every=2,
+        after_step=progress.append,
+    )  # fmt: skip
+    assert history.knn_accuracy.notna().tolist() == [False, True, False, True, True]
+    assert progress == pytest.approx([i / 10 for i in range(1, 11)])
+
+
+def test_gradient_clipping_bounds_the_step():
+    model, _ = make()
+    before = [p.detach().clone() for p in model.parameters()]
+    step = lambda x, y: F.cross_entropy(model(x), y) * 1e4  # noqa: E731
+    fit(step, [model], toy_data(), epochs=1, batch_size=50, lr=1.0, optimizer="sgd", clip_norm=0.01, precision="fp32")
+    moved = torch.cat([(a - b).flatten() for a, b in zip(model.parameters(), before, strict=True)])
+    assert moved.norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
+SETTINGS = dict(epochs=6, batch_size=16, lr=0.05, optimizer="sgd", schedule="cosine", warmup=1)
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "plateau"])
+def test_resume_is_bit_for_bit(tmp_path, schedule):
+    settings = SETTINGS | {"schedule": schedule}
+    data = toy_data()
+
+    def train(run, die_in=None):
+        model, inner = make()
+        count = [0]
+
+        def step(x, y):
+            count[0] += 1
+            if die_in is not None and count[0] > die_in:
+                raise Killed
+            return inner(x, y)
+
+        def validate():
+            return F.cross_entropy(model.eval()(device.to_float(data.images)), data.labels).item()
+
+        history = fit(step, [model], data, run=run, name="a", validate=validate, early_stopping=4, **settings)
+        after = (torch.rand(3), torch.rand(3, generator=device.generator("augment")))
+        return model, history.drop(columns=["seconds", "images_per_second"]), after, count[0]
+
+    whole, history, after, steps = train(FakeRun(tmp_path / "whole"))
+    # 4 batches an epoch: killed in epoch 1 (no checkpoint yet), in 3, at the border after 4, then finished, then found.
+    run = FakeRun(tmp_path / "cut")
+    for die_in in (2, 10, 4, None):
+        if die_in is None:
+            model, resumed, later, last = train(run)
+        else:
+            with pytest.raises(Killed):
+                train(run, die_in)
+    assert last < steps
+    for _ in range(2):
+        assert torch.equal(weights(model), weights(whole))
+        assert resumed.equals(history)
+        assert all(torch.equal(a, b) for a, b in zip(after, later, strict=True))
+        model, resumed, later, last = train(run)
+        assert last == 0  # a finished fit trains no more
+    assert not list(tmp_path.glob("**/*.tmp"))
+
+
+def test_kill_9_leaves_a_checkpoint_that_continues_bit_for_bit(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import os, signal, sys
+        from pathlib import Path
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import torch
+        torch.set_num_threads(1)
+        from test_training import FakeRun, fit, make, toy_data, weights
+        model, inner = make()
+        count = 0
+        def step(x, y):
+            global count
+            count += 1
+            if count == int(sys.argv[2]):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return inner(x, y)
+        fit(step, [model], toy_data(), epochs=5, batch_size=16, lr=0.1, run=FakeRun(Path(sys.argv[1])), name="a")
+        print(weights(model).numpy().tobytes().hex())
+        """)
+    )
+    go = lambda where, die: subprocess.run(  # noqa: E731
+        [sys.executable, script, tmp_path / where, str(die)],
+        capture_output=True,
+        text=True,
+        env=os.environ,
+        check=False,
+    )
+    whole = go("whole", 0)
+    assert whole.returncode == 0, whole.stderr
+    assert go("cut", 11).returncode == -signal.SIGKILL
+    assert (tmp_path / "cut" / "checkpoints" / "a.pt").exists()
+    assert go("cut", 0).stdout.splitlines()[-1] == whole.stdout.splitlines()[-1]
+
+
+def test_a_changed_setting_refuses_and_names_it(tmp_path):
+    run, data = FakeRun(tmp_path), toy_data()
+    model, step = make()
+    fit(step, [model], data, run=run, name="a", **SETTINGS)
+    with pytest.raises(ResumeError, match=r"a\.pt: cannot continue, lr was 0\.05, now 0\.1"):
+        fit(step, [model], data, run=run, name="a", **SETTINGS | {"lr": 0.1})
+    with pytest.raises(ResumeError, match="step's code has changed"):
+        fit(lambda x, y: step(x.neg(), y), [model], data, run=run, name="a", **SETTINGS)
+    # By hand a fit starts fresh unless asked to continue.
+    history = fit(step, [model], data, run=FakeRun(tmp_path, resume=False), name="a", **SETTINGS | {"lr": 0.1})
+    assert len(history) == 6
+
+
+def test_several_fits_keep_a_checkpoint_each(tmp_path):
+    run = FakeRun(tmp_path)
+    model, step = make()
+    fit(step, [model], toy_data(), run=run, name="one", **SETTINGS)
+    fit(step, [model], toy_data(), run=run, name="two", **SETTINGS)
+    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"one.pt", "two.pt"}
+    assert set(run.histories) == set(run.fits) == {"one", "two"}
+    assert run.fits["one"]["optimizer"] == "sgd"
+    assert run.fits["one"]["epochs_run"] == 6
+
+
+def test_features_pass_as_they_are():
+    head = device.prepare(nn.Linear(5, 3))
+    data = SimpleNamespace(images=torch.randn(20, 5), labels=torch.randint(0, 3, (20,)))
+    seen = []
+
+    def step(x, y):
+        seen.append(x)
+        return F.cross_entropy(head(x), y)
+
+    fit(step, [head], data, epochs=1, batch_size=20, lr=0.1)
+    assert sorted(seen[0].tolist()) == sorted(data.images.tolist())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"optimizer": "adamW"}, "optimizer='adamW' .did you mean 'adamw'"),
+        ({"schedule": "cosin"}, "did you mean 'cosine'"),
+        ({"epochs": 0}, "epochs=0 must be at least 1"),
+        ({"batch_size": -1}, "batch_size=-1"),
+        ({"lr": 0.0}, "lr=0.0 must be above 0"),
+        ({"lr": math.nan}, "lr=nan must be above 0"),
+        ({"schedule": "plateau"}, "need validate="),
+        ({"early_stopping": 3}, "need validate="),
+        ({"validate": lambda: {"val_accuracy": 1.0}}, "monitor='val_loss' is not among"),
+        ({"batch_size": 64, "drop_last": True}, "50 training images are too few"),
+    ],
+)
+def test_bad_settings_are_named(change, message):
+    model, step = make()
+    with pytest.raises(ValueError, match=message):
+        fit(step, [model], toy_data(), **SETTINGS | change)
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path):
+    model, step = make()
+    count = [0]
+
+    def bad(x, y):
+        count[0] += 1
+        loss, extra = step(x, y)
+        return (loss * float("nan") if count[0] == 6 else loss), extra
+
+    with pytest.raises(FloatingPointError, match=r"train_loss is nan in epoch 2: lower lr=0\.05"):
+        fit(bad, [model], toy_data(), run=FakeRun(tmp_path), name="a", **SETTINGS)
+    kept = torch.load(tmp_path / "checkpoints" / "a.pt", weights_only=True)
+    assert kept["epoch"] == 1
+    assert all(v.isfinite().all() for v in kept["modules"][0].values())
+
+
+def test_frozen_modules_outside_the_list_do_not_change():
+    frozen = device.prepare(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4))).eval().requires_grad_(False)
+    head = device.prepare(nn.Linear(4, 3))
+    before = weights(frozen)
+    fit(lambda x, y: F.cross_entropy(head(frozen(x).mean((2, 3))), y), [head], toy_data(), **SETTINGS)
+    assert torch.equal(before, weights(frozen))
+    assert not frozen.training
+
+
+def test_one_line_when_nobody_watches(capsys):
+    model, step = make()
+    fit(step, [model], toy_data(), name="baseline", **SETTINGS)
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.startswith("baseline: 6 epochs in ")
+    assert out.count("\n") == 1
