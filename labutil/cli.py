@@ -1,0 +1,142 @@
+"""The `labutil` command. Nothing heavy is imported before it is needed: a finished run is found at once."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from labutil import parameters, paths, runs, sources
+
+NOTEBOOKS = "notebooks"
+
+
+def one_line_errors(command: Callable) -> Callable:
+    """Turn the package's own errors into one line: exit 2 for what the user typed, 1 for a run that failed."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except (parameters.ParameterError, sources.DataError) as error:
+            click.echo(f"labutil: {error}", err=True)
+            sys.exit(2)
+        except runs.RunError as error:
+            click.echo(f"labutil: {error}", err=True)
+            sys.exit(1)
+        except KeyboardInterrupt:
+            click.echo("labutil: interrupted; the same command continues from the last checkpoint", err=True)
+            sys.exit(130)
+
+    return wrapped
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="labutil")
+def main() -> None:
+    """An interactive workbook on image representation learning: run its notebooks, read their results."""
+
+
+@main.command()
+@click.argument("notebooks", nargs=-1, required=True, metavar="NOTEBOOK...|all")
+@click.option("--recipe", help="Settings from notebooks/recipes/NAME (smoke, full, scenes, ...).")
+@click.option("-p", "overrides", nargs=2, multiple=True, metavar="KEY VALUE", help="Set one parameter; repeatable.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Where run directories go.")
+@click.option("--force", is_flag=True, help="Run anew, also when this run is complete.")
+@one_line_errors
+def run(
+    notebooks: tuple[str, ...],
+    recipe: str | None,
+    overrides: tuple[tuple[str, str], ...],
+    out: Path | None,
+    force: bool,
+) -> None:
+    """Run notebooks as programs, each leaving one directory with its record, figures and predictions.
+
+    NOTEBOOK is a name (02_supervised_baseline), its number (02), or `all`. The same command again finds its
+    finished run; one that was cut off continues.
+    """
+    plans = [(path, plan(path, recipe, dict(overrides))) for path in choose(notebooks, recipe)]
+    for path, params in plans:
+        directory, record, found = runs.execute(
+            path, params, recipe=recipe, out=out, force=force, progress=sys.stderr.isatty()
+        )
+        state = f"already complete ({record['started']})" if found else f"complete in {record['seconds']:.1f} s"
+        click.echo(f"{path.stem}: {state}\n  {runs.show_path(directory)}\n{runs.format_metrics(record['metrics'])}")
+
+
+def choose(names: tuple[str, ...], recipe: str | None) -> list[Path]:
+    """The notebooks that the command line names; `all` means all that the recipe has settings for."""
+    folder = paths.project_root() / NOTEBOOKS
+    if names != ("all",):
+        return [parameters.find_notebook(folder, name) for name in names]
+    found = sorted(folder.glob("[0-9]*.ipynb"))
+    if recipe is None:
+        return found
+    return [p for p in found if parameters.read_recipe(folder / "recipes", recipe, p.stem) is not None]
+
+
+def plan(notebook: Path, recipe: str | None, overrides: dict[str, str]) -> dict[str, Any]:
+    """All parameters of a run, checked before anything starts."""
+    layers: list[dict[str, Any]] = []
+    if recipe is not None:
+        settings = parameters.read_recipe(paths.project_root() / NOTEBOOKS / "recipes", recipe, notebook.stem)
+        if settings is None:
+            raise parameters.ParameterError(f"recipe {recipe!r} has no settings for {notebook.stem}")
+        layers.append(settings)
+    params = parameters.merge(notebook, *layers, overrides)
+    if "dataset" in params:
+        params["dataset"] = sources.resolve(params["dataset"])
+    return params
+
+
+@main.command()
+@click.argument("spec")
+@one_line_errors
+def data(spec: str) -> None:
+    """Fetch or check a data set and print what is in it.
+
+    SPEC: cells, mnist5k, mnist, cifar10, bloodmnist@64, folder:PATH, npz:PATH, idx:DIR, ... (see data/README.md).
+    """
+    spec = sources.resolve(spec)
+    from labutil.datasets import load_dataset
+
+    found = load_dataset(spec)
+    click.echo(
+        f"{found.name}: {found.channels} x {found.image_size} x {found.image_size}, {len(found.classes)} classes"
+    )
+    for split in ("train", "val", "test", "unlabelled"):
+        images = getattr(found, split)
+        if images is not None:
+            click.echo(f"  {split:<10} {len(images):>8,} images")
+    counts = found.train.labels.bincount(minlength=len(found.classes)).tolist()
+    width = max(len(name) for name in found.classes)
+    for name, count in zip(found.classes, counts, strict=True):
+        click.echo(f"    {name:<{width}}  {count:>7,} in train")
+    click.echo(f"  mean {_numbers(found.mean)}  std {_numbers(found.std)}  fingerprint {found.fingerprint}")
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return "(" + ", ".join(f"{v:.4f}" for v in values) + ")"
+
+
+@main.command()
+@click.option("--lesson", help="Open this notebook (02, or its name).")
+@one_line_errors
+def lab(lesson: str | None) -> None:
+    """Open JupyterLab on the workbook (on this machine only, behind its token)."""
+    folder = paths.project_root() / NOTEBOOKS
+    target = parameters.find_notebook(folder, lesson) if lesson else folder
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        f"--ServerApp.root_dir={paths.project_root()}",
+        str(target),
+    ]
+    sys.exit(subprocess.call(command))

@@ -1,0 +1,381 @@
+"""Run directories: what a notebook leaves behind, in plain files, and how one is found, resumed, executed and read.
+
+A run lives in `<runs>/<notebook>/<run id>/`. The id is a hash of the notebook's code, its merged parameters and a cheap
+stamp of the data source, computed before a kernel starts: the same command finds its own run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from labutil import parameters, paths, sources
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from filelock import BaseFileLock
+    from matplotlib.figure import Figure
+    from torch import Tensor, nn
+
+    from labutil.datasets import Dataset
+
+KERNEL_LOCK_SECONDS = 60  # a killed run's kernel notices within a second or two that its parent is gone
+_held: dict[Path, BaseFileLock] = {}
+
+
+class RunError(RuntimeError):
+    """A run that failed, or that another process is executing. trace: the notebook's traceback, if it has one."""
+
+    def __init__(self, message: str, trace: str = "") -> None:
+        super().__init__(message)
+        self.trace = trace
+
+
+@dataclass
+class Run:
+    """An open run: metrics, figures, predictions and the model go through it into its directory.
+
+    dir: the run's directory. record: what run.json holds. resume: whether `fit` continues from checkpoints.
+    """
+
+    dir: Path
+    record: dict[str, Any]
+    resume: bool = False
+
+    def log(self, **metrics: float) -> None:
+        """Record metrics by their names (test_accuracy, val_accuracy, train_seconds, ...); values must be finite."""
+        for name, value in metrics.items():
+            number = float(value)
+            if not math.isfinite(number):
+                raise ValueError(f"metric {name} is {number}; a record holds finite numbers only")
+            self.record["metrics"][name] = int(number) if isinstance(value, int) else number
+        self.save()
+
+    def save(self) -> None:
+        """Write run.json."""
+        write_json(self.dir / "run.json", self.record)
+
+    def save_fit(self, name: str, settings: dict[str, Any]) -> None:
+        """Record what a `fit` was run with; notebook 07 makes a table of it."""
+        self.record["fits"][name] = settings
+        self.save()
+
+    def save_history(self, name: str, history: pd.DataFrame) -> None:
+        """Put a fit's history into history.csv: one row an epoch, the fit's name in the first column."""
+        import pandas as pd
+
+        path = self.dir / "history.csv"
+        frames = [history.assign(fit=name)]
+        if path.exists():
+            old = pd.read_csv(path)
+            frames.insert(0, old[old.fit != name])
+        table = pd.concat([f for f in frames if len(f)])
+        table = table[["fit", *[c for c in table if c != "fit"]]]
+        _replace(path, lambda temporary: table.to_csv(temporary, index=False))
+
+    def save_figure(self, figure: Figure, name: str) -> None:
+        """Keep a figure as figures/<name>.png; the notebook shows it as usual."""
+        (self.dir / "figures").mkdir(exist_ok=True)
+        figure.savefig(self.dir / "figures" / f"{name}.png", dpi=110, bbox_inches="tight")
+
+    def save_predictions(
+        self, y_true: np.ndarray | Tensor, probabilities: np.ndarray | Tensor, name: str = "predictions"
+    ) -> None:
+        """Keep class probabilities (N, K) of a split, in its order, as <name>.npz (index, y_true, probabilities)."""
+        import numpy as np
+
+        y_true, probabilities = np.asarray(y_true, np.int64), np.asarray(probabilities, np.float32)
+        index = np.arange(len(y_true))
+        path = self.dir / f"{name}.npz"
+        _replace(path, lambda t: np.savez_compressed(t, index=index, y_true=y_true, probabilities=probabilities))
+
+    def save_model(self, model: nn.Module) -> None:
+        """Keep the weights as model.safetensors."""
+        from safetensors.torch import save_file
+
+        weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+        _replace(self.dir / "model.safetensors", lambda temporary: save_file(weights, temporary))
+
+    def finish(self) -> None:
+        """Mark the run complete and print its metrics; the last code cell of a lesson."""
+        self.record["status"] = "complete"
+        self.record["seconds"] = _seconds_since(self.record["started"])
+        self.save()
+        if not self.resume:
+            # Under `labutil run` the checkpoints stay until the last cell has run.
+            shutil.rmtree(self.dir / "checkpoints", ignore_errors=True)
+        print(format_metrics(self.record["metrics"]))
+
+
+def open_run(notebook: str, namespace: dict[str, Any], data: Dataset | None = None) -> Run:
+    """Open the run that this notebook writes to, seed everything, and say on what it runs.
+
+    notebook: its name, as "02_supervised_baseline". namespace: `globals()`, from which the parameters are taken.
+    data: the data set, for the record. Under `labutil run` the directory is the one that the command prepared; by hand
+    it is `<runs>/<notebook>/hand-<id>`, begun afresh. Raises RunError when another kernel has it open.
+
+    Example:
+        run = open_run("02_supervised_baseline", globals(), data)
+    """
+    from labutil import device
+
+    prepared = os.environ.get("LABUTIL_RUN_DIR")
+    record = read_record(Path(prepared)) if prepared else None
+    if record is None:
+        path = paths.project_root() / "notebooks" / f"{notebook}.ipynb"
+        params = {name: namespace[name] for name in parameters.read_parameters(path)}
+        record = new_record(notebook, None, params)
+        directory = paths.runs_dir() / notebook / f"hand-{run_id(path, params)}"
+        directory.mkdir(parents=True, exist_ok=True)
+    else:
+        directory = Path(prepared)
+    if directory not in _held:
+        # Held until the process ends. The kernel of a killed `labutil run` may still be writing for a moment.
+        _held[directory] = _acquire(directory / ".kernel.lock", KERNEL_LOCK_SECONDS if prepared else 0)
+    device.seed_everything(record["params"].get("seed", 0))
+    record["environment"] = device.describe() | {"commit": _commit()}
+    if data is not None:
+        record["dataset"] = {
+            "name": data.name,
+            "fingerprint": data.fingerprint,
+            "sizes": {split: len(getattr(data, split)) for split in ("train", "val", "test")},
+            "classes": list(data.classes),
+            "image_size": data.image_size,
+        }
+    run = Run(directory, record, resume=bool(prepared))
+    run.save()
+    environment = record["environment"]
+    print(f"device: {environment['device']}; precision: {environment['precision']}; torch {environment['torch']}")
+    print(f"run: {show_path(directory)}")
+    return run
+
+
+def new_record(notebook: str, recipe: str | None, params: dict[str, Any]) -> dict[str, Any]:
+    """run.json of a run that begins now."""
+    return {
+        "notebook": notebook,
+        "recipe": recipe,
+        "status": "running",
+        "params": params,
+        "dataset": None,
+        "metrics": {},
+        "fits": {},
+        "environment": {},
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "seconds": 0.0,
+    }
+
+
+def read_record(directory: Path) -> dict[str, Any] | None:
+    """run.json of a directory, None where there is none that can be read."""
+    try:
+        record = json.loads((directory / "run.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError):
+        return None
+    return record if isinstance(record, dict) and "status" in record else None
+
+
+def run_id(notebook: Path, params: dict[str, Any]) -> str:
+    """Ten hex digits for a notebook's code, its merged parameters and its data source."""
+    stamp = sources.stamp(params["dataset"]) if "dataset" in params else ""
+    identity = json.dumps([parameters.code_cells(notebook), params, stamp], sort_keys=True)
+    return hashlib.sha256(identity.encode()).hexdigest()[:10]
+
+
+def execute(
+    notebook: Path,
+    params: dict[str, Any],
+    *,
+    recipe: str | None = None,
+    out: Path | None = None,
+    force: bool = False,
+    progress: bool = False,
+) -> tuple[Path, dict[str, Any], bool]:
+    """Run a notebook in its run directory, or find that it has been run; return (directory, record, found).
+
+    params: all parameters, merged (`parameters.merge`). out: base directory instead of the project's runs.
+    A run that was cut off continues from its checkpoints. force: run anew, even when complete.
+    Raises RunError when the notebook raised (its directory then holds the executed notebook and error.txt), or when
+    another process is executing this very run.
+    """
+    directory = ((out or paths.runs_dir()) / notebook.stem / run_id(notebook, params)).resolve()
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = _acquire(directory / ".lock", 0)
+    try:
+        old = read_record(directory)
+        if old and old["status"] == "complete" and not force:
+            return directory, old, True
+        if force:
+            for path in directory.iterdir():
+                if path.name not in {".lock", ".kernel.lock"}:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        (directory / "error.txt").unlink(missing_ok=True)
+        write_json(directory / "run.json", new_record(notebook.stem, recipe, params))
+        started = time.monotonic()
+        try:
+            _papermill(notebook, params, directory, progress)
+        except BaseException as error:
+            _fail(directory, error, time.monotonic() - started)
+            raise
+        record = read_record(directory)
+        if record["status"] != "complete":
+            error = RunError(f"{notebook.name} ended without run.finish(); its last code cell must call it")
+            _fail(directory, error, time.monotonic() - started)
+            raise error
+        record["seconds"] = round(time.monotonic() - started, 3)
+        write_json(directory / "run.json", record)
+        shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+        return directory, record, False
+    finally:
+        lock.release()
+
+
+def _papermill(notebook: Path, params: dict[str, Any], directory: Path, progress: bool) -> None:
+    import logging
+
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    output = directory / "notebook.ipynb"
+    # The kernel inherits these; file validation only warns about frozen modules, on stderr.
+    with _environment(LABUTIL_RUN_DIR=str(directory), PYDEVD_DISABLE_FILE_VALIDATION="1"):
+        try:
+            papermill.execute_notebook(
+                str(notebook), str(output), params, kernel_name="python3", language="python", progress_bar=progress,
+                store_widget_state=False, extra_arguments=["--IPKernelApp.log_level=40"],
+            )  # fmt: skip
+        except papermill.PapermillExecutionError as error:
+            trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
+            where = f"cell [{error.exec_count}]{_section(output, error.cell_index)}"
+            message = " ".join(str(error.evalue).split())
+            raise RunError(f"{notebook.stem} failed in {where}: {error.ename}: {message}", trace) from error
+        except DeadKernelError as error:
+            raise RunError(f"{notebook.stem}: its kernel died, which most often means out of memory") from error
+
+
+def _section(notebook: Path, index: int) -> str:
+    """The heading above a cell, to say where a run failed."""
+    for cell in reversed(parameters.read_cells(notebook)[: index + 1]):
+        headings = re.findall(r"^#+ (.+)$", "".join(cell["source"]), flags=re.MULTILINE)
+        if cell["cell_type"] == "markdown" and headings:
+            return f" ({headings[-1]})"
+    return ""
+
+
+def _fail(directory: Path, error: BaseException, seconds: float) -> None:
+    record = read_record(directory)
+    record |= {"status": "failed", "seconds": round(seconds, 3)}
+    write_json(directory / "run.json", record)
+    text = f"{error}\n\n{error.trace}" if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
+    (directory / "error.txt").write_text(text.strip() + "\n", encoding="utf-8")
+
+
+def load_runs(path: Path | str | None = None) -> pd.DataFrame:
+    """Every run below a directory as a table, one row a run, oldest first.
+
+    Columns: path, notebook, recipe, status, started, seconds, metrics by their names, parameters as `params.<name>`,
+    and `dataset.<name>`. A run.json that cannot be read is named and left out.
+    """
+    import pandas as pd
+
+    root = Path(path) if path else paths.runs_dir()
+    rows = []
+    for file in sorted(root.glob("**/run.json")):
+        record = read_record(file.parent)
+        if record is None:
+            print(f"left out: {file} is not a run record")
+            continue
+        row = {"path": str(file.parent)}
+        row |= {k: record.get(k) for k in ("notebook", "recipe", "status", "started", "seconds")}
+        row |= record.get("metrics") or {}
+        row |= {f"params.{k}": v for k, v in (record.get("params") or {}).items()}
+        row |= {f"dataset.{k}": v for k, v in (record.get("dataset") or {}).items()}
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    return table.sort_values("started", ignore_index=True) if rows else table
+
+
+def format_metrics(metrics: dict[str, float]) -> str:
+    """Metrics as aligned lines, for a terminal."""
+    width = max((len(name) for name in metrics), default=0)
+    return "\n".join(
+        f"  {name:<{width}}  {value:.4f}" if isinstance(value, float) else f"  {name:<{width}}  {value}"
+        for name, value in metrics.items()
+    )
+
+
+def show_path(path: Path) -> str:
+    """A path for people: relative to the project where it lies inside."""
+    try:
+        return str(path.resolve().relative_to(paths.project_root()))
+    except ValueError:
+        return str(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a reader finds the old file or the new one, never half of one."""
+    text = json.dumps(value, indent=1, allow_nan=False)
+    _replace(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
+
+
+def _replace(path: Path, write: Any) -> None:
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _acquire(path: Path, timeout: float) -> BaseFileLock:
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=timeout)
+    except Timeout:
+        raise RunError(f"{show_path(path.parent)} is being run by another process; wait for it, or stop it") from None
+    return lock
+
+
+@contextlib.contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _seconds_since(started: str) -> float:
+    return round((datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(started)).total_seconds(), 3)
+
+
+def _commit() -> str | None:
+    """The project's git commit, with '+' when files differ from it; None outside a checkout."""
+    git = ["git", "-C", str(paths.project_root())]
+    try:
+        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
+        dirty = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip() + ("+" if dirty.stdout else "")

@@ -1,0 +1,78 @@
+"""The command as a user types it: exit codes, one-line errors, and nothing heavy imported before it is needed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from labutil import cli, paths
+
+
+def call(*args):
+    return CliRunner().invoke(cli.main, list(args))
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("run", "02", "-p", "epoch", "3"), "no parameter 'epoch' (did you mean 'epochs'?)"),
+        (("run", "02", "-p", "epochs", "x"), "parameter epochs takes int, not 'x'"),
+        (("run", "02_supervized_baseline"), "(did you mean '02_supervised_baseline'?)"),
+        (("run", "02", "--recipe", "smoek"), "(did you mean 'smoke'?)"),
+        (("run", "02", "-p", "dataset", "cifar11"), "did you mean 'cifar1"),
+        (("run", "02", "-p", "dataset", "folder:/no/such/folder"), "/no/such/folder does not exist"),
+        (("data", "folder:/no/such/folder"), "/no/such/folder does not exist"),
+        (("run", "all", "-p", "epoch", "3"), "no parameter 'epoch'"),
+        (("lab", "--lesson", "99"), "no notebook '99'"),
+    ],
+)
+def test_usage_errors_exit_2_with_one_line_and_run_nothing(args, message):
+    result = call(*args)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("labutil: ")
+    assert not paths.runs_dir().exists()
+
+
+def test_click_refuses_what_it_does_not_know():
+    for args in (("runn",), ("run",), ("run", "02", "--recpie", "x"), ("run", "02", "-p", "epochs")):
+        assert call(*args).exit_code == 2
+
+
+def test_data_prints_what_is_in_a_set():
+    result = call("data", "cells:60")
+    assert result.exit_code == 0, result.output
+    assert "3 x 96 x 96, 8 classes" in result.output
+    assert "basophil" in result.output
+    assert "fingerprint" in result.output
+
+
+def test_broken_data_is_one_line_and_exit_2(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "broken.png").write_bytes(b"not an image")
+    result = call("data", f"folder:{tmp_path}")
+    assert result.exit_code == 2
+    assert "broken.png" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_the_command_line_imports_nothing_heavy():
+    """A finished run must be found at once, so torch, pandas and papermill wait until a run starts."""
+    code = (
+        "import sys; from labutil import cli; "
+        "names = {'torch', 'pandas', 'papermill', 'matplotlib', 'sklearn', 'numpy', 'PIL', 'accelerate'}; "
+        "heavy = names & set(sys.modules); "
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_python_m_labutil_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "labutil", "--version"], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("labutil, version ")

@@ -1,0 +1,46 @@
+"""Project files agree with each other."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_conda_and_pip_install_the_same():
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    (pip,) = [entry["pip"] for entry in conda if isinstance(entry, dict)]
+    assert sorted(d for d in pip if d != "-e .") == sorted(PROJECT["dependencies"])
+
+
+def test_lower_bounds_only():
+    everything = PROJECT["dependencies"] + [d for extra in PROJECT["optional-dependencies"].values() for d in extra]
+    for dependency in everything:
+        assert re.fullmatch(r"[A-Za-z0-9_.-]+>=[0-9.]+", dependency), dependency
+
+
+def test_every_dependency_is_used():
+    """A dependency that nothing imports is one that nobody needs."""
+    modules = {
+        "pillow": "PIL",
+        "pyyaml": "yaml",
+        "scikit-learn": "sklearn",
+        "jupyterlab": "jupyterlab",
+        "torch": "torch",
+    }
+    text = "\n".join(p.read_text() for p in [*(ROOT / "labutil").glob("*.py"), *(ROOT / "tests").rglob("*.py")])
+    for dependency in PROJECT["dependencies"]:
+        name = re.split(r">=", dependency)[0]
+        assert re.search(rf"\b{modules.get(name, name)}\b", text), f"{name} is not used"
+
+
+def test_readme_names_the_commands_that_exist():
+    readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
+    for target in re.findall(r"`make ([a-z-]+)", readme):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
