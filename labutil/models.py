@@ -141,8 +141,8 @@ class ResNet(nn.Module):
     """Residual network (He et al. 2016, arXiv:1512.03385) without its classifier.
 
     Layers carry torchvision's names, so its ImageNet weights load as they are (with `stem_stride=4` and 3 channels).
-    stem_stride: 1 (a 3x3 convolution, for images to 48 pixels), 2 (a 3x3 convolution, to 112), or 4 (the original
-    7x7 convolution and max pool). The last stage then still sees at least 4x4 positions.
+    stem_stride: 1 (a 3x3 convolution, for images to 40 pixels), 2 (a 3x3 convolution, to 112), or 4 (the original
+    7x7 convolution and max pool). The last of four stages then still sees 3x3 positions or more.
     """
 
     def __init__(
@@ -209,7 +209,7 @@ class _TimmEncoder(nn.Module):
 
 def stem_stride(image_size: int) -> int:
     """How much a ResNet's first layers may shrink an image of this size: 1, 2 or 4."""
-    if image_size <= 48:
+    if image_size <= 40:
         return 1
     return 2 if image_size <= 112 else 4
 

@@ -37,12 +37,12 @@ def test_any_image_size(size, channels):
 
 
 @pytest.mark.parametrize(
-    ("size", "stride"), [(28, 1), (32, 1), (48, 1), (64, 2), (96, 2), (112, 2), (128, 4), (224, 4)]
+    ("size", "stride"), [(28, 1), (32, 1), (40, 1), (48, 2), (64, 2), (96, 2), (112, 2), (128, 4), (224, 4)]
 )
-def test_the_stem_leaves_the_last_stage_at_least_four_by_four(size, stride):
+def test_the_stem_leaves_the_last_stage_some_positions(size, stride):
     assert models.stem_stride(size) == stride
     maps = models.encoder("resnet18", image_size=size).eval().feature_maps(torch.rand(1, 3, size, size))
-    assert min(maps.shape[2:]) >= (4 if size >= 32 else 3)
+    assert 3 <= min(maps.shape[2:]) <= 7
 
 
 def test_parameter_counts_by_hand():
