@@ -1,6 +1,6 @@
 """`make bench`: every bench_*.py beside this file, ours against a peer in the same process, into results.json.
 
-{"ratios": {name: ours/peer, larger is faster}, "details": {...}}. Timings are never tests: machines differ more than ratios do.
+{"ratios": {name: ours/peer, above 1 is faster}, "details": {...}}. Timings are no tests: machines differ too much.
 """
 
 from __future__ import annotations
