@@ -107,17 +107,17 @@ def data(spec: str) -> None:
     from labutil.datasets import load_dataset
 
     found = load_dataset(spec)
-    click.echo(
-        f"{found.name}: {found.channels} x {found.image_size} x {found.image_size}, {len(found.classes)} classes"
-    )
+    height, width = found.train.images.shape[2:]
+    click.echo(f"{found.name}: {found.channels} x {height} x {width}, {len(found.classes) or 'no'} classes")
     for split in ("train", "val", "test", "unlabelled"):
         images = getattr(found, split)
         if images is not None:
             click.echo(f"  {split:<10} {len(images):>8,} images")
-    counts = found.train.labels.bincount(minlength=len(found.classes)).tolist()
-    width = max(len(name) for name in found.classes)
-    for name, count in zip(found.classes, counts, strict=True):
-        click.echo(f"    {name:<{width}}  {count:>7,} in train")
+    if found.classes:
+        counts = found.train.labels.bincount(minlength=len(found.classes)).tolist()
+        longest = max(len(name) for name in found.classes)
+        for name, count in zip(found.classes, counts, strict=True):
+            click.echo(f"    {name:<{longest}}  {count:>7,} in train")
     click.echo(f"  mean {_numbers(found.mean)}  std {_numbers(found.std)}  fingerprint {found.fingerprint}")
 
 

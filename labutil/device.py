@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.metadata
 import os
 import platform
 import random
@@ -182,8 +183,6 @@ def person_watches() -> bool:
 
 def describe() -> dict[str, str]:
     """Device, precision and versions, for the run record."""
-    import torchvision
-
     device = get_device()
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
@@ -194,6 +193,6 @@ def describe() -> dict[str, str]:
         "precision": default_precision(device),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
+        "torchvision": importlib.metadata.version("torchvision"),
         "numpy": np.__version__,
     }

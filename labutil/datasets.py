@@ -1,0 +1,247 @@
+"""A name or a path -> train, validation and test images, the same every time.
+
+`load_dataset` is what notebooks call. Behind it: `sources` (what a specification means), `published`, `readers`,
+`folders`, `cells` (the images themselves) and `cache` (decoded once, then memory-mapped).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from labutil import cache, cells, folders, published, readers, splits
+from labutil.paths import DataError
+from labutil.sources import GENERATED, Source, files, parse, resolve, stamp
+
+__all__ = ["DataError", "Dataset", "ImageSet", "load_dataset", "resolve", "stamp"]
+
+_SIDES = (8, 1024)  # least and greatest image_size
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images and their labels. `images` may lie in a memory-mapped file; changing it changes no file."""
+
+    images: Tensor  # uint8 (N, C, H, W), C = 1 or 3
+    labels: Tensor  # int64 (N,), an index into `classes`; -1: none
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """What `load_dataset` returns. `mean` and `std` are of the training images, per channel, for values in [0, 1]."""
+
+    name: str
+    train: ImageSet
+    val: ImageSet
+    test: ImageSet
+    unlabelled: ImageSet | None  # further images that come without labels
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    fingerprint: str  # 16 hex digits; differs when source, data_seed, val_fraction or splits do
+    classes: tuple[str, ...]
+    channels: int
+    image_size: int | tuple[int, int]  # pixels a side; (height, width) where not square
+
+
+def load_dataset(
+    spec: str,
+    *,
+    image_size: int | None = None,
+    val_fraction: float = 0.1,
+    subset: int | None = None,
+    data_seed: int = 0,
+) -> Dataset:
+    """Load a data set by name or path (the table in `labutil.sources`), split and ready.
+
+    The first call decodes into `data/cache`; later ones map that into memory. A split that the source brings is used
+    as it is and stays memory-mapped. One that it lacks is drawn from the training images, stratified by label: first
+    test (a fifth), then validation; every class keeps an image to train on. Order within a split is the source's.
+
+    `folder:PATH`: `train/`, `val/`, `test/`, `unlabelled/` where present; in them, or in PATH itself, one folder a
+    class; images without class folders have no label. An image of another size is scaled until its shorter side fits,
+    and its centre is kept. One channel if all are stored without colour, else three.
+
+    Args:
+        spec: such as `"cells"`, `"cifar10"`, `"bloodmnist@64"`, `"folder:PATH"`, `"npz:PATH"`, `"idx:DIR"`.
+        image_size: 8 to 1024, pixels a side of square images. None: the source's own; for a folder the common size if
+            all images have one (of 8 to 1024 pixels), else the median of the shorter sides, at most 224.
+        val_fraction: in (0, 1), of the images that are not test.
+        subset: keep about this many training images, never more, stratified and nested (the images of a smaller
+            subset are in every larger one), validation in proportion, at most as many unlabelled, test whole. At
+            least one a class.
+        data_seed: at least 0; drives generated images and the splits.
+
+    Returns:
+        `Dataset`; images uint8 (N, C, H, W), labels int64 (N,).
+
+    Raises:
+        DataError: a parameter out of range, an unknown name, or data that cannot be used; one line that says which
+            file, what is wrong and what to do.
+
+    Example:
+        data = load_dataset("cells", image_size=32)
+        data.train.images.shape, data.classes[data.train.labels[0]]
+    """
+    _check(image_size, val_fraction, subset, data_seed)
+    image_size, data_seed = None if image_size is None else int(image_size), int(data_seed)  # NumPy's are no JSON
+    source = parse(spec)
+    content, stored = _load(source, image_size, data_seed)
+    rows = splits.split(stored.labels, stored.parts, source.name, val_fraction, data_seed)
+    fingerprint = _fingerprint(content, data_seed, val_fraction, rows)
+    if subset is not None:
+        rows = splits.take_subset(rows, stored.labels, source.name, subset, data_seed)
+
+    images, labels = torch.from_numpy(stored.images), torch.from_numpy(stored.labels)
+    sets = {part: ImageSet(_take(images, index), _take(labels, index), stored.classes) for part, index in rows.items()}
+    mean, std = _mean_std(stored, rows["train"])
+    height, width = images.shape[2:]
+    return Dataset(
+        name=source.name,
+        train=sets["train"],
+        val=sets["val"],
+        test=sets["test"],
+        unlabelled=sets.get("unlabelled"),
+        mean=mean,
+        std=std,
+        fingerprint=fingerprint,
+        classes=stored.classes,
+        channels=images.shape[1],
+        image_size=height if height == width else (height, width),
+    )
+
+
+def _check(image_size: int | None, val_fraction: float, subset: int | None, data_seed: int) -> None:
+    whole = {
+        "image_size": (image_size, *_SIDES),
+        "subset": (subset, 1, math.inf),
+        "data_seed": (data_seed, 0, math.inf),
+    }
+    for name, (value, least, greatest) in whole.items():
+        if value is None and name != "data_seed":
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= greatest:
+            between = f"between {least} and {greatest}" if greatest < math.inf else f"of at least {least}"
+            raise DataError(f"{name}={value!r} must be a whole number {between}")
+    if isinstance(val_fraction, bool) or not isinstance(val_fraction, int | float) or not 0 < val_fraction < 1:
+        raise DataError(f"val_fraction={val_fraction!r} must be a number between 0 and 1, such as 0.1")
+
+
+# The images
+
+
+def _load(source: Source, image_size: int | None, data_seed: int) -> tuple[str, cache.Stored]:
+    """A hash of the source's content, and its images at the size that is asked for."""
+    if source.kind in {"folder", "tiny_imagenet"}:
+        return _load_folder(source, image_size)
+    if source.kind in GENERATED:
+        found = []
+        content = f"{source.kind}:{source.number} version {cells.VERSION} seed {data_seed}"
+    else:
+        found = files(source) if source.paths else published.published_files(source)
+        content = cache.content(found)
+    key = cache.make_key(content, source.kind)
+    stored = cache.stored(key, lambda folder: _write_arrays(folder, _read(source, found, data_seed), source.name))
+    if image_size is None or stored.images.shape[2:] == (image_size, image_size):
+        return content, stored
+    return content, cache.stored(
+        cache.make_key(key, image_size), lambda folder: _write_resized(folder, stored, image_size, source.name)
+    )
+
+
+def _read(source: Source, found: list, data_seed: int) -> readers.Arrays:
+    if source.kind in GENERATED:
+        images, labels, classes = cells.generate(source.number, data_seed, *GENERATED[source.kind])
+        return readers.Arrays({"train": images}, {"train": labels}, classes)
+    if source.kind == "npz":
+        return readers.read_npz(source.paths[0])
+    if source.kind == "idx":
+        return readers.read_idx_parts(found)
+    return published.read_published(source, found)
+
+
+def _load_folder(source: Source, image_size: int | None) -> tuple[str, cache.Stored]:
+    if source.kind == "folder":
+        root = source.paths[0]
+        found = files(source)
+
+        def look() -> dict:
+            folders.plan_folder(root, found)  # what is wrong with names is told before every file is read
+            return folders.scan(found)
+
+        facts = cache.remember(found, look)
+    else:
+        root = published.tiny_imagenet_folder()
+        found = folders.tiny_imagenet_files(root)
+        facts = {"content": cache.content(found), "height": 64, "width": 64, "channels": 3}
+    content, channels = facts["content"], facts["channels"]
+    height, width = (image_size, image_size) if image_size else (facts["height"], facts["width"])
+
+    def write(folder: Path) -> None:
+        plan = (folders.plan_folder if source.kind == "folder" else folders.plan_tiny_imagenet)(root, found)
+        parts = {part: len(part_files) for part, part_files in plan.files.items()}
+        labels = np.concatenate([plan.labels[part] for part in parts])
+        shape = (len(labels), channels, height, width)
+        chunks = folders.decode(plan, height, width, channels)
+        cache.write_images(folder, chunks, shape, labels, parts, plan.classes, source.name)
+
+    return content, cache.stored(cache.make_key(content, source.kind, height, width, channels), write)
+
+
+def _write_arrays(folder: Path, arrays: readers.Arrays, text: str) -> None:
+    parts = {part: len(images) for part, images in arrays.images.items()}
+    shape = (sum(parts.values()), *arrays.images["train"].shape[1:])
+    length = cache.chunk_length(shape[1:])
+    chunks = (images[i : i + length] for images in arrays.images.values() for i in range(0, len(images), length))
+    labels = np.concatenate([arrays.labels[part] for part in parts])
+    cache.write_images(folder, chunks, shape, labels, parts, arrays.classes, text)
+
+
+def _write_resized(folder: Path, stored: cache.Stored, side: int, text: str) -> None:
+    count, channels, height, width = stored.images.shape
+    cut = min(height, width)
+    top, left = (height - cut) // 2, (width - cut) // 2
+
+    def chunks() -> Iterator[np.ndarray]:
+        length = cache.chunk_length((channels, max(side, cut), max(side, cut)))
+        for i in range(0, count, length):
+            square = stored.images[i : i + length, :, top : top + cut, left : left + cut]
+            x = torch.from_numpy(np.ascontiguousarray(square))
+            yield F.interpolate(x, size=(side, side), mode="bilinear", antialias=True).numpy()
+
+    shape = (count, channels, side, side)
+    cache.write_images(folder, chunks(), shape, stored.labels, stored.parts, stored.classes, text)
+
+
+def _take(values: Tensor, rows: np.ndarray) -> Tensor:
+    """Rows of a tensor: a view where they are a block, so that memory-mapped images stay so; else a copy."""
+    start, stop = int(rows[0]), int(rows[-1]) + 1
+    return values[start:stop] if stop - start == len(rows) else values[torch.from_numpy(rows)]
+
+
+def _fingerprint(content: str, data_seed: int, val_fraction: float, rows: dict[str, np.ndarray]) -> str:
+    total = hashlib.sha256(json.dumps([content, data_seed, float(val_fraction)]).encode())
+    for part in ("train", "val", "test"):
+        total.update(part.encode() + rows[part].astype("<i8").tobytes())
+    return total.hexdigest()[:16]
+
+
+def _mean_std(stored: cache.Stored, rows: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Exact, from each image's whole-number sums. One gray level at least, so that a constant channel divides."""
+    count = len(rows) * math.prod(stored.images.shape[2:])
+    pairs = [(int(s), int(q)) for s, q in stored.sums[:, rows].sum(1).T]
+    mean = tuple(s / (255 * count) for s, _ in pairs)
+    std = tuple(max(1.0, math.sqrt(count * q - s * s) / count) / 255 for s, q in pairs)
+    return mean, std

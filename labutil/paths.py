@@ -1,0 +1,34 @@
+"""Where the project keeps its files, never judged from the current folder; and the error for data that is wrong."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+class DataError(ValueError):
+    """Data that cannot be used. The message is one line: which file or parameter, what is wrong, what to do."""
+
+    def __init__(self, message: str) -> None:
+        # A message of another library may be quoted inside, and some of those have several lines.
+        super().__init__(" ".join(line.strip() for line in message.splitlines()))
+
+
+def project_root() -> Path:
+    """The folder that holds `labutil/` and `notebooks/`."""
+    return Path(__file__).resolve().parent.parent
+
+
+def data_dir() -> Path:
+    """Where data sets and their caches lie: `$LABUTIL_DATA`, else `data/` in the project's root."""
+    return _place("LABUTIL_DATA", "data")
+
+
+def runs_dir() -> Path:
+    """Where run directories lie: `$LABUTIL_RUNS`, else `runs/` in the project's root."""
+    return _place("LABUTIL_RUNS", "runs")
+
+
+def _place(variable: str, default: str) -> Path:
+    # joining an absolute path gives that path; a relative value counts from the root, like the default
+    return project_root() / Path(os.environ.get(variable) or default).expanduser()

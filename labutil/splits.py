@@ -1,0 +1,80 @@
+"""Dividing images into splits: stratified by label, and for one seed the same on any machine."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from labutil.paths import DataError
+
+TEST_FRACTION = 0.2  # of the images, where a source has no test split of its own
+_TEST, _VAL, _SUBSET, _SUBSET_VAL, _SUBSET_UNLABELLED = range(5)  # each draws its own random numbers
+
+
+def split(
+    labels: np.ndarray, parts: dict[str, int], name: str, val_fraction: float, data_seed: int
+) -> dict[str, np.ndarray]:
+    """Row numbers of train, val, test and, where there is one, unlabelled; ascending.
+
+    `parts` are the splits that the source `name` brings, and their sizes, in the order of `labels`. What lacks of test
+    and val is taken from train, in this order: another `val_fraction` leaves test as it is.
+
+    Raises:
+        DataError: too few images.
+    """
+    stops = np.cumsum(list(parts.values()))
+    rows = {part: np.arange(stop - count, stop) for (part, count), stop in zip(parts.items(), stops, strict=True)}
+    for part, fraction, stream in (("test", TEST_FRACTION, _TEST), ("val", val_fraction, _VAL)):
+        if part not in rows:
+            kept, rows[part] = _hold_out(rows["train"], labels, fraction, data_seed, stream)
+            if not len(rows[part]):
+                raise DataError(
+                    f"{name} has too few images ({len(rows['train'])}) to take {part} images from: add some"
+                )
+            rows["train"] = kept
+    return rows
+
+
+def take_subset(
+    rows: dict[str, np.ndarray], labels: np.ndarray, name: str, subset: int, data_seed: int
+) -> dict[str, np.ndarray]:
+    """`rows` with at most `subset` for train, val in proportion, at most `subset` unlabelled, test whole. Each is
+    stratified, and holds what any smaller subset holds.
+
+    Raises:
+        DataError: `subset` is smaller than the number of classes.
+    """
+    present = len(np.unique(labels[rows["train"]]))
+    if subset < present:
+        raise DataError(f"subset={subset} must be at least {present}: one image for each class of {name}")
+    val = max(1, round(len(rows["val"]) * min(1, subset / len(rows["train"]))))
+    sizes = {"train": (subset, _SUBSET), "val": (val, _SUBSET_VAL), "unlabelled": (subset, _SUBSET_UNLABELLED)}
+    taken = dict(rows)
+    for part, (size, stream) in sizes.items():
+        if part in rows and size < len(rows[part]):
+            order, _ = _stratified_order(labels[rows[part]], data_seed, stream, first=0)
+            taken[part] = np.sort(rows[part][order[:size]])
+    return taken
+
+
+def _hold_out(
+    rows: np.ndarray, labels: np.ndarray, fraction: float, data_seed: int, stream: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut off a stratified `fraction`, at least one image where every class can keep one: (kept, held out)."""
+    order, is_last = _stratified_order(labels[rows], data_seed, stream, first=0.5)
+    held = order[~is_last][: max(1, round(fraction * len(rows)))]
+    return np.delete(rows, held), np.sort(rows[held])
+
+
+def _stratified_order(labels: np.ndarray, data_seed: int, stream: int, first: float) -> tuple[np.ndarray, np.ndarray]:
+    """A random order whose every beginning has the classes in their proportions; and of each, is it its class's last?
+
+    The j-th of a class's n images, in random order, comes at position (j + first) / n. With `first` 0.5 beginnings are
+    as proportional as they can be; with 0 one image of each class comes before the second of any.
+    """
+    # the raw stream of a bit generator is the same in every release of NumPy
+    key = np.random.PCG64(np.random.SeedSequence((data_seed, stream))).random_raw(len(labels))
+    by_class = np.lexsort((key, labels))
+    _, start, count = np.unique(labels[by_class], return_index=True, return_counts=True)
+    rank, size = np.arange(len(labels)) - np.repeat(start, count), np.repeat(count, count)
+    order = np.lexsort((key[by_class], (rank + first) / size))
+    return by_class[order], (rank == size - 1)[order]

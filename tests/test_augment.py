@@ -1,0 +1,502 @@
+"""Augmentation against torchvision's functions at fixed parameters, and the distributions of what is drawn."""
+
+import itertools
+import math
+
+import pytest
+import torch
+import torchvision.transforms.v2.functional as tv
+from sklearn.datasets import load_sample_images
+from torchvision.transforms import ColorJitter, InterpolationMode, RandomResizedCrop
+
+from labutil import device
+from labutil.augment import (
+    Augment,
+    affine_matrices,
+    apply_colour,
+    colour_matrices,
+    gaussian_blur,
+    simclr_views,
+    warp,
+    white_noise,
+)
+
+BILINEAR = InterpolationMode.BILINEAR
+SETTINGS = {
+    "crop_scale": (0.2, 0.9),
+    "crop_padding": 4,
+    "flip": 0.5,
+    "vertical_flip": 0.5,
+    "rotation": 30,
+    "zoom": 0.3,
+    "translation": 0.2,
+    "brightness": 0.4,
+    "contrast": 0.4,
+    "saturation": 0.4,
+    "hue": 0.2,
+    "grayscale": 0.5,
+    "channel_shift": 0.2,
+    "stretch": (1.5, 0.0),
+    "blur": (0.5, 1.5),
+    "noise": 0.1,
+}
+COLOUR_ONLY = ("saturation", "hue", "grayscale")
+# Stretch at probability 1 is the same for all, so that "each image its own draw" needs a coin.
+DRAWN = {name: {name: value, "stretch_p": 0.5} for name, value in SETTINGS.items()}
+EVERYTHING = Augment(**{k: v for k, v in SETTINGS.items() if k != "crop_padding"}, stretch_p=0.5)
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def noise_images(n: int = 4, channels: int = 3, height: int = 32, width: int = 32) -> torch.Tensor:
+    return torch.rand(n, channels, height, width, generator=rng(1))
+
+
+def smooth_images(n: int = 2, channels: int = 3, height: int = 32, width: int = 32) -> torch.Tensor:
+    """Waves a third of the image long: what two resamplings lose stays small."""
+    y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
+    phase = torch.rand(n, channels, 2, 1, 1, generator=rng(2)) * 2 * math.pi
+    return 0.5 + 0.25 * (torch.sin(9 * x + phase[:, :, 0]) + torch.sin(9 * y + phase[:, :, 1]))
+
+
+def mild_images(n: int = 4) -> torch.Tensor:
+    """Colours near the middle, which moderate jitter does not push out of [0, 1]."""
+    return 0.35 + 0.3 * noise_images(n)
+
+
+@pytest.fixture(scope="module")
+def photographs() -> torch.Tensor:
+    photos = torch.stack([torch.tensor(p) for p in load_sample_images().images]).permute(0, 3, 1, 2)
+    return tv.resize(photos.float() / 255, [96, 96], antialias=True)
+
+
+# ---- geometry at fixed parameters --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (28, 28), (96, 96), (20, 33)])
+def test_identity_and_flips(height, width):
+    x = noise_images(height=height, width=width)
+    for flip, vertical in itertools.product((0, 1), (0, 1)):
+        y = warp(x, affine_matrices(x, flip=flip, vertical_flip=vertical))
+        expected = x.flip([d for d, on in ((3, flip), (2, vertical)) if on])
+        torch.testing.assert_close(y, expected, atol=1e-5, rtol=0)
+        if height == width == 32:  # positions are exact where the side is a power of two
+            assert torch.equal(y, expected)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("zeros", "constant"), ("reflection", "symmetric"), ("border", "edge")])
+@pytest.mark.parametrize("side", [32, 28])
+def test_padded_crop_equals_torchvision(ours, theirs, side):
+    x = noise_images(3, height=side, width=side)
+    padded = tv.pad(x, [4], padding_mode=theirs)
+    for left, top in [(0, 0), (-4, 4), (3, -1), (4, -4)]:
+        y = warp(x, affine_matrices(x, left=left, top=top), padding_mode=ours)
+        expected = tv.crop(padded, top + 4, left + 4, side, side)
+        torch.testing.assert_close(y, expected, atol=2e-5, rtol=0)
+        if side == 32:
+            assert torch.equal(y, expected)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (20, 45), (80, 64)])
+def test_resized_crop_equals_torchvision(size):
+    x = noise_images(3, height=40, width=56)
+    left, top, height, width = 7, 5, 24, 31
+    theta = affine_matrices(x, size, left=left, top=top, crop_height=height, crop_width=width)
+    y = warp(x, theta, size)
+    expected = tv.resized_crop(x, top, left, height, width, list(size), antialias=False)
+    # Within half a pixel of the crop's edge torchvision repeats the edge; we know what is beside the crop.
+    inner = [slice(math.ceil(o / i), -math.ceil(o / i)) for o, i in zip(size, (height, width), strict=True)]
+    torch.testing.assert_close(y[..., inner[0], inner[1]], expected[..., inner[0], inner[1]], atol=1e-4, rtol=0)
+    whole = warp(x, affine_matrices(x, size), size, padding_mode="border")
+    torch.testing.assert_close(whole, tv.resize(x, list(size), antialias=False), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("angle", [-75, 10, 30, 90])
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (24, 40)])
+def test_rotation_equals_torchvision(angle, height, width):
+    x = noise_images(2, height=height, width=width)
+    ours = warp(x, affine_matrices(x, angle=angle), padding_mode="zeros")
+    torch.testing.assert_close(ours, tv.rotate(x, angle, interpolation=BILINEAR), atol=1e-4, rtol=0)
+
+
+def test_affine_equals_torchvision():
+    x = noise_images(2, height=24, width=40)
+    ours = warp(x, affine_matrices(x, angle=-20, zoom=1.3, shift_x=4 / 40, shift_y=-3 / 24), padding_mode="zeros")
+    expected = tv.affine(x, angle=20, translate=[4, -3], scale=1.3, shear=[0.0, 0.0], interpolation=BILINEAR)
+    torch.testing.assert_close(ours, expected, atol=1e-4, rtol=0)
+
+
+def test_one_warp_does_what_one_after_the_other_does():
+    x = smooth_images(height=64, width=96)
+    size = (96, 96)
+    crop = {"left": 20.0, "top": 10.0, "crop_height": 40.0, "crop_width": 50.0}
+    steps = [{"flip": 1}, {"angle": 25, "zoom": 1.2}, {"shift_x": 0.1, "shift_y": -0.05}]
+    at_once = affine_matrices(x, size, **crop, **{k: v for step in steps for k, v in step.items()})
+    y = warp(x, affine_matrices(x, size, **crop), size)
+    product = with_bottom_row(affine_matrices(x, size, **crop))
+    for step in steps:
+        theta = affine_matrices(y, **step)
+        y, product = warp(y, theta), product @ with_bottom_row(theta)
+    torch.testing.assert_close(at_once, product[:, :2], atol=1e-6, rtol=0)
+    difference = (warp(x, at_once, size) - y)[..., 24:-24, 24:-24]  # mirrors at the edges differ
+    assert difference.abs().max() < 5e-3
+
+
+def with_bottom_row(theta: torch.Tensor) -> torch.Tensor:
+    return torch.cat([theta, torch.tensor([[[0.0, 0, 1]]]).expand(len(theta), 1, 3)], dim=1)
+
+
+# ---- colour at fixed parameters ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.6, 1.0, 1.4])
+@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
+def test_colour_factors_equal_torchvision(name, factor):
+    x = mild_images()
+    ours = apply_colour(x, *colour_matrices(x, **{name: factor}))
+    theirs = getattr(tv, f"adjust_{name}")(x, factor)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+def test_no_saturation_is_torchvisions_grayscale():
+    x = noise_images()
+    ours = apply_colour(x, *colour_matrices(x, saturation=0.0))
+    torch.testing.assert_close(ours, tv.rgb_to_grayscale(x, num_output_channels=3), atol=1e-5, rtol=0)
+
+
+def test_order_of_torchvisions_jitter_does_not_matter():
+    x = mild_images()
+    factors = {"brightness": 1.1, "contrast": 0.7, "saturation": 1.3}
+    ours = apply_colour(x, *colour_matrices(x, **factors))
+    for order in itertools.permutations(factors):
+        y = x
+        for name in order:
+            y = getattr(tv, f"adjust_{name}")(y, factors[name])
+        assert y.min() > 0 and y.max() < 1  # nothing was clamped
+        torch.testing.assert_close(ours, y, atol=1e-4, rtol=0)  # torchvision's luma weights sum to 0.9999
+
+
+def test_colour_of_each_image_is_its_own():
+    x = noise_images(3)
+    factors = {name: torch.tensor([0.5, 1.0, 1.7]) for name in ("brightness", "contrast", "saturation")}
+    together = apply_colour(x, *colour_matrices(x, **factors, hue=torch.tensor([0.1, 0.0, -0.3])))
+    for i, hue in enumerate([0.1, 0.0, -0.3]):
+        one = x[i : i + 1]
+        alone = apply_colour(one, *colour_matrices(one, **{k: v[i] for k, v in factors.items()}, hue=hue))
+        torch.testing.assert_close(together[i : i + 1], alone, atol=1e-6, rtol=0)
+    assert torch.equal(together[1], x[1])
+
+
+@pytest.mark.parametrize("turn", [-0.4, 0.0, 0.1, 0.5, 1.0])
+def test_hue_turns_colours_about_gray(turn):
+    x = noise_images()
+    y = apply_colour(x, *colour_matrices(x, hue=turn))
+    luma = [tv.rgb_to_grayscale(v) for v in (x, y)]
+    torch.testing.assert_close(luma[0], luma[1], atol=5e-4, rtol=0)
+    gray = noise_images(channels=1).expand(-1, 3, -1, -1)
+    torch.testing.assert_close(apply_colour(gray, *colour_matrices(gray, hue=turn)), gray, atol=5e-4, rtol=0)
+    if turn in (0.0, 1.0):
+        torch.testing.assert_close(y, x, atol=1e-5, rtol=0)
+    else:
+        assert (y - x).abs().mean() > 0.05
+        back = apply_colour(y, *colour_matrices(y, hue=-turn))
+        torch.testing.assert_close(back, x, atol=5e-4, rtol=0)
+
+
+@pytest.mark.parametrize("turn", [-0.1, -0.05, 0.05, 0.1])
+def test_small_hue_shifts_point_where_torchvisions_do(photographs, turn):
+    ours = apply_colour(photographs, *colour_matrices(photographs, hue=turn))
+    theirs = tv.adjust_hue(photographs, turn)
+    # HSV's turn changes luma as well, ours does not: compare what happens to the colour beside it.
+    ours, theirs, before = (v - tv.rgb_to_grayscale(v, 3) for v in (ours, theirs, photographs))
+    change, expected = (ours - before).flatten(1), (theirs - before).flatten(1)
+    assert torch.cosine_similarity(change, expected).min() > 0.85
+    assert 0.8 < change.norm() / expected.norm() < 1.5
+
+
+def test_stretch_is_convert_scale_abs(photographs):
+    pixels = (photographs * 255).round()
+    expected = (pixels * 1.5).clamp(max=255) / 255
+    torch.testing.assert_close(Augment(stretch=(1.5, 0.0))(pixels / 255), expected, atol=1e-6, rtol=0)
+    shifted = Augment(stretch=(2.0, -0.5))(photographs)
+    torch.testing.assert_close(shifted, (2 * photographs - 0.5).clamp(0, 1), atol=1e-6, rtol=0)
+
+
+def test_channel_shift_adds_one_value_a_channel():
+    x = mild_images(64)
+    shift = (Augment(channel_shift=0.2)(x, rng()) - x).flatten(2)
+    torch.testing.assert_close(shift, shift[:, :, :1].expand_as(shift), atol=1e-6, rtol=0)
+    assert shift.abs().max() <= 0.2 + 1e-6 and shift.std() > 0.1
+    correlation = torch.corrcoef(shift[:, :, 0].T)
+    assert correlation[~torch.eye(3, dtype=torch.bool)].abs().max() < 0.5
+
+
+# ---- blur and noise ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_blur_equals_torchvision(channels):
+    x = noise_images(4, channels, height=24, width=37)
+    sigmas = [0.1, 0.5, 1.0, 2.5]
+    ours = gaussian_blur(x, torch.tensor(sigmas), kernel_size=9)
+    for i, sigma in enumerate(sigmas):
+        torch.testing.assert_close(ours[i], tv.gaussian_blur(x[i], [9, 9], [sigma, sigma]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(gaussian_blur(x, 0.0, 9), x, atol=1e-6, rtol=0)
+
+
+def test_blur_of_images_smaller_than_the_kernel_keeps_their_mean_level():
+    x = torch.full((2, 3, 5, 4), 0.3)
+    torch.testing.assert_close(gaussian_blur(x, 3.0, 21), x)
+    with pytest.raises(ValueError, match="kernel_size=4 must be odd"):
+        gaussian_blur(x, 1.0, 4)
+
+
+def test_white_noise_has_the_asked_deviation_in_every_image():
+    x = torch.full((3, 3, 64, 64), 0.5)
+    std = torch.tensor([0.0, 0.05, 0.2])
+    noise = white_noise(x, std, rng()) - x
+    torch.testing.assert_close(noise.flatten(1).std(1), std, atol=2e-3, rtol=0.02)
+    assert noise.mean().abs() < 3e-3
+    assert torch.corrcoef(noise[2].flatten(1)).triu(1).abs().max() < 0.05
+
+
+# ---- what is drawn -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize(("name", "dim"), [("flip", 3), ("vertical_flip", 2)])
+def test_flip_rate(name, dim, p):
+    x = noise_images(1, height=8, width=8).expand(4000, -1, -1, -1)
+    y = Augment(**{name: p})(x, rng())
+    flipped = (y == x[:1].flip(dim)).flatten(1).all(1)
+    assert (flipped | (y == x).flatten(1).all(1)).all()
+    assert flipped.float().mean().item() == pytest.approx(p, abs=0.03)
+
+
+def crops(augment: Augment, height: int, width: int, n: int = 2000) -> torch.Tensor:
+    """(n, 4): left, top, right, bottom of the crops that were drawn, in pixels."""
+    # A ramp from 0 to 1 across and down, so that values are positions: the crop's corners by extrapolation.
+    y, x = torch.meshgrid((torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width, indexing="ij")
+    ramp = torch.stack([x, y, y]).expand(n, -1, -1, -1)
+    out = augment(ramp, rng(3)).double()
+    h, w = out.shape[2:]
+    at = {"left": out[:, 0, h // 2, w // 4], "right": out[:, 0, h // 2, w - 1 - w // 4]}
+    at |= {"top": out[:, 1, h // 4, w // 2], "bottom": out[:, 1, h - 1 - h // 4, w // 2]}
+    step_x = (at["right"] - at["left"]) / (w - 1 - 2 * (w // 4))
+    step_y = (at["bottom"] - at["top"]) / (h - 1 - 2 * (h // 4))
+    left, right = at["left"] - step_x * (w // 4 + 0.5), at["right"] + step_x * (w // 4 + 0.5)
+    top, bottom = at["top"] - step_y * (h // 4 + 0.5), at["bottom"] + step_y * (h // 4 + 0.5)
+    return torch.stack([left * width, top * height, right * width, bottom * height], dim=1)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (24, 36)])
+def test_resized_crops_keep_to_scale_and_ratio(height, width):
+    left, top, right, bottom = crops(Augment(crop_scale=(0.08, 1.0), size=64), height, width).T
+    area, ratio = (right - left) * (bottom - top) / (height * width), (right - left) / (bottom - top)
+    assert min(left.min(), top.min()) > -0.02
+    assert right.max() < width + 0.02 and bottom.max() < height + 0.02
+    assert 0.079 < area.min() < 0.1 and ratio.min() > 0.745 and ratio.max() < 1.34
+    if height == width:
+        assert 0.97 < area.max() < 1.001
+        assert area.mean().item() == pytest.approx(0.54, abs=0.015)  # uniform between 0.08 and 1
+        assert ratio.log().mean().abs() < 0.01
+        assert (left / (width - (right - left)))[area < 0.8].mean().item() == pytest.approx(0.5, abs=0.03)
+
+
+def test_small_crops_are_distributed_as_torchvisions():
+    ours = crops(Augment(crop_scale=(0.1, 0.6), size=64), 32, 32, n=3000)
+    image = torch.zeros(3, 32, 32)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        draws = [RandomResizedCrop.get_params(image, [0.1, 0.6], [3 / 4, 4 / 3]) for _ in range(3000)]
+    top, left, height, width = torch.tensor(draws).T
+    expected = torch.stack([left, top, left + width, top + height], dim=1).double()
+    quantiles = torch.tensor([0.1, 0.25, 0.5, 0.75, 0.9], dtype=torch.float64)
+    difference = ours.quantile(quantiles, dim=0) - expected.quantile(quantiles, dim=0)
+    assert difference.abs().max() < 1.2  # pixels; torchvision rounds to whole ones
+
+
+def test_narrow_images_get_the_largest_crop_of_a_permitted_ratio():
+    left, top, right, bottom = crops(Augment(crop_scale=(0.9, 1.0), size=64), 16, 64, n=50).T
+    torch.testing.assert_close(bottom - top, torch.full_like(top, 16), atol=0.05, rtol=0)
+    torch.testing.assert_close(right - left, torch.full_like(top, 16 * 4 / 3), atol=0.05, rtol=0)
+
+
+def test_padded_crops_are_whole_pixel_shifts_of_every_kind():
+    x = noise_images(1, height=16, width=16)
+    padded = tv.pad(x, [2])
+    windows = torch.stack([padded[0, :, i : i + 16, j : j + 16] for i in range(5) for j in range(5)])
+    y = Augment(crop_padding=2, padding_mode="zeros")(x.expand(1000, -1, -1, -1), rng())
+    which = (y[:, None] == windows).flatten(2).all(2)
+    assert (which.sum(1) == 1).all()
+    counts = which.sum(0)
+    assert counts.min() > 15 and counts.max() < 75  # 40 expected of each of the 25
+
+
+@pytest.mark.parametrize(
+    ("name", "amount", "low", "high"),
+    [("brightness", 0.3, 0.7, 1.3), ("contrast", 0.4, 0.6, 1.4), ("saturation", 1.6, 0.0, 2.6)],
+)
+def test_jitter_factors_fill_their_range(name, amount, low, high):
+    x = mild_images(2000)[:, :, :4, :4]
+    matrix, _ = Augment(**{name: amount}, jitter_p=0.5)._draw_colour(x, rng())
+    # Brightness and contrast scale the matrix; saturation scales all but luma, which is left with eigenvalue 1.
+    factor = matrix[:, 0, 0] if name != "saturation" else (matrix.diagonal(dim1=1, dim2=2).sum(1) - 1) / 2
+    unchanged = factor.sub(1).abs() < 1e-3
+    assert unchanged.float().mean().item() == pytest.approx(0.5, abs=0.05)
+    drawn = factor[~unchanged]
+    assert low - 1e-3 <= drawn.min() < low + 0.05 * (high - low)
+    assert high - 0.05 * (high - low) < drawn.max() <= high + 1e-3
+    assert drawn.mean().item() == pytest.approx((low + high) / 2, abs=0.05 * (high - low))
+
+
+def test_grayscale_and_blur_rates(photographs):
+    x = photographs[:1].expand(1000, -1, -1, -1)[:, :, 40:52, 40:52]
+    gray = Augment(grayscale=0.2)(x, rng()).std(1).flatten(1).amax(1) < 1e-3
+    assert gray.float().mean().item() == pytest.approx(0.2, abs=0.04)
+    sharp = (Augment(blur=(0.5, 1.0), blur_p=0.3)(x, rng()) - x).abs().flatten(1).amax(1) < 1e-5
+    assert sharp.float().mean().item() == pytest.approx(0.7, abs=0.05)
+
+
+@pytest.mark.parametrize("settings", DRAWN.values(), ids=DRAWN)
+def test_every_image_has_its_own_draw(settings):
+    y = Augment(**settings)(noise_images(1).expand(64, -1, -1, -1), rng())
+    distinct = len({image.numpy().tobytes() for image in y})
+    coin = any(name in settings for name in ("flip", "vertical_flip", "grayscale", "stretch"))
+    assert distinct == 2 if coin else distinct > 40
+
+
+def test_reproducible_from_its_generator_and_from_nothing_else():
+    x = noise_images(8)
+    before = torch.get_rng_state()
+    first = EVERYTHING(x, rng(5))
+    assert torch.equal(first, EVERYTHING(x, rng(5)))
+    assert not torch.equal(first, EVERYTHING(x, rng(6)))
+    same = rng(5)
+    assert torch.equal(first, EVERYTHING(x, same))
+    assert not torch.equal(first, EVERYTHING(x, same))  # a second view
+    device.seed_everything(3)
+    own = EVERYTHING(x)
+    assert not torch.equal(own, EVERYTHING(x))
+    device.seed_everything(3)
+    assert torch.equal(own, EVERYTHING(x))
+    torch.set_rng_state(before)
+    EVERYTHING(x)
+    white_noise(x, 0.1)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+# ---- any batch ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 32, 32), (1, 3, 96, 96), (5, 1, 28, 28), (2, 3, 17, 40), (2, 3, 2, 3)])
+@pytest.mark.parametrize("size", [None, 24, (20, 30)])
+def test_shapes_range_and_layout(shape, size):
+    augment = Augment(**{k: v for k, v in SETTINGS.items() if k != "crop_padding"}, size=size)
+    x = noise_images(*shape)
+    y = augment(x, rng())
+    height, width = (size, size) if isinstance(size, int) else size or shape[2:]
+    assert y.shape == (*shape[:2], height, width) and y.dtype == torch.float32 and y.is_contiguous()
+    if not len(x):
+        return
+    assert y.min() >= 0 and y.max() <= 1 and y.isfinite().all()
+    last = augment(x.contiguous(memory_format=torch.channels_last), rng())
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(last, y, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("settings", DRAWN.values(), ids=DRAWN)
+def test_gray_images(settings):
+    x = noise_images(6, channels=1, height=28, width=28)
+    y = Augment(**settings)(x, rng())
+    unchanged = torch.allclose(y, x, atol=1e-6)
+    assert unchanged == any(name in settings for name in COLOUR_ONLY)
+
+
+def test_contrast_of_gray_images_is_about_their_mean():
+    x = 0.3 + 0.4 * noise_images(channels=1)
+    ours = apply_colour(x, *colour_matrices(x, brightness=0.9, contrast=1.3))
+    torch.testing.assert_close(ours, tv.adjust_contrast(tv.adjust_brightness(x, 0.9), 1.3), atol=1e-5, rtol=0)
+
+
+def test_input_is_left_alone_and_nothing_asked_is_nothing_done():
+    x = noise_images()
+    copy = x.clone()
+    EVERYTHING(x, rng())
+    assert torch.equal(x, copy)
+    assert Augment()(x) is x
+    assert Augment(size=32, jitter_p=0.0, brightness=0.5)(x) is x
+
+
+def test_bfloat16_autocast_and_inference_mode():
+    x = noise_images()
+    expected = EVERYTHING(x, rng())
+    with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+        y = EVERYTHING(x, rng())
+    assert y.dtype == torch.float32 and torch.equal(y, expected)
+    torch.testing.assert_close(EVERYTHING(x, rng()), y)  # nothing cached became an inference tensor
+    low = EVERYTHING(x.bfloat16(), rng())
+    assert low.dtype == torch.bfloat16
+    torch.testing.assert_close(low.float(), expected, atol=0.03, rtol=0)
+
+
+def test_simclr_views_differ_and_keep_the_image_recognisable(photographs):
+    views = simclr_views(64, strength=0.5, blur=True)
+    assert views.brightness == 0.4 and views.hue == pytest.approx(0.1) and views.size == 64
+    x = photographs.repeat(8, 1, 1, 1)
+    a, b = views(x, rng(0)), views(x, rng(1))
+    assert a.shape == (16, 3, 64, 64) and (a - b).abs().mean() > 0.05
+
+
+def test_jitter_statistics_are_near_torchvisions(photographs):
+    """Its clamps, its order and its hue change pictures, not how strong the augmentation is."""
+    x = photographs[1:].expand(300, -1, -1, -1)[..., ::4, ::4].contiguous()
+    ours = Augment(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)(x, rng())
+    jitter = ColorJitter(0.4, 0.4, 0.4, 0.1)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        theirs = torch.stack([jitter(image) for image in x])
+    torch.testing.assert_close(ours.mean((0, 2, 3)), theirs.mean((0, 2, 3)), atol=0.03, rtol=0)
+    change = [(y - x).pow(2).mean().sqrt().item() for y in (ours, theirs)]
+    assert change[0] == pytest.approx(change[1], rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"flip": 1.5}, "flip=1.5 must be a number, at least 0 and at most 1"),
+        ({"flip": True}, "flip=True must be a number"),
+        ({"brightness": "0.2"}, "brightness='0.2' must be a number"),
+        ({"rotation": -1}, "rotation=-1 must be a number, at least 0"),
+        ({"noise": math.nan}, "noise=nan must be"),
+        ({"hue": 0.6}, "hue=0.6 must be a number, at least 0 and at most 0.5"),
+        ({"zoom": 1.0}, "zoom=1.0 must be"),
+        ({"padding_mode": "mirror"}, "padding_mode='mirror' must be one of reflection, zeros, border"),
+        ({"crop_scale": (0.0, 1.0)}, r"crop_scale=\(0.0, 1.0\) must be \(low, high\), 0 < low <= high and at most 1"),
+        ({"crop_scale": 0.5}, "crop_scale=0.5 must be"),
+        ({"crop_ratio": (2, 1)}, "crop_ratio=.* must be"),
+        ({"blur": (0.1,)}, "blur=.* must be"),
+        ({"stretch": 1.5}, "stretch=1.5 must be"),
+        ({"size": 0}, "size=0 must be a whole number"),
+        ({"size": (1, 2, 3)}, "size=.* must be a whole number"),
+        ({"crop_padding": 1.5}, "crop_padding=1.5 must be a whole number"),
+        ({"crop_padding": 4, "crop_scale": (0.1, 1)}, "crop_padding=4 .* not be combined with crop_scale"),
+    ],
+)
+def test_wrong_settings_are_named(settings, message):
+    with pytest.raises(ValueError, match=f"^Augment: {message}") as error:
+        Augment(**settings)
+    assert "\n" not in str(error.value)
+
+
+def test_wrong_images_are_refused_with_what_to_do():
+    augment = Augment(flip=0.5)
+    with pytest.raises(TypeError, match=r"torch.uint8: convert by labutil.device.to_float"):
+        augment(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
+    with pytest.raises(TypeError, match="not float64: convert"):
+        augment(torch.zeros(2, 3, 8, 8, dtype=torch.float64).numpy())
+    for shape in [(3, 8, 8), (2, 4, 8, 8)]:
+        with pytest.raises(ValueError, match=r"\(N, 1, H, W\) or \(N, 3, H, W\), not"):
+            augment(torch.zeros(shape))
