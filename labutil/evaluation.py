@@ -215,7 +215,7 @@ def classification_metrics(y_true: Array, probabilities: Array) -> dict[str, flo
         "macro_recall": recall,
         "macro_f1": f1,
         "macro_auc": auc.mean() if len(auc) > 1 else 0.5,
-        "errors": len(y) - np.trace(confusion),
+        "errors": len(y) - int(np.trace(confusion)),
         "ece": expected_calibration_error(y, p),
     }
     return {name: float(value) for name, value in metrics.items()}

@@ -40,7 +40,7 @@ def errors(
     probabilities: Tensor,
     classes: Sequence[str],
     *,
-    n: int = 16,
+    n: int = 12,
     confidence: float = 0.5,
 ) -> None:
     """Browse predictions: choose a true class, a least confidence, and whether to see wrong or right ones.
@@ -66,7 +66,7 @@ def errors(
         name = "all classes" if true_class < 0 else classes[true_class]
         title = f"{len(index)} {show} predictions of {name} with confidence {least_confidence:.2f} or more"
         titles = [f"{classes[y_true[i]]}\n→ {classes[y_pred[i]]} {sure[i]:.0%}" for i in index[:n]]
-        return plots.image_grid(images[index[:n]], titles, title=title)
+        return plots.image_grid(images[index[:n]], titles, columns=6, title=title)
 
     options = [("all classes", -1), *((name, k) for k, name in enumerate(classes))]
     _explore(

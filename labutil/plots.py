@@ -36,12 +36,28 @@ def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
     @functools.wraps(draw)
     def styled(*args: Any, **kwargs: Any) -> Figure:
-        # Choosing the backend makes a notebook's figures interactive; inside the context that would be undone with it.
-        plt.get_backend()
-        with plt.rc_context(STYLE):
+        # Not plt.rc_context: the first figure loads the notebook's backend, which switches interactive mode on, and
+        # leaving the context would switch it off again.
+        before = {key: plt.rcParams[key] for key in STYLE}
+        plt.rcParams.update(STYLE)
+        try:
             return draw(*args, **kwargs)
+        finally:
+            plt.rcParams.update(before)
 
     return styled
+
+
+def reading(text: str) -> None:
+    """Show the open figures, then a paragraph (Markdown) that reads them; without a notebook, print the paragraph."""
+    from IPython import get_ipython
+    from IPython.display import Markdown, display
+
+    if get_ipython() is None:
+        print(text)
+        return
+    plt.show()
+    display(Markdown(text))
 
 
 def _short(name: str, width: int = 20) -> str:
@@ -61,9 +77,7 @@ def _show(axes: Axes, image: Any) -> None:
     if pixels.dtype != np.uint8:
         pixels = (np.clip(pixels.astype(np.float32), 0, 1) * 255).round().astype(np.uint8)
     gray = pixels.shape[-1] == 1
-    axes.imshow(
-        pixels[..., 0] if gray else pixels, vmin=0, vmax=255, interpolation="nearest" if gray else "antialiased"
-    )
+    axes.imshow(pixels[..., 0] if gray else pixels, vmin=0, vmax=255, interpolation="nearest")
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
@@ -283,7 +297,7 @@ def calibration(y_true: Any, probabilities: Any, *, bins: int = 10) -> Figure:
 
 @_styled
 def confused_pairs(
-    images: Any, y_true: Any, probabilities: Any, classes: Sequence[str], *, pairs: int = 4, per_pair: int = 6
+    images: Any, y_true: Any, probabilities: Any, classes: Sequence[str], *, pairs: int = 4, per_pair: int = 5
 ) -> Figure:
     """The most confused pairs of classes, a row each: the wrong images of which the model was most sure."""
     y_true, probabilities = np.asarray(y_true), np.asarray(probabilities, np.float32)
