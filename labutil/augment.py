@@ -395,7 +395,9 @@ def white_noise(x: Tensor, std: PerImage, generator: torch.Generator | None = No
 
 
 def _per_image(value: PerImage, x: Tensor) -> Tensor:
-    return torch.as_tensor(value, dtype=torch.float32, device=x.device).expand(len(x))
+    if isinstance(value, Tensor):
+        return value.to(x.device, torch.float32).expand(len(x))
+    return torch.full((len(x),), value, dtype=torch.float32, device=x.device)  # filled there rather than copied there
 
 
 def _uniform(x: Tensor, low: float, high: float, g: torch.Generator) -> Tensor:

@@ -218,20 +218,21 @@ def encoder(
     name: str,
     *,
     channels: int = 3,
-    image_size: int = 32,
+    image_size: int | tuple[int, int] = 32,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> nn.Module:
     """An untrained encoder: images (N, C, H, W) in [0, 1] -> representations h (N, `encoder.num_features`).
 
     name: basic_cnn, resnet8 (0.3 M parameters, for CPUs), resnet18, resnet34, resnet50, or any timm model name.
-    image_size: chooses a ResNet's stem (`stem_stride`). mean, std: normalisation per channel, as `Dataset.mean` and
+    image_size: chooses a ResNet's stem (`stem_stride`), by the shorter side of (height, width). mean, std: normalisation per channel, as `Dataset.mean` and
     `.std` give it; 0.5 and 0.25 when left out.
     Raises ValueError for an unknown name, with the nearest known one.
 
     Example:
         h = encoder("resnet8", channels=1, image_size=28)(torch.rand(8, 1, 28, 28))  # (8, 128)
     """
+    image_size = image_size if isinstance(image_size, int) else min(image_size)
     if name == "basic_cnn":
         return BasicCNN(0, channels, image_size, mean=mean, std=std)
     if name in RESNETS:

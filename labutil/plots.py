@@ -66,7 +66,7 @@ def _short(name: str, width: int = 20) -> str:
 
 def _wrap(text: str, width: int) -> str:
     """Lines of at most `width` characters, each of the text's own lines by itself."""
-    lines = [textwrap.wrap(line, width, max_lines=2, placeholder="…") or [""] for line in text.split("\n")]
+    lines = [textwrap.wrap(line, width, max_lines=3, placeholder="…") or [""] for line in text.split("\n")]
     return "\n".join(part for line in lines for part in line)
 
 
@@ -98,7 +98,8 @@ def image_grid(
         image_grid(data.train.images[:16], [data.classes[y] for y in data.train.labels[:16]])
     """
     n = len(images)
-    columns = max(1, min(columns, n))
+    if title is None:  # a title needs the width
+        columns = max(1, min(columns, n))
     rows = max(1, -(-n // columns))
     wrapped = [_wrap(t, 15) for t in titles] if titles is not None else [""] * n
     lines = max((t.count("\n") + 1 for t in wrapped if t), default=0)
@@ -331,7 +332,7 @@ def predictions(
     titles = [
         f"✓ {classes[y_pred[i]]}\n{probabilities[i].max():.0%}"
         if y_pred[i] == y_true[i]
-        else f"✗ {classes[y_pred[i]]}\n{probabilities[i].max():.0%}, is {classes[y_true[i]]}"
+        else f"✗ {classes[y_pred[i]]}\n{probabilities[i].max():.0%}; it is\n{classes[y_true[i]]}"
         for i in index
     ]
     colours = [RIGHT if y_pred[i] == y_true[i] else WRONG for i in index]

@@ -352,6 +352,43 @@ def test_jitter_factors_fill_their_range(name, amount, low, high):
     assert drawn.mean().item() == pytest.approx((low + high) / 2, abs=0.05 * (high - low))
 
 
+def assert_uniform(values: torch.Tensor, low: float, high: float) -> None:
+    """The extremes are reached, nearly, and not passed; each quarter of the range holds a quarter of the values."""
+    assert low - 1e-4 <= values.min() and values.max() <= high + 1e-4
+    quarters = torch.histc(values, 4, low, high) / len(values)
+    torch.testing.assert_close(quarters, torch.full((4,), 0.25), atol=0.04, rtol=0)
+
+
+def test_rotation_zoom_and_translation_fill_their_range():
+    x = noise_images(1, height=8, width=12).expand(2000, -1, -1, -1)
+    theta = Augment(rotation=30)._draw_affine(x, (8, 12), rng())
+    assert_uniform(torch.rad2deg(torch.atan2(theta[:, 1, 0] * 8 / 12, theta[:, 0, 0])), -30, 30)
+    theta = Augment(zoom=0.4)._draw_affine(x, (8, 12), rng())
+    assert_uniform(1 / theta[:, 0, 0], 0.6, 1.4)
+    theta = Augment(translation=0.2)._draw_affine(x, (8, 12), rng())
+    assert_uniform(theta[:, 0, 2] / 2, -0.2, 0.2)
+    assert_uniform(theta[:, 1, 2] / 2, -0.2, 0.2)
+    assert torch.corrcoef(theta[:, :, 2].T)[0, 1].abs() < 0.1
+
+
+def test_hue_noise_and_stretch_fill_their_range():
+    x = noise_images(2000, height=8, width=8)
+    matrix, _ = Augment(hue=0.1, jitter_p=0.5)._draw_colour(x, rng())
+    turns = ((matrix.diagonal(dim1=1, dim2=2).sum(1) - 1) / 2).clamp(-1, 1).acos() / (2 * math.pi)
+    turned = turns > 1e-3
+    assert turned.float().mean().item() == pytest.approx(0.5, abs=0.05)
+    assert_uniform(turns[turned], 0, 0.1)
+    std = (Augment(noise=0.05)(torch.full((2000, 1, 40, 40), 0.5), rng()) - 0.5).flatten(1).std(1)
+    assert std.max() < 0.054
+    assert std.mean().item() == pytest.approx(0.025, abs=0.001)
+    assert std.std().item() == pytest.approx(0.05 / math.sqrt(12), rel=0.1)
+    matrix, offset = Augment(stretch=(1.5, -0.1), stretch_p=0.3)._draw_colour(x, rng())
+    stretched = matrix[:, 0, 0] > 1.25
+    assert stretched.float().mean().item() == pytest.approx(0.3, abs=0.04)
+    expected = torch.where(stretched, -0.1, 0.0)[:, None].expand_as(offset)
+    torch.testing.assert_close(offset, expected, atol=1e-6, rtol=0)
+
+
 def test_grayscale_and_blur_rates(photographs):
     x = photographs[:1].expand(1000, -1, -1, -1)[:, :, 40:52, 40:52]
     gray = Augment(grayscale=0.2)(x, rng()).std(1).flatten(1).amax(1) < 1e-3

@@ -34,6 +34,8 @@ def test_any_image_size(size, channels):
         encoder = models.encoder(name, channels=channels, image_size=size)
         h = encoder(torch.rand(2, channels, size, size))
         assert h.shape == (2, encoder.num_features)
+        wide = models.encoder(name, channels=channels, image_size=(size, size + 9))
+        assert wide(torch.rand(2, channels, size, size + 9)).shape == h.shape
 
 
 @pytest.mark.parametrize(
