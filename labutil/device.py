@@ -33,7 +33,10 @@ def accelerator() -> Accelerator:
     """
     from accelerate import Accelerator
 
-    return Accelerator(mixed_precision="no")
+    found = Accelerator(mixed_precision="no")
+    if found.device.type == "cuda":
+        torch.backends.cudnn.deterministic = True  # a resumed fit must equal one that was not cut
+    return found
 
 
 def get_device() -> torch.device:

@@ -44,8 +44,8 @@ class Normalize(nn.Module):
 class BasicCNN(nn.Module):
     """Three blocks of (3x3 convolution, batch norm, ReLU, 2x2 max pool), then two fully connected layers.
 
-    channels: of the image (1 or 3). image_size: height and width in pixels, at least 8; from 64 up the last maps are
-    averaged to 4x4, so that the first fully connected layer does not grow with the image.
+    channels: of the image (1 or 3). image_size: pixels a side, or (height, width), at least 8; the last maps of larger images
+    are averaged to about 4x4, so that the first fully connected layer does not grow with the image.
     width: channels of the first block (then 2x, 4x). num_classes=0 leaves out the second fully connected layer, and
     the model returns representations (N, hidden). Introduced in notebook 02.
 
@@ -57,7 +57,7 @@ class BasicCNN(nn.Module):
         self,
         num_classes: int = 10,
         channels: int = 3,
-        image_size: int = 32,
+        image_size: int | tuple[int, int] = 32,
         width: int = 32,
         hidden: int = 256,
         dropout: float = 0.5,
@@ -65,16 +65,20 @@ class BasicCNN(nn.Module):
         std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        if image_size < 8:
+        height, image_width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        if min(height, image_width) < 8:
             raise ValueError(f"image_size={image_size}: three max pools need at least 8 pixels")
         self.num_features = hidden
-        side = min(4, image_size // 8)
+        rows, columns = height // 8, image_width // 8
+        # Whole windows: not every device has adaptive pooling to any size.
+        window = max(1, round(min(rows, columns) / 4))
+        positions = (rows // window) * (columns // window)
         self.normalize = Normalize(mean or [0.5] * channels, std or [0.25] * channels)
         self.blocks = nn.Sequential(
             *_conv_block(channels, width), *_conv_block(width, 2 * width), *_conv_block(2 * width, 4 * width)
         )
-        self.pool = nn.AdaptiveAvgPool2d(side)
-        self.fc1 = nn.Linear(4 * width * side * side, hidden)
+        self.pool = nn.AvgPool2d(window)
+        self.fc1 = nn.Linear(4 * width * positions, hidden)
         self.dropout = nn.Dropout(dropout)
         self.fc2 = nn.Linear(hidden, num_classes) if num_classes else nn.Identity()
 
@@ -232,11 +236,11 @@ def encoder(
     Example:
         h = encoder("resnet8", channels=1, image_size=28)(torch.rand(8, 1, 28, 28))  # (8, 128)
     """
-    image_size = image_size if isinstance(image_size, int) else min(image_size)
     if name == "basic_cnn":
         return BasicCNN(0, channels, image_size, mean=mean, std=std)
     if name in RESNETS:
-        return ResNet(*RESNETS[name], channels, stem_stride(image_size), mean, std)
+        side = image_size if isinstance(image_size, int) else min(image_size)
+        return ResNet(*RESNETS[name], channels, stem_stride(side), mean, std)
     return _TimmEncoder(name, channels, mean, std)
 
 
