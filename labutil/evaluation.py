@@ -70,7 +70,7 @@ def predict(
     return torch.cat(outputs)  # outside inference mode, so that a linear probe can train on it
 
 
-def _array(values: Array) -> np.ndarray:
+def to_numpy(values: Array) -> np.ndarray:
     """Any array-like as NumPy; torch's bfloat16, which NumPy lacks, as float32."""
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu()
@@ -80,7 +80,7 @@ def _array(values: Array) -> np.ndarray:
 
 def _labels(name: str, labels: Array, n_classes: int) -> np.ndarray:
     """Labels as int64 (N,), or one clear ValueError."""
-    y = _array(labels)
+    y = to_numpy(labels)
     if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
         raise ValueError(f"{name}: expected integer labels (N,), got {y.dtype} {y.shape}")
     if len(y) == 0:
@@ -94,7 +94,7 @@ def _labels(name: str, labels: Array, n_classes: int) -> np.ndarray:
 
 def _checked(y_true: Array, probabilities: Array) -> tuple[np.ndarray, np.ndarray]:
     """(y_true int64 (N,), probabilities float64 (N, K)), or one clear ValueError."""
-    p = _array(probabilities)
+    p = to_numpy(probabilities)
     if p.ndim != 2 or p.shape[1] == 0:
         raise ValueError(f"probabilities: expected (N, K), got {p.shape}")
     p = p.astype(np.float64)
@@ -308,7 +308,7 @@ def stratified_sample(labels: Array, n: int, seed: int = 0) -> np.ndarray:
         few = stratified_sample(data.val.labels, 500)
         xy = tsne(features[few])
     """
-    y = _array(labels)
+    y = to_numpy(labels)
     if y.ndim != 1:
         raise ValueError(f"labels: expected (N,), got {y.shape}")
     if n < 0:
@@ -345,7 +345,7 @@ def tsne(features: Array, *, seed: int = 0, perplexity: float = 30, pca: int = 5
     Example:
         plots.tsne(tsne(features), labels, classes)
     """
-    x = _array(features)
+    x = to_numpy(features)
     if x.ndim < 2 or len(x) < 5:
         raise ValueError(f"features: t-SNE wants (N, D) with at least 5 points, got shape {x.shape}")
     x = x.reshape(len(x), -1).astype(np.float32)

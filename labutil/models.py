@@ -44,8 +44,8 @@ class Normalize(nn.Module):
 class BasicCNN(nn.Module):
     """Three blocks of (3x3 convolution, batch norm, ReLU, 2x2 max pool), then two fully connected layers.
 
-    channels: of the image (1 or 3). image_size: pixels a side, or (height, width), at least 8; the last maps of larger images
-    are averaged to about 4x4, so that the first fully connected layer does not grow with the image.
+    channels: of the image (1 or 3). image_size: pixels a side, or (height, width), at least 8; the last maps of larger
+    images are averaged to about 4x4, so that the first fully connected layer does not grow with the image.
     width: channels of the first block (then 2x, 4x). num_classes=0 leaves out the second fully connected layer, and
     the model returns representations (N, hidden). Introduced in notebook 02.
 
@@ -229,8 +229,8 @@ def encoder(
     """An untrained encoder: images (N, C, H, W) in [0, 1] -> representations h (N, `encoder.num_features`).
 
     name: basic_cnn, resnet8 (0.3 M parameters, for CPUs), resnet18, resnet34, resnet50, or any timm model name.
-    image_size: chooses a ResNet's stem (`stem_stride`), by the shorter side of (height, width). mean, std: normalisation per channel, as `Dataset.mean` and
-    `.std` give it; 0.5 and 0.25 when left out.
+    image_size: pixels a side, or (height, width); it chooses a ResNet's stem (`stem_stride`). mean, std: normalisation
+    per channel, as `Dataset.mean` and `.std` give it; 0.5 and 0.25 when left out.
     Raises ValueError for an unknown name, with the nearest known one.
 
     Example:

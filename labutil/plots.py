@@ -7,6 +7,7 @@ follow Okabe and Ito (2008), which colour-blind readers can tell apart; more tha
 from __future__ import annotations
 
 import functools
+import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,8 +15,12 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.lines import Line2D
+from matplotlib.ticker import NullFormatter
+from PIL import Image
 
 from labutil import evaluation
 
@@ -24,11 +29,15 @@ STYLE = {
     "ytick.labelsize": 8, "legend.fontsize": 8, "legend.frameon": False, "axes.spines.top": False,
     "axes.spines.right": False,
     "figure.constrained_layout.use": True, "image.cmap": "gray", "lines.linewidth": 1.6,
+    "text.parse_math": False,  # a class may be called "$5 to $10"
 }  # fmt: skip
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#8C6D1F", "#000000")
 MARKERS = ("o", "^", "s")
+LINES = {"train": "--", "val": "-", "": "-"}  # others dotted
 RIGHT, WRONG, PALE = "#0072B2", "#D55E00", "#BBBBBB"
 MOST_CLASSES = 20  # more cannot be told apart in one figure
+# Image figures are what makes a notebook heavy: noise hardly compresses. So many screen pixels of images a figure.
+PIXEL_BUDGET = 110_000
 
 
 def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
@@ -60,27 +69,101 @@ def reading(text: str) -> None:
     display(Markdown(text))
 
 
-def _short(name: str, width: int = 20) -> str:
+def _short(name: str, width: int = 26) -> str:
+    """A name for an axis or a legend, which skips names that begin with an underscore."""
+    name = f" {name}" if name.startswith("_") else name
     return name if len(name) <= width else name[: width - 1] + "…"
 
 
-def _wrap(text: str, width: int) -> str:
+def _wrap(text: str, width: int, lines: int = 3) -> str:
     """Lines of at most `width` characters, each of the text's own lines by itself."""
-    lines = [textwrap.wrap(line, width, max_lines=3, placeholder="…") or [""] for line in text.split("\n")]
-    return "\n".join(part for line in lines for part in line)
+    parts = [textwrap.wrap(line, width, max_lines=lines, placeholder="…") or [""] for line in text.split("\n")]
+    return "\n".join(part for line in parts for part in line)
 
 
-def _show(axes: Axes, image: Any) -> None:
-    """One image without ticks; pixels stay square and sharp however small the image is."""
-    pixels = np.asarray(image)
-    pixels = np.moveaxis(pixels, 0, -1)
-    if pixels.dtype != np.uint8:
-        pixels = (np.clip(pixels.astype(np.float32), 0, 1) * 255).round().astype(np.uint8)
-    gray = pixels.shape[-1] == 1
-    axes.imshow(pixels[..., 0] if gray else pixels, vmin=0, vmax=255, interpolation="nearest")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[:].set_visible(False)
+def _width(text: str, size: float) -> float:
+    """Screen pixels that the widest line of a text takes."""
+    renderer, font = RendererAgg(1, 1, STYLE["figure.dpi"]), FontProperties(size=size)
+    return max(renderer.get_text_width_height_descent(t, font, False)[0] for t in text.split("\n"))
+
+
+def _fit(text: str, pixels: float, size: float) -> str:
+    """The text wrapped into so many screen pixels, whatever letters it has."""
+    if _width(text, size) <= pixels:
+        return text
+    tries = (_wrap(text, width) for width in range(max(map(len, text.split("\n"))), 0, -1))
+    return next((t for t in tries if _width(t, size) <= pixels), "")
+
+
+def _pixels(image: Any, side: int) -> np.ndarray:
+    """uint8 (h, w, 3) ready to show at about `side` screen pixels: small images enlarged by a whole number, so that
+    their pixels stay square and sharp, large ones averaged down. 32 levels a channel look the same at this size and
+    halve the file."""
+    array = np.moveaxis(evaluation.to_numpy(image), 0, -1)
+    if array.ndim != 3 or array.shape[-1] not in (1, 3):
+        raise ValueError(f"images: expected (N, C, H, W) with C = 1 or 3, got (N, {', '.join(map(str, image.shape))})")
+    if array.dtype != np.uint8:
+        array = (np.clip(array.astype(np.float32), 0, 1) * 255).round().astype(np.uint8)
+    array = np.repeat(array, 3, axis=2) if array.shape[-1] == 1 else array
+    longest = max(array.shape[:2])
+    if longest <= side:
+        times = max(1, (100 if side > 70 else 66) // longest)  # beyond the budget: repeated pixels compress well
+        array = array.repeat(times, 0).repeat(times, 1)
+    else:
+        size = [max(1, round(length * side / longest)) for length in (array.shape[1], array.shape[0])]
+        array = np.asarray(Image.fromarray(array).resize(size, Image.Resampling.BOX))
+    return ((array >> 3).astype(np.uint16) * 255 // 31).astype(np.uint8)
+
+
+def _sheet(
+    images: Sequence[Any],
+    columns: int,
+    *,
+    titles: Sequence[str] | None = None,
+    colours: Sequence[str] | None = None,
+    row_labels: Sequence[str] | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Images in rows, on whole screen pixels; None leaves a place empty. One axes for all: 64 of them take a second."""
+    side = int(np.clip(math.sqrt(PIXEL_BUDGET / max(sum(i is not None for i in images), 1)), 40, 76))
+    tiles = [None if image is None else _pixels(image, side) for image in images]
+    high, wide = (max((t.shape[d] for t in tiles if t is not None), default=side) for d in (0, 1))
+    gap, line, size = 8, 12, 8
+    step = wide + gap
+    if titles:
+        most = max(step, min(150, 760 / columns))  # screen pixels for a title
+        titles = [_fit(t, most - gap, size) for t in titles]
+        step = max(step, math.ceil(max(_width(t, size) for t in titles)) + gap)
+    left = 0 if row_labels is None else math.ceil(max(_width(t, size) for t in row_labels)) + 2 * gap
+    width = left + columns * step
+    if title is not None:
+        width = max(width, 400)
+        title = _fit(title, width - 2 * gap, STYLE["axes.titlesize"])
+    y = 0 if title is None else line * (title.count("\n") + 1) + gap
+    places = []
+    for start in range(0, len(tiles), columns):
+        lines = 0 if not titles else max(t.count("\n") + 1 for t in titles[start : start + columns])
+        y += gap + line * lines
+        places += [(left + j * step + step // 2, y) for j in range(len(tiles[start : start + columns]))]
+        y += high
+    dpi = STYLE["figure.dpi"]
+    figure = plt.figure(figsize=(width / dpi, (y + gap) / dpi), layout="none")
+    axes = figure.add_axes((0, 0, 1, 1))
+    for i, (tile, (x, top)) in enumerate(zip(tiles, places, strict=True)):
+        if tile is None:
+            continue
+        x0, y0 = x - tile.shape[1] // 2, top + (high - tile.shape[0]) // 2
+        axes.imshow(tile, extent=(x0, x0 + tile.shape[1], y0 + tile.shape[0], y0), interpolation="nearest")
+        if titles:
+            colour = "black" if colours is None else colours[i]
+            axes.text(x, top - 3, titles[i], ha="center", va="bottom", fontsize=size, color=colour)
+    for row, label in enumerate(row_labels or []):
+        axes.text(left - gap, places[row * columns][1] + high / 2, label, ha="right", va="center", fontsize=size)
+    if title is not None:
+        figure.suptitle(title, y=1 - gap / 2 / (y + gap), va="top", fontsize=STYLE["axes.titlesize"])
+    axes.set(xlim=(0, width), ylim=(y + gap, 0))
+    axes.axis("off")
+    return figure
 
 
 @_styled
@@ -92,130 +175,213 @@ def image_grid(
     title: str | None = None,
     title_colours: Sequence[str] | None = None,
 ) -> Figure:
-    """Images in rows of `columns`, each with its title.
+    """Images in rows of `columns`, each with its title above it; a wide title is wrapped, then cut.
+
+    Args:
+        images: uint8 or float in [0, 1] (others are clipped), (N, C, H, W) or a list of (C, H, W), C = 1 or 3.
+        titles, title_colours: one for each image.
+        title: of the whole figure.
+
+    Raises:
+        ValueError: images of another shape, or titles of another number.
 
     Example:
         image_grid(data.train.images[:16], [data.classes[y] for y in data.train.labels[:16]])
     """
-    n = len(images)
-    if title is None:  # a title needs the width
-        columns = max(1, min(columns, n))
-    rows = max(1, -(-n // columns))
-    wrapped = [_wrap(t, 15) for t in titles] if titles is not None else [""] * n
-    lines = max((t.count("\n") + 1 for t in wrapped if t), default=0)
-    width = max(1.1 * columns, 4)
-    figure, axes = plt.subplots(rows, columns, figsize=(width, (1.1 + 0.15 * lines) * rows + 0.3), squeeze=False)
-    for i, cell in enumerate(axes.flat):
-        if i >= n:
-            cell.axis("off")
-            continue
-        _show(cell, images[i])
-        cell.set_title(wrapped[i], fontsize=7, color=title_colours[i] if title_colours else "black")
-    if title:
-        figure.suptitle(_wrap(title, 16 * columns), fontsize=9)
-    return figure
+    for name, given in (("titles", titles), ("title_colours", title_colours)):
+        if given is not None and len(given) != len(images):
+            raise ValueError(f"{name}: {len(given)} for {len(images)} images")
+    columns = max(1, min(columns, len(images)))
+    return _sheet(list(images), columns, titles=titles, colours=title_colours, title=title)
 
 
 @_styled
-def class_samples(images: Any, labels: Any, classes: Sequence[str], *, per_class: int = 8, seed: int = 0) -> Figure:
-    """A row of random images for each class (of more than 12 classes, 12 spread evenly over the list)."""
-    labels = np.asarray(labels)
+def class_samples(images: Any, labels: Any, classes: Sequence[str], *, per_class: int = 6, seed: int = 0) -> Figure:
+    """A row of random images for each class (of more than 12 classes, 12 spread evenly over the list).
+
+    Args:
+        images, labels: (N, C, H, W) and (N,); label -1 is never drawn.
+        seed: of the function's own generator.
+
+    Example:
+        class_samples(data.train.images, data.train.labels, data.classes)
+    """
+    labels = evaluation.to_numpy(labels)
     shown = np.unique(np.linspace(0, len(classes) - 1, min(12, len(classes))).round().astype(int))
     rng = np.random.default_rng(seed)
-    figure, axes = plt.subplots(len(shown), per_class, figsize=(1.5 + 0.8 * per_class, 0.8 * len(shown)), squeeze=False)
-    for row, k in zip(axes, shown, strict=True):
+    per_class = max(1, min(per_class, max(int((labels == k).sum()) for k in shown)))
+    tiles: list[Any] = []
+    for k in shown:
         index = rng.permutation(np.flatnonzero(labels == k))[:per_class]
-        for j, cell in enumerate(row):
-            if j < len(index):
-                _show(cell, images[int(index[j])])
-            else:
-                _show(cell, np.full((1, 1, 1), 255, np.uint8))
-        row[0].set_ylabel(_wrap(classes[k], 14), rotation=0, ha="right", va="center")
-    return figure
+        tiles += [images[int(i)] for i in index] + [None] * (per_class - len(index))
+    title = f"{len(shown)} of {len(classes)} classes" if len(shown) < len(classes) else None
+    return _sheet(tiles, per_class, row_labels=[_wrap(classes[k], 18) for k in shown], title=title)
 
 
 @_styled
 def class_balance(counts: Any, classes: Sequence[str]) -> Figure:
-    """Number of images of each class, in the order of the classes."""
-    counts = np.asarray(counts)
-    many = len(classes) > 30
-    figure, axes = plt.subplots(figsize=(6.5, 2.2))
-    axes.bar(range(len(classes)), counts, color=COLOURS[0])
-    axes.set_ylabel("training images")
-    if many:
+    """Number of images of each class, in the order of the classes.
+
+    Args:
+        counts: (K,), or {name of a set: (K,)} to draw several side by side.
+
+    Example:
+        class_balance(data.train.labels.bincount(minlength=len(data.classes)), data.classes)
+    """
+    sets = counts if isinstance(counts, Mapping) else {"": counts}
+    figure, axes = plt.subplots(figsize=(6.5, 2.4 if len(classes) <= 15 else 3.2))
+    for i, (name, values) in enumerate(sets.items()):
+        place = np.arange(len(classes)) + 0.8 * ((i + 0.5) / len(sets) - 0.5)
+        axes.bar(place, evaluation.to_numpy(values), 0.8 / len(sets), color=COLOURS[i], label=name)
+    axes.set_ylabel("images" if isinstance(counts, Mapping) else "training images")
+    if isinstance(counts, Mapping):
+        figure.legend(loc="outside upper center", ncols=len(sets))
+    if len(classes) > 30:
         axes.set_xlabel(f"{len(classes)} classes, from {_short(classes[0])} to {_short(classes[-1])}")
         axes.set_xticks([])
     else:
-        axes.set_xticks(
-            range(len(classes)), [_short(c) for c in classes], rotation=40, ha="right", rotation_mode="anchor"
+        turned = (
+            {"rotation": 40, "ha": "right"} if len(classes) <= 15 else {"rotation": 90, "ha": "right", "va": "center"}
         )
+        axes.set_xticks(range(len(classes)), [_short(c) for c in classes], rotation_mode="anchor", **turned)
     return figure
 
 
 @_styled
-def curves(history: pd.DataFrame | Mapping[str, pd.DataFrame]) -> Figure:
-    """Loss and accuracy by epoch: training dashed, validation solid; one colour for each history.
+def curves(history: pd.DataFrame | Mapping[str, pd.DataFrame], *, x: str = "epoch", lr: bool = False) -> Figure:
+    """Loss and accuracy during training: training dashed, validation solid, what else was measured dotted.
 
-    history: as `training.fit` returns it, or {name: history} to compare several.
+    Args:
+        history: as `training.fit` returns it, or {name: history} to compare several, a colour each. Every column
+            that is called, or ends in, `loss` or `accuracy` is drawn; values that are missing (NaN) are left out.
+        x: "epoch", or "seconds" for the time spent so far.
+        lr: add the learning rate, on a logarithmic axis.
+
+    Example:
+        curves({"SimCLR": simclr_history, "SupCon": supcon_history}, x="seconds")
     """
     histories = history if isinstance(history, Mapping) else {"": history}
-    kinds = [
-        k for k in ("loss", "accuracy") if any(f"{s}_{k}" in h for h in histories.values() for s in ("train", "val"))
-    ]
-    figure, axes = plt.subplots(1, len(kinds), figsize=(3.6 * len(kinds), 2.7), squeeze=False)
-    for cell, kind in zip(axes[0], kinds, strict=True):
-        for i, (name, frame) in enumerate(histories.items()):
-            for split, line in (("train", "--"), ("val", "-")):
-                if f"{split}_{kind}" in frame:
-                    values = frame[f"{split}_{kind}"].dropna()
-                    label = f"{name} {'training' if split == 'train' else 'validation'}".strip()
-                    style = {"color": COLOURS[i % len(COLOURS)], "marker": "." if len(values) < 15 else None}
-                    cell.plot(frame.epoch[values.index], values, line, label=label, **style)
-        cell.set_xlabel("epoch")
-        cell.set_ylabel(kind)
-        cell.xaxis.get_major_locator().set_params(integer=True)
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=min(4, 2 * len(histories)))
+    several = len(histories) > 1
+    kinds = [k for k in ("loss", "accuracy") if any(_measured(h, k) for h in histories.values())]
+    if not kinds:
+        raise ValueError("history: no column called, or ending in, loss or accuracy")
+    # what was measured, in the order of the columns: "train", "val", "knn", ...
+    parts = list(dict.fromkeys(part for k in kinds for h in histories.values() for part in _measured(h, k)))
+    panels = [*kinds, "lr"] if lr else kinds
+    names = [_wrap(_short(name, 60), 24) for name in histories]
+    lines = len(parts) + sum(name.count("\n") + 1 for name in names) if several else 0
+    size = (3.4 * len(panels) + 0.6, max(2.7, 0.17 * lines + 0.3))
+    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False)
+    for cell, kind in zip(axes[0], panels, strict=True):
+        for i, frame in enumerate(histories.values()):
+            at = frame["seconds"].cumsum() if x == "seconds" else frame[x]
+            for part in _measured(frame, kind):
+                values = frame[f"{part}_{kind}".lstrip("_")].dropna().astype(float)
+                look = _look(i if several else parts.index(part) if part in parts else 0)
+                look["marker"] = look["marker"] or ("o" if len(values) < 15 else None)
+                fill = "white" if part == "train" else look["color"]
+                cell.plot(at[values.index], values, LINES.get(part, ":"), markersize=4, mfc=fill, **look)
+        cell.set_xlabel("training time (s)" if x == "seconds" else x)
+        cell.set_ylabel("learning rate" if kind == "lr" else kind)
+        if x == "epoch":
+            cell.xaxis.get_major_locator().set_params(integer=True)
+            if all(len(h) == 1 for h in histories.values()):
+                cell.set_xticks([1])
+        if kind == "lr":
+            cell.set_yscale("log")
+            cell.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            cell.yaxis.set_minor_formatter(NullFormatter())
+    words = {"train": "training", "val": "validation"}
+    handles = [
+        Line2D([], [], ls=LINES.get(part, ":"), label=words.get(part, part.replace("_", " ")),
+               color="black" if several else _look(i)["color"]) for i, part in enumerate(parts)
+    ]  # fmt: skip
+    if several:
+        handles += [Line2D([], [], label=name, **_look(i)) for i, name in enumerate(names)]
+        figure.legend(handles=handles, loc="outside right upper")
+    else:
+        figure.legend(handles=handles, loc="outside lower center", ncols=4)
     return figure
+
+
+def _measured(frame: pd.DataFrame, kind: str) -> list[str]:
+    """Whose loss (accuracy, lr) the columns hold: `train_loss` gives "train", `loss` alone ""."""
+    return [c.removesuffix(kind).removesuffix("_") for c in frame if c == kind or c.endswith(f"_{kind}")]
+
+
+def _look(i: int) -> dict[str, Any]:
+    """Colour of the i-th line, and beyond the eight colours a marker."""
+    row = i // len(COLOURS) % (len(MARKERS) + 1)
+    return {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[row - 1] if row else None}
 
 
 @_styled
 def bars(values: pd.Series, *, std: pd.Series | None = None, xlabel: str = "", chance: float | None = None) -> Figure:
-    """Horizontal bars, one for each entry, with its value; `std` gives error bars, `chance` a dashed line."""
+    """Horizontal bars, one for each entry, with its value; `std` gives error bars, `chance` a dashed line.
+
+    Args:
+        values: numbers, indexed by the names to show.
+        std: one for each value; NaN where there was a single run.
+
+    Example:
+        bars(table["mean"], std=table["std"], xlabel="test accuracy", chance=1 / 8)
+    """
     names, numbers = [_wrap(str(n), 26) for n in values.index], values.to_numpy(float)
-    errors = None if std is None else std.to_numpy(float)
-    figure, axes = plt.subplots(figsize=(6.5, 0.45 + 0.36 * len(names)))
-    axes.barh(names, numbers, xerr=errors, color=COLOURS[4], error_kw={"capsize": 3, "lw": 1})
+    errors = np.full(len(names), np.nan) if std is None else std.to_numpy(float)
+    figure, axes = plt.subplots(figsize=(6.5, 0.55 + 0.36 * len(names) + (0.3 if chance is not None else 0)))
+    axes.barh(range(len(names)), numbers, color=COLOURS[4])
+    axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
-    for i, number in enumerate(numbers):
-        spread = "" if errors is None else f" ± {errors[i]:.3f}"
-        axes.annotate(f"{number:.3f}{spread}", (number + (0 if errors is None else errors[i]), i), (4, 0),
-                      textcoords="offset points", va="center", fontsize=8)  # fmt: skip
+    for i, (number, error) in enumerate(zip(numbers, errors, strict=True)):
+        known = np.isfinite(error)
+        if known:
+            axes.errorbar(number, i, xerr=error, color="black", capsize=3, lw=1)
+        text, end = (f"{number:.3f} ± {error:.3f}", number + error) if known else (f"{number:.3f}", number)
+        axes.annotate(text, (end, i), (4, 0), textcoords="offset points", va="center", fontsize=8)
     axes.set_xlabel(xlabel)
     axes.margins(x=0.22)
     if chance is not None:
-        axes.axvline(chance, ls="--", color="black", lw=1)
+        axes.axvline(chance, ls="--", color="black", lw=1, zorder=0, label=f"chance, {chance:.3f}")
+        figure.legend(loc="outside upper right")
     return figure
 
 
 @_styled
 def confusion(matrix: Any, classes: Sequence[str]) -> Figure:
-    """Confusion matrix, each row (true class) scaled to 100%. Of more than 30 classes, the 20 with most errors."""
+    """Confusion matrix, each row (true class) scaled to 100%, with numbers for up to 15 classes.
+
+    Of more than 30 classes it shows the 20 with most errors (their images taken for others and others' for them), and
+    says so; rows are still shares of all images of the class. The row of a class without images is gray.
+
+    Args:
+        matrix: counts (K, K), rows true, as `evaluation.confusion_matrix` gives them.
+
+    Example:
+        confusion(evaluation.confusion_matrix(y_true, y_pred, len(classes)), classes)
+    """
     matrix = np.asarray(matrix, float)
+    rates = np.divide(
+        matrix, matrix.sum(1, keepdims=True), out=np.full_like(matrix, np.nan), where=matrix.sum(1, keepdims=True) > 0
+    )
     names, note = [_short(c) for c in classes], ""
     if len(names) > 30:
         off = matrix - np.diag(matrix.diagonal())
         kept = np.sort(np.argsort(-(off.sum(0) + off.sum(1)), kind="stable")[:MOST_CLASSES])
         note = f"the {MOST_CLASSES} of {len(names)} classes with most errors"
-        rates = _row_rates(matrix)[np.ix_(kept, kept)]
-        names = [names[k] for k in kept]
-    else:
-        rates = _row_rates(matrix)
+        rates, names = rates[np.ix_(kept, kept)], [names[k] for k in kept]
     k = len(names)
-    side = 2.4 + 0.36 * k
+    side = 2.4 + (0.36 if k <= 15 else 0.2) * k
     figure, axes = plt.subplots(figsize=(side + 0.8, side))
-    drawn = axes.imshow(rates * 100, cmap="Blues", vmin=0, vmax=100)
+    drawn = axes.imshow(rates * 100, cmap=plt.get_cmap("Blues").with_extremes(bad=PALE), vmin=0, vmax=100)
     figure.colorbar(drawn, ax=axes, shrink=0.7, label="% of the true class")
-    axes.set_xticks(range(k), names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_xticks(
+        range(k),
+        names,
+        rotation=45 if k <= 15 else 90,
+        ha="right",
+        va="center" if k > 15 else "top",
+        rotation_mode="anchor",
+    )
     axes.set_yticks(range(k), names)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
@@ -228,15 +394,20 @@ def confusion(matrix: Any, classes: Sequence[str]) -> Figure:
     return figure
 
 
-def _row_rates(matrix: np.ndarray) -> np.ndarray:
-    return matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-
-
 @_styled
 def tsne(xy: Any, labels: Any, classes: Sequence[str], *, seed: int = 0) -> Figure:
-    """A map of points coloured by class, legend beside it. Of more than 20 classes, 20 random ones are coloured."""
-    xy, labels = np.asarray(xy), np.asarray(labels)
-    present = np.unique(labels)
+    """A map of points coloured by class, legend beside it. Of more than 20 classes, 20 random ones are coloured.
+
+    Args:
+        xy: (N, 2), as `evaluation.tsne` gives it.
+        labels: (N,); -1 (unlabelled) stays gray.
+        seed: which 20 classes.
+
+    Example:
+        tsne(evaluation.tsne(h), y_true, classes)
+    """
+    xy, labels = evaluation.to_numpy(xy), evaluation.to_numpy(labels)
+    present = np.unique(labels[labels >= 0])
     chosen, title = present, ""
     if len(present) > MOST_CLASSES:
         chosen = np.sort(np.random.default_rng(seed).choice(present, MOST_CLASSES, replace=False))
@@ -252,13 +423,21 @@ def tsne(xy: Any, labels: Any, classes: Sequence[str], *, seed: int = 0) -> Figu
     axes.set_xlabel("t-SNE 1")
     axes.set_ylabel("t-SNE 2")
     axes.set_title(title)
-    figure.legend(loc="outside right upper", markerscale=1.3)
+    if len(chosen):
+        figure.legend(loc="outside right upper", markerscale=1.3)
     return figure
 
 
 @_styled
 def roc(y_true: Any, probabilities: Any, classes: Sequence[str]) -> Figure:
-    """ROC curves one against the rest: their macro average, and each class (of more than 10, the five worst)."""
+    """ROC curves one against the rest: their macro average, and each class (of more than 10, the five worst).
+
+    Args:
+        y_true, probabilities: (N,) and (N, K). Classes without images have no curve.
+
+    Example:
+        roc(data.test.labels, probabilities, data.classes)
+    """
     found = [(k, c) for k, c in enumerate(evaluation.roc_curves(y_true, probabilities)) if c is not None]
     figure, axes = plt.subplots(figsize=(6.6, 3.6))
     grid = np.linspace(0, 1, 201)
@@ -283,16 +462,24 @@ def roc(y_true: Any, probabilities: Any, classes: Sequence[str]) -> Figure:
 
 @_styled
 def calibration(y_true: Any, probabilities: Any, *, bins: int = 10) -> Figure:
-    """Reliability diagram (Guo et al. 2017): accuracy of predictions by their confidence, and how many there are."""
+    """Reliability diagram (Guo et al. 2017): accuracy of predictions by their confidence, and how many there are.
+
+    A bar below the diagonal: the model is too sure of itself.
+
+    Example:
+        calibration(data.test.labels, probabilities)
+    """
     table = evaluation.calibration(y_true, probabilities, bins)
-    filled = table[table["count"] > 0]
+    middle = (np.arange(bins) + 0.5) / bins
     figure, (left, right) = plt.subplots(1, 2, figsize=(6.6, 2.8))
     left.plot([0, 1], [0, 1], ":", color="black", label="as right as confident")
-    left.bar(filled.confidence, filled.accuracy, width=0.8 / bins, color=COLOURS[4], label="predictions")
-    left.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    right.bar(filled.confidence, filled["count"], width=0.8 / bins, color=COLOURS[0])
-    right.set(xlabel="confidence", ylabel="predictions", xlim=(0, 1))
+    left.bar(middle, table.accuracy.fillna(0), width=0.9 / bins, color=COLOURS[4], label="images in the bin")
+    left.plot(table.confidence, table.accuracy, "o", color=COLOURS[3], ms=4, label="their mean confidence and accuracy")
+    left.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.03))
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    right.bar(middle, table["count"], width=0.9 / bins, color=COLOURS[0])
+    right.set(xlabel="confidence", ylabel="images", xlim=(0, 1))
+    right.yaxis.get_major_locator().set_params(integer=True)
     return figure
 
 
@@ -300,8 +487,15 @@ def calibration(y_true: Any, probabilities: Any, *, bins: int = 10) -> Figure:
 def confused_pairs(
     images: Any, y_true: Any, probabilities: Any, classes: Sequence[str], *, pairs: int = 4, per_pair: int = 5
 ) -> Figure:
-    """The most confused pairs of classes, a row each: the wrong images of which the model was most sure."""
-    y_true, probabilities = np.asarray(y_true), np.asarray(probabilities, np.float32)
+    """The most confused pairs of classes, a row each: the wrong images of which the model was most sure.
+
+    Args:
+        images, y_true, probabilities: (N, C, H, W), (N,) and (N, K).
+
+    Example:
+        confused_pairs(data.test.images, data.test.labels, probabilities, data.classes)
+    """
+    y_true, probabilities = evaluation.to_numpy(y_true), evaluation.to_numpy(probabilities)
     y_pred = probabilities.argmax(1)
     table = evaluation.most_confused(evaluation.confusion_matrix(y_true, y_pred, len(classes)), pairs)
     if not len(table):
@@ -309,31 +503,38 @@ def confused_pairs(
         axes.axis("off")
         axes.text(0.5, 0.5, "no image is classified wrongly", ha="center")
         return figure
-    figure, axes = plt.subplots(len(table), per_pair, figsize=(2 + per_pair, 1.15 * len(table)), squeeze=False)
-    for row, (a, b, count, rate) in zip(axes, table[["true", "predicted", "count", "rate"]].to_numpy(), strict=True):
+    per_pair = min(per_pair, table["count"].max())
+    tiles, titles, labels = [], [], []
+    for a, b, count, rate in table.itertuples(index=False):
         index = np.flatnonzero((y_true == a) & (y_pred == b))
-        index = index[np.argsort(-probabilities[index, int(b)], kind="stable")]
-        for j, cell in enumerate(row):
-            _show(cell, images[int(index[j])] if j < len(index) else np.full((1, 1, 1), 255, np.uint8))
-            cell.set_title(f"{probabilities[index[j], int(b)]:.0%}" if j < len(index) else "", fontsize=7)
-        names = f"{_short(classes[int(a)])}\n→ {_short(classes[int(b)])}\n{int(count)} images, {rate:.0%}"
-        row[0].set_ylabel(names, rotation=0, ha="right", va="center", fontsize=8)
-    return figure
+        index = index[np.argsort(-probabilities[index, b], kind="stable")][:per_pair]
+        empty = per_pair - len(index)
+        tiles += [images[int(i)] for i in index] + [None] * empty
+        titles += [f"{probabilities[i, b]:.0%}" for i in index] + [""] * empty
+        noun = "image" if count == 1 else "images"
+        labels.append(f"{_short(classes[a])}\n→ {_short(classes[b])}\n{count} {noun}, {rate:.0%}")
+    return _sheet(tiles, per_pair, titles=titles, row_labels=labels)
 
 
 @_styled
 def predictions(
     images: Any, y_true: Any, probabilities: Any, classes: Sequence[str], *, n: int = 10, seed: int = 0
 ) -> Figure:
-    """Random images with predicted class and confidence: ✓ blue when right, ✗ red with the true class when wrong."""
-    y_true, probabilities = np.asarray(y_true), np.asarray(probabilities, np.float32)
+    """Random images with predicted class and confidence: ✓ blue when right, ✗ red with the true class when wrong.
+
+    Args:
+        images, y_true, probabilities: (N, C, H, W), (N,) and (N, K).
+        n: how many; seed: which, of the function's own generator.
+
+    Example:
+        predictions(data.test.images, data.test.labels, probabilities, data.classes)
+    """
+    y_true, probabilities = evaluation.to_numpy(y_true), evaluation.to_numpy(probabilities)
     index = np.random.default_rng(seed).permutation(len(y_true))[:n]
-    y_pred = probabilities.argmax(1)
-    titles = [
-        f"✓ {classes[y_pred[i]]}\n{probabilities[i].max():.0%}"
-        if y_pred[i] == y_true[i]
-        else f"✗ {classes[y_pred[i]]}\n{probabilities[i].max():.0%}; it is\n{classes[y_true[i]]}"
-        for i in index
-    ]
-    colours = [RIGHT if y_pred[i] == y_true[i] else WRONG for i in index]
+    titles, colours = [], []
+    for i in index:
+        k = probabilities[i].argmax()
+        right, sure = k == y_true[i], f"{probabilities[i, k]:.0%}"
+        titles.append(f"✓ {classes[k]}\n{sure}" if right else f"✗ {classes[k]}\n{sure}; it is\n{classes[y_true[i]]}")
+        colours.append(RIGHT if right else WRONG)
     return image_grid([images[int(i)] for i in index], titles, columns=5, title_colours=colours)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import warnings
 
@@ -16,7 +17,7 @@ import pytest
 import torch
 from matplotlib.text import Text
 
-from labutil import explore, plots
+from labutil import cells, explore, plots
 
 COUNTS = (2, 8, 10, 15, 31, 100, 200)
 
@@ -28,7 +29,7 @@ def make(k, n=400, side=28, channels=1, seed=0):
     logits = rng.normal(size=(n, k)) + 2.5 * np.eye(k)[y]
     p = torch.tensor(logits).softmax(1).float()
     images = torch.tensor(rng.integers(0, 256, (n, channels, side, side)), dtype=torch.uint8)
-    return images, torch.tensor(y), p, [f"class {i:03d} with a long name" for i in range(k)]
+    return images, torch.tensor(y), p, [f"class {i:03d} with a long name" if i % 3 else f"c{i}" for i in range(k)]
 
 
 def figures(k, **kwargs):
@@ -47,18 +48,61 @@ def figures(k, **kwargs):
     yield "bars", plots.bars(pd.Series(np.linspace(0, 1, min(k, 12)), classes[:12]), xlabel="accuracy")
 
 
-def overlaps(figure):
-    """Pairs of texts whose boxes overlap by more than a pixel."""
-    figure.canvas.draw()
-    shown = [t for t in figure.findobj(Text) if t.get_visible() and t.get_text().strip() and t.get_rotation() % 90 == 0]
-    ticks = {id(t) for axes in figure.axes for t in (*axes.get_xticklabels(), *axes.get_yticklabels())}
-    boxes = [(t.get_text(), t.get_window_extent()) for t in shown if t.axes is None or t.axes.axison or id(t) in ticks]
-    return [
-        (a, b)
-        for (a, box_a), (b, box_b) in itertools.combinations(boxes, 2)
-        if min(box_a.x1, box_b.x1) - max(box_a.x0, box_b.x0) > 1
-        and min(box_a.y1, box_b.y1) - max(box_a.y0, box_b.y0) > 1
-    ]
+@pytest.fixture(autouse=True)
+def no_figures_left():
+    yield
+    plt.close("all")
+
+
+def drawn(figure):
+    """Every text that is drawn: (text, its four corners in screen pixels, turned with it)."""
+    seen = {}
+    with pytest.MonkeyPatch.context() as patch:
+        draw = Text.draw
+
+        def spy(self, *args, **kwargs):
+            if self.get_visible() and self.get_text().strip():
+                seen[id(self)] = self
+            return draw(self, *args, **kwargs)
+
+        patch.setattr(Text, "draw", spy)
+        figure.canvas.draw()
+    found = []
+    for text in seen.values():
+        box, angle = Text.get_window_extent(text), np.deg2rad(text.get_rotation())
+        text.set_rotation(0)
+        flat = Text.get_window_extent(text)
+        text.set_rotation(np.rad2deg(angle))
+        turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+        half = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * [flat.width / 2, flat.height / 2]
+        found.append((text, [(box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2] + half @ turn))
+    return found
+
+
+def meet(p, q):
+    """Whether two rectangles share more than a pixel (separating axes)."""
+    for corners in (p, q):
+        for side in (corners[1] - corners[0], corners[2] - corners[1]):
+            a, b = p @ side / np.linalg.norm(side), q @ side / np.linalg.norm(side)
+            if min(a.max(), b.max()) - max(a.min(), b.min()) <= 1:
+                return False
+    return True
+
+
+def faults(figure):
+    """Texts that overlap, leave the figure, or are too small to read."""
+    found = drawn(figure)
+    pairs = itertools.combinations(found, 2)
+    bad = [("overlap", a.get_text(), b.get_text()) for (a, p), (b, q) in pairs if meet(p, q)]
+    edge = [figure.bbox.width + 1, figure.bbox.height + 1]
+    bad += [("outside", t.get_text()) for t, p in found if (p < -1).any() or (p > edge).any()]
+    return bad + [("small", t.get_text()) for t, _ in found if t.get_fontsize() < 7]
+
+
+def kilobytes(figure):
+    file = io.BytesIO()
+    figure.savefig(file, format="png", bbox_inches="tight")
+    return len(file.getvalue()) / 1024
 
 
 @pytest.mark.parametrize("k", COUNTS)
@@ -67,9 +111,11 @@ def test_every_figure_at_every_number_of_classes(k):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for name, figure in figures(k, side=28 if k < 15 else 96, channels=1 if k < 15 else 3):
-            assert not overlaps(figure), (name, overlaps(figure)[:3])
+            assert not faults(figure), (name, faults(figure)[:3])
+            assert plt.fignum_exists(figure.number)  # a notebook shows it
             box = figure.get_tightbbox()
             assert box.width < 11, name  # inches: it fits a notebook's column
+            assert figure.get_dpi() == plots.STYLE["figure.dpi"]
             plt.close(figure)
     assert dict(matplotlib.rcParams) == before
 
@@ -101,10 +147,16 @@ def test_confusion_of_many_classes_shows_the_worst():
     assert np.nanmax(figure.axes[0].images[0].get_array()) == pytest.approx(100 * 10 / 15)
 
 
+def test_confusion_leaves_the_row_of_an_absent_class_blank():
+    figure = plots.confusion(np.array([[8, 2], [0, 0]]), ["cat", "dog"])
+    assert np.ma.getmaskarray(figure.axes[0].images[0].get_array()).tolist() == [[False, False], [True, True]]
+    assert [t.get_text() for t in figure.axes[0].texts] == ["80", "20"]
+
+
 def test_predictions_mark_right_and_wrong_by_sign_and_colour():
     images, _, _, _ = make(2, n=2)
     figure = plots.predictions(images, [0, 1], [[0.9, 0.1], [0.8, 0.2]], ["cat", "dog"], n=2)
-    titles = {axes.get_title(): axes.title.get_color() for axes in figure.axes if axes.get_title()}
+    titles = {text.get_text(): text.get_color() for text in figure.axes[0].texts}
     assert titles == {"✓ cat\n90%": plots.RIGHT, "✗ cat\n80%; it is\ndog": plots.WRONG}
 
 
@@ -112,8 +164,8 @@ def test_confused_pairs_show_the_most_confident_first_and_a_perfect_model_says_s
     images, _, _, _ = make(2, n=3)
     p = [[0.4, 0.6], [0.1, 0.9], [0.3, 0.7]]
     figure = plots.confused_pairs(images, [0, 0, 1], p, ["cat", "dog"])
-    assert [axes.get_title() for axes in figure.axes][:3] == ["90%", "60%", ""]
-    assert figure.axes[0].get_ylabel() == "cat\n→ dog\n2 images, 100%"
+    assert [t.get_text() for t in figure.axes[0].texts] == ["90%", "60%", "cat\n→ dog\n2 images, 100%"]
+    np.testing.assert_array_equal(first_pixels(figure), images[[1, 0], 0, 0, 0].int() // 8 * 255 // 31)
     perfect = plots.confused_pairs(images, [1, 1, 1], p, ["cat", "dog"])
     assert "no image is classified wrongly" in texts(perfect)
 
@@ -131,20 +183,155 @@ def test_curves_of_several_histories():
     figure = plots.curves({"a": history, "b": history})
     assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "accuracy"]
     assert [len(axes.lines) for axes in figure.axes] == [4, 2]
-    assert "a validation" in [t.get_text() for t in figure.legends[0].get_texts()]
-    assert len(plots.curves(history.head(1)).axes) == 2
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["training", "validation", "a", "b"]
+    assert [line.get_ydata().tolist() for line in figure.axes[1].lines] == [[0.1, 0.5]] * 2
+    assert {(line.get_linestyle(), line.get_color()) for line in figure.axes[0].lines} == {
+        (style, colour) for style in ("--", "-") for colour in plots.COLOURS[:2]
+    }
+
+
+HISTORY = pd.DataFrame(
+    {"epoch": [1, 2, 3], "lr": [1e-2, 1e-3, 1e-4], "train_loss": [3.0, 2.0, 1.0], "seconds": [2.0, 2.0, 2.0]}
+    | {"knn_accuracy": [0.1, np.nan, 0.3], "images_per_second": [9.0, 9.0, 9.0]}
+)
+
+
+def test_curves_of_other_columns_over_time_with_the_learning_rate():
+    figure = plots.curves(HISTORY, x="seconds", lr=True)
+    loss, accuracy, lr = figure.axes
+    assert [a.get_ylabel() for a in figure.axes] == ["loss", "accuracy", "learning rate"]
+    assert {a.get_xlabel() for a in figure.axes} == {"training time (s)"}
+    assert loss.lines[0].get_xydata().tolist() == [[2, 3], [4, 2], [6, 1]]
+    assert accuracy.lines[0].get_xydata().tolist() == [[2, 0.1], [6, 0.3]]  # measured every second epoch
+    assert (lr.lines[0].get_ydata().tolist(), lr.get_yscale()) == ([1e-2, 1e-3, 1e-4], "log")
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["training", "knn"]
+    assert "0.01" in texts(figure) and not faults(figure)
+
+
+def test_curves_of_one_epoch_and_of_nothing():
+    figure = plots.curves(HISTORY.head(1))
+    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["1"] and not faults(figure)
+    with pytest.raises(ValueError, match="loss or accuracy"):
+        plots.curves(HISTORY[["epoch", "lr"]])
+
+
+def test_curves_of_ten_histories_with_long_names_can_be_told_apart():
+    figure = plots.curves({f"ResNet-18, batch size 256, lr {i}e-3": HISTORY for i in range(10)})
+    assert not faults(figure)
+    looks = [(line.get_color(), line.get_marker()) for line in figure.legends[0].get_lines()[2:]]
+    assert len(set(looks)) == 10
+
+
+def test_bars_draw_each_value_once_and_errors_where_known():
+    values = pd.Series([0.2, 0.5, 0.5], ["cnn", "cnn", "resnet"])
+    axes = plots.bars(values, std=pd.Series([0.01, np.nan, 0.02]), xlabel="accuracy", chance=0.1).axes[0]
+    assert [bar.get_width() for bar in axes.patches] == [0.2, 0.5, 0.5]
+    assert [t.get_text() for t in axes.texts] == ["0.200 ± 0.010", "0.500", "0.500 ± 0.020"]
+    assert [t.get_text() for t in axes.figure.legends[0].get_texts()] == ["chance, 0.100"]
+
+
+def test_tsne_draws_every_point_and_colours_at_most_20_classes():
+    y = np.arange(90) % 30
+    y[:5] = -1
+    figure = plots.tsne(np.random.default_rng(0).normal(size=(90, 2)), y, [f"c{i}" for i in range(30)])
+    pale, *coloured = figure.axes[0].collections
+    names = [t.get_text() for t in figure.legends[0].get_texts()]
+    assert len(names) == len(coloured) == 20 and "20 random classes of 30" in figure.axes[0].get_title()
+    assert [len(c.get_offsets()) for c in coloured] == [(y == int(n[1:])).sum() for n in names]
+    assert sum(len(c.get_offsets()) for c in (pale, *coloured)) == 90
+    looks = {(tuple(c.get_facecolor()[0]), len(c.get_paths()[0].vertices)) for c in coloured}
+    assert len(looks) == 20
+
+
+def test_calibration_has_the_bins_of_the_table():
+    p = np.array([[0.95, 0.05], [0.95, 0.05], [0.65, 0.35]])
+    left, right = plots.calibration([0, 1, 0], p).axes
+    assert [bar.get_height() for bar in left.patches][6:] == [1, 0, 0, 0.5]
+    assert [bar.get_height() for bar in right.patches][6:] == [1, 0, 0, 2]
+
+
+def test_class_balance_of_several_sets():
+    figure = plots.class_balance({"train": [8, 2], "test": torch.tensor([3, 1])}, ["cat", "dog"])
+    assert [bar.get_height() for bar in figure.axes[0].patches] == [8, 2, 3, 1]
+    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["cat", "dog"]
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["train", "test"] and not faults(figure)
+
+
+def test_class_samples_come_from_their_class():
+    labels = torch.arange(40) % 4
+    labels[:4] = -1
+    images = (labels * 60).clamp(min=250 * (labels < 0)).to(torch.uint8)[:, None, None, None].expand(40, 1, 8, 8)
+    figure = plots.class_samples(images, labels, ["a", "b", "c", "d"], per_class=3)
+    assert first_pixels(figure).tolist() == [int(k * 60) // 8 * 255 // 31 for k in range(4) for _ in range(3)]
+    assert [t.get_text() for t in figure.axes[0].texts] == ["a", "b", "c", "d"]
+    again = plots.class_samples(images, labels, [str(i) for i in range(30)])
+    assert again.get_suptitle() == "12 of 30 classes"
+
+
+@pytest.mark.parametrize("name", ["_background_", "$5 to $10", "W" * 40, "a\\b^2_{"])
+def test_odd_class_names(name):
+    images, y, p, _ = make(3, n=60)
+    classes = [name, "cat", "dog"]
+    shown = [
+        plots.roc(y, p, classes),
+        plots.tsne(np.eye(60)[:, :2], y, classes),
+        plots.predictions(images, y, p, classes),
+    ]
+    shown += [plots.confused_pairs(images, y, p, classes), plots.image_grid(images[:8], [name] * 8)]
+    for figure in shown:
+        assert not faults(figure), faults(figure)[:3]
+    assert [len(figure.legends[0].get_texts()) for figure in shown[:2]] == [5, 3]
+
+
+def test_the_style_is_given_back_after_an_error():
+    before = dict(matplotlib.rcParams)
+    with pytest.raises(ValueError):
+        plots.roc([0, 1], [[2.0, 1.0], [0.5, 0.5]], ["cat", "dog"])
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_figures_of_photographs_stay_small():
+    images = torch.from_numpy(cells.generate(64, 0)[0])
+    y, p = torch.arange(64) % 8, torch.eye(8)[(torch.arange(64) + torch.arange(64) // 8) % 8]
+    classes = [f"class {i}" for i in range(8)]
+    assert kilobytes(plots.class_samples(images, y, classes)) < 180
+    assert kilobytes(plots.predictions(images, y, p, classes)) < 140
+    assert kilobytes(plots.confused_pairs(images, y, p, classes)) < 180
+
+
+def first_pixels(figure):
+    return np.array([image.get_array()[0, 0, 0] for image in figure.axes[0].images])
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("kind", ["uint8", "float"])
-def test_image_grid_shows_the_pixels_as_they_are(channels, kind):
-    images = torch.randint(0, 256, (3, channels, 8, 8), dtype=torch.uint8)
+def test_image_grid_enlarges_small_images_pixel_by_pixel(channels, kind):
+    images = torch.randint(0, 256, (3, channels, 28, 28), dtype=torch.uint8)
     given = images if kind == "uint8" else images / 255
-    figure = plots.image_grid(given, ["a", "b", "c"], columns=2)
-    drawn = figure.axes[1].images[0].get_array()
-    expected = images[1].permute(1, 2, 0).numpy()
-    np.testing.assert_array_equal(drawn, expected[..., 0] if channels == 1 else expected)
-    assert [axes.get_title() for axes in figure.axes[:3]] == ["a", "b", "c"]
+    figure = plots.image_grid(given, ["a", "b", "c"], columns=2, title_colours=["red", "black", "blue"])
+    axes = figure.axes[0]
+    assert len(axes.images) == 3 and [t.get_text() for t in axes.texts] == ["a", "b", "c"]
+    assert [t.get_color() for t in axes.texts] == ["red", "black", "blue"]
+    shown = axes.images[1].get_array()
+    expected = images[1].permute(1, 2, 0).expand(28, 28, 3).numpy().repeat(3, 0).repeat(3, 1)
+    assert np.abs(shown.astype(int) - expected).max() <= 8  # 32 levels
+    left, right, bottom, top = axes.images[1].get_extent()
+    assert (right - left, bottom - top) == (84, 84)  # screen pixels, the figure's units
+
+
+def test_image_grid_averages_large_images_and_keeps_their_shape():
+    images = torch.full((2, 3, 120, 240), 255, dtype=torch.uint8)
+    images[..., ::2] = 0  # stripes that picking pixels would show as black or white
+    axes = plots.image_grid(images).axes[0]
+    shown = axes.images[0].get_array()
+    assert shown.shape == (38, 76, 3) and shown.min() > 60 and shown.max() < 190
+
+
+def test_image_grid_refuses():
+    with pytest.raises(ValueError, match="C = 1 or 3"):
+        plots.image_grid(torch.zeros(2, 4, 8, 8))
+    with pytest.raises(ValueError, match="titles: 1 for 2 images"):
+        plots.image_grid(torch.zeros(2, 1, 8, 8), ["a"])
 
 
 def test_the_explorer_shows_a_static_figure_without_a_front_end(monkeypatch):
