@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import subprocess
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -125,18 +125,16 @@ def _numbers(values: tuple[float, ...]) -> str:
     return "(" + ", ".join(f"{v:.4f}" for v in values) + ")"
 
 
-@main.command()
+@main.command(context_settings={"ignore_unknown_options": True})
 @click.option("--lesson", help="Open this notebook (02, or its name).")
+@click.argument("jupyter_options", nargs=-1, type=click.UNPROCESSED)
 @one_line_errors
-def lab(lesson: str | None) -> None:
-    """Open JupyterLab on the workbook (on this machine only, behind its token)."""
+def lab(lesson: str | None, jupyter_options: tuple[str, ...]) -> None:
+    """Open JupyterLab on the workbook (on this machine only, behind its token).
+
+    Other options go to JupyterLab: --port 8890, --no-browser, --allow-root in a container.
+    """
     folder = paths.project_root() / NOTEBOOKS
     target = parameters.find_notebook(folder, lesson) if lesson else folder
-    command = [
-        sys.executable,
-        "-m",
-        "jupyterlab",
-        f"--ServerApp.root_dir={paths.project_root()}",
-        str(target),
-    ]
-    sys.exit(subprocess.call(command))
+    root = f"--ServerApp.root_dir={paths.project_root()}"
+    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", root, *jupyter_options, str(target)])
