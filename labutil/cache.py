@@ -26,7 +26,7 @@ from typing import TypeVar
 import numpy as np
 
 from labutil.download import progress
-from labutil.paths import DataError, data_dir
+from labutil.paths import DataError, data_dir, replace_file
 from labutil.sources import File
 
 FORMAT = 1  # part of every key: raise it when decoding, resizing or the files above change
@@ -146,9 +146,7 @@ def remember(files: Sequence[File], find: Callable[[], dict]) -> dict:
         found = find()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(found), encoding="utf-8")
-        os.replace(temporary, path)
+        replace_file(path, lambda temporary: temporary.write_text(json.dumps(found), encoding="utf-8"))
     except OSError as error:
         raise DataError(
             f"{path.parent} cannot be written ({error.strerror}): set LABUTIL_DATA to another folder"

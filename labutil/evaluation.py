@@ -202,7 +202,7 @@ def classification_metrics(y_true: Array, probabilities: Array) -> dict[str, flo
 
     Example:
         metrics = classification_metrics(data.test.labels, predict(model, data.test.images).softmax(1))
-        run.finish({f"test_{name}": value for name, value in metrics.items()})
+        run.log(**{f"test_{name}": value for name, value in metrics.items()})
     """
     y, p = _checked(y_true, probabilities)
     confusion = confusion_matrix(y, p.argmax(axis=1), p.shape[1])
@@ -215,7 +215,7 @@ def classification_metrics(y_true: Array, probabilities: Array) -> dict[str, flo
         "macro_recall": recall,
         "macro_f1": f1,
         "macro_auc": auc.mean() if len(auc) > 1 else 0.5,
-        "errors": len(y) - int(np.trace(confusion)),
+        "errors": len(y) - np.trace(confusion),
         "ece": expected_calibration_error(y, p),
     }
     return {name: float(value) for name, value in metrics.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -27,6 +28,20 @@ def data_dir() -> Path:
 def runs_dir() -> Path:
     """Where run directories lie: `$LABUTIL_RUNS`, else `runs/` in the project's root."""
     return _place("LABUTIL_RUNS", "runs")
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a file beside `path`, then move it there: a reader finds the old file or the new, never half.
+
+    Example:
+        replace_file(path, lambda temporary: temporary.write_text("whole"))
+    """
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _place(variable: str, default: str) -> Path:

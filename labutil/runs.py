@@ -84,7 +84,7 @@ class Run:
             frames.insert(0, old[old.fit != name])
         table = pd.concat([f for f in frames if len(f)])
         table = table[["fit", *[c for c in table if c != "fit"]]]
-        _replace(path, lambda temporary: table.to_csv(temporary, index=False))
+        paths.replace_file(path, lambda temporary: table.to_csv(temporary, index=False))
 
     def save_figure(self, figure: Figure, name: str) -> None:
         """Keep a figure as figures/<name>.png; the notebook shows it as usual."""
@@ -100,14 +100,16 @@ class Run:
         y_true, probabilities = np.asarray(y_true, np.int64), np.asarray(probabilities, np.float32)
         index = np.arange(len(y_true))
         path = self.dir / f"{name}.npz"
-        _replace(path, lambda t: np.savez_compressed(t, index=index, y_true=y_true, probabilities=probabilities))
+        paths.replace_file(
+            path, lambda t: np.savez_compressed(t, index=index, y_true=y_true, probabilities=probabilities)
+        )
 
     def save_model(self, model: nn.Module) -> None:
         """Keep the weights as model.safetensors."""
         from safetensors.torch import save_file
 
         weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-        _replace(self.dir / "model.safetensors", lambda temporary: save_file(weights, temporary))
+        paths.replace_file(self.dir / "model.safetensors", lambda temporary: save_file(weights, temporary))
 
     def finish(self) -> None:
         """Mark the run complete and print its metrics; the last code cell of a lesson."""
@@ -329,16 +331,7 @@ def show_path(path: Path) -> str:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that a reader finds the old file or the new one, never half of one."""
     text = json.dumps(value, indent=1, allow_nan=False)
-    _replace(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
-
-
-def _replace(path: Path, write: Any) -> None:
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    paths.replace_file(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
 
 
 def _acquire(path: Path, timeout: float) -> BaseFileLock:
