@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,8 +20,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from labutil import cache, cells, folders, published, readers, splits
+from labutil import faults as planting
 from labutil.paths import DataError
 from labutil.sources import GENERATED, Source, files, parse, resolve, stamp
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = ["DataError", "Dataset", "ImageSet", "load_dataset", "resolve", "stamp"]
 
@@ -50,10 +55,11 @@ class Dataset:
     unlabelled: ImageSet | None  # further images that come without labels
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    fingerprint: str  # 16 hex digits; differs when source, data_seed, val_fraction or splits do
+    fingerprint: str  # 16 hex digits; differs when source, data_seed, val_fraction, splits or planted faults do
     classes: tuple[str, ...]
     channels: int
     image_size: int | tuple[int, int]  # pixels a side; (height, width) where not square
+    faults: pandas.DataFrame | None = None  # the truth about planted faults, as `labutil.faults.plant` returns it
 
 
 def load_dataset(
@@ -63,6 +69,7 @@ def load_dataset(
     val_fraction: float = 0.1,
     subset: int | None = None,
     data_seed: int = 0,
+    faults: float | Mapping[str, float] | None = None,
 ) -> Dataset:
     """Load a data set by name or path (the table in `labutil.sources`), split and ready.
 
@@ -82,7 +89,12 @@ def load_dataset(
         subset: keep about this many training images, never more, stratified and nested (the images of a smaller
             subset are in every larger one), validation in proportion, at most as many unlabelled, test whole. At
             least one a class.
-        data_seed: at least 0; drives generated images and the splits.
+        data_seed: at least 0; drives generated images, the splits and faults.
+        faults: plant faults in the training images, as a lesson on data cleaning needs: what share of them, 0 to 0.5,
+            spread over all kinds as `labutil.faults.MIX` says, or the share of each kind, such as
+            `{"near_duplicate": 0.05, "foreign": 0.02}` (kinds: the table in `labutil.faults`), 0 to 0.5 each, 1 in
+            all; each kind at least once. The training images are then copied into memory, in random order, duplicates
+            and other images added; `Dataset.faults` says where the faults are. None or 0: none.
 
     Returns:
         `Dataset`; images uint8 (N, C, H, W), labels int64 (N,).
@@ -96,9 +108,10 @@ def load_dataset(
         data.train.images.shape, data.classes[data.train.labels[0]]
     """
     _check(image_size, val_fraction, subset, data_seed)
+    rates = planting.shares(faults)
     image_size, data_seed = None if image_size is None else int(image_size), int(data_seed)  # NumPy's are no JSON
     source = parse(spec)
-    content, stored = _load(source, image_size, data_seed)
+    content, stored = load_source(source, image_size, data_seed)
     rows = splits.split(stored.labels, stored.parts, source.name, val_fraction, data_seed)
     fingerprint = _fingerprint(content, data_seed, val_fraction, rows)
     if subset is not None:
@@ -106,7 +119,11 @@ def load_dataset(
 
     images, labels = torch.from_numpy(stored.images), torch.from_numpy(stored.labels)
     sets = {part: ImageSet(_take(images, index), _take(labels, index), stored.classes) for part, index in rows.items()}
-    mean, std = _mean_std(stored, rows["train"])
+    sums, truth = stored.sums[:, rows["train"]].sum(1), None
+    if rates:
+        sets["train"], truth = _plant(sets, rates, data_seed)
+        sums, fingerprint = _sums(sets["train"].images.numpy()), _with_faults(fingerprint, rates)
+    mean, std = _mean_std(sums, len(sets["train"]) * math.prod(images.shape[2:]))
     height, width = images.shape[2:]
     return Dataset(
         name=source.name,
@@ -120,6 +137,7 @@ def load_dataset(
         classes=stored.classes,
         channels=images.shape[1],
         image_size=height if height == width else (height, width),
+        faults=truth,
     )
 
 
@@ -142,8 +160,12 @@ def _check(image_size: int | None, val_fraction: float, subset: int | None, data
 # The images
 
 
-def _load(source: Source, image_size: int | None, data_seed: int) -> tuple[str, cache.Stored]:
-    """A hash of the source's content, and its images at the size that is asked for."""
+def load_source(source: Source, image_size: int | None, data_seed: int) -> tuple[str, cache.Stored]:
+    """A hash of the source's content, and its images at the size that is asked for, undivided, in the source's order.
+
+    Raises:
+        DataError: as `load_dataset`.
+    """
     if source.kind in {"folder", "tiny_imagenet"}:
         return _load_folder(source, image_size)
     if source.kind in GENERATED:
@@ -210,19 +232,21 @@ def _write_arrays(folder: Path, arrays: readers.Arrays, text: str) -> None:
 
 
 def _write_resized(folder: Path, stored: cache.Stored, side: int, text: str) -> None:
-    count, channels, height, width = stored.images.shape
+    shape = (*stored.images.shape[:2], side, side)
+    chunks = resize(stored.images, side)
+    cache.write_images(folder, chunks, shape, stored.labels, stored.parts, stored.classes, text)
+
+
+def resize(images: np.ndarray, side: int) -> Iterator[np.ndarray]:
+    """uint8 (N, C, H, W) as chunks (n, C, side, side): the shorter side is scaled to fit, the centre is kept."""
+    count, channels, height, width = images.shape
     cut = min(height, width)
     top, left = (height - cut) // 2, (width - cut) // 2
-
-    def chunks() -> Iterator[np.ndarray]:
-        length = cache.chunk_length((channels, max(side, cut), max(side, cut)))
-        for i in range(0, count, length):
-            square = stored.images[i : i + length, :, top : top + cut, left : left + cut]
-            x = torch.from_numpy(np.ascontiguousarray(square))
-            yield F.interpolate(x, size=(side, side), mode="bilinear", antialias=True).numpy()
-
-    shape = (count, channels, side, side)
-    cache.write_images(folder, chunks(), shape, stored.labels, stored.parts, stored.classes, text)
+    length = cache.chunk_length((channels, max(side, cut), max(side, cut)))
+    for i in range(0, count, length):
+        square = images[i : i + length, :, top : top + cut, left : left + cut]
+        x = torch.from_numpy(np.ascontiguousarray(square))
+        yield F.interpolate(x, size=(side, side), mode="bilinear", antialias=True).numpy()
 
 
 def _take(values: Tensor, rows: np.ndarray) -> Tensor:
@@ -238,10 +262,32 @@ def _fingerprint(content: str, data_seed: int, val_fraction: float, rows: dict[s
     return total.hexdigest()[:16]
 
 
-def _mean_std(stored: cache.Stored, rows: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Exact, from each image's whole-number sums. One gray level at least, so that a constant channel divides."""
-    count = len(rows) * math.prod(stored.images.shape[2:])
-    pairs = [(int(s), int(q)) for s, q in stored.sums[:, rows].sum(1).T]
+def _plant(sets: dict[str, ImageSet], rates: dict[str, float], data_seed: int) -> tuple[ImageSet, pandas.DataFrame]:
+    train, test = sets["train"], (sets["test"].images.numpy(), sets["test"].labels.numpy())
+    images, labels, truth = planting.plant(
+        train.images.numpy(), train.labels.numpy(), len(train.classes), rates, data_seed, test
+    )
+    return ImageSet(torch.from_numpy(images), torch.from_numpy(labels), train.classes), truth
+
+
+def _with_faults(fingerprint: str, rates: dict[str, float]) -> str:
+    facts = json.dumps([fingerprint, planting.VERSION, rates], sort_keys=True)
+    return hashlib.sha256(facts.encode()).hexdigest()[:16]
+
+
+def _sums(images: np.ndarray) -> np.ndarray:
+    """Of each channel, the sum of its values and of their squares: int64 (2, C)."""
+    length = cache.chunk_length(images.shape[1:])
+    chunks = [images[i : i + length] for i in range(0, len(images), length)]
+    values = sum(chunk.sum((0, 2, 3), dtype=np.int64) for chunk in chunks)
+    squares = sum(np.square(chunk, dtype=np.uint16).sum((0, 2, 3), dtype=np.int64) for chunk in chunks)
+    return np.stack([values, squares])
+
+
+def _mean_std(sums: np.ndarray, count: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Exact, from whole-number sums of `count` values a channel. One gray level at least, so that a constant channel
+    divides."""
+    pairs = [(int(s), int(q)) for s, q in sums.T]
     mean = tuple(s / (255 * count) for s, _ in pairs)
     std = tuple(max(1.0, math.sqrt(count * q - s * s) / count) / 255 for s, q in pairs)
     return mean, std
