@@ -18,6 +18,7 @@ from labutil.device import autocast, get_device, to_float
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import ArrayLike
+    from sklearn.pipeline import Pipeline
 
     Array = ArrayLike | torch.Tensor
     Curve = tuple[np.ndarray, np.ndarray, float]
@@ -68,6 +69,45 @@ def predict(
         for module, mode in modes:
             module.training = mode
     return torch.cat(outputs)  # outside inference mode, so that a linear probe can train on it
+
+
+def linear_probe(h: Array, labels: Array, *, decay: float = 0.002, dimensions: int = 512) -> Pipeline:
+    """A linear classifier on frozen features: how much of the answer is in them in plain sight.
+
+    Signed roots of the features, on their leading principal axes, then multinomial logistic regression with an L2
+    penalty: a tenth of a second for a few thousand images, and the same every time. Features are not standardised
+    one by one: those that vary little say little (on generated cells that costs three points of accuracy).
+
+    Args:
+        h: float (N, D). labels: int (N,), two classes at least.
+        decay: penalty, for features scaled to a mean squared length of 100; 0.001 to 0.01 suits most sets.
+        dimensions: principal axes kept, at most.
+
+    Returns:
+        A fitted scikit-learn pipeline: `.predict_proba(h)`, `.score(h, labels)`, `.classes_`. Wants NumPy arrays.
+
+    Example:
+        probe = linear_probe(frozen_features(data.train.images), data.train.labels)
+        probe.score(frozen_features(data.val.images).numpy(), data.val.labels.numpy())
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import FunctionTransformer
+    from threadpoolctl import threadpool_limits
+
+    x, y = to_numpy(h), to_numpy(labels)
+    power = signed_root(x).var(0).sum() / 100
+    axes = PCA(min(dimensions, x.shape[1], max(1, len(x) - 1)), svd_solver="covariance_eigh")
+    classifier = LogisticRegression(C=1 / (2 * decay * len(x) * max(power, 1e-12)), max_iter=1000, tol=1e-3)
+    model = make_pipeline(FunctionTransformer(signed_root), axes, classifier)
+    with threadpool_limits(1):  # small products: threads that wait for each other cost more than they bring
+        return model.fit(x, y)
+
+
+def signed_root(x: np.ndarray) -> np.ndarray:
+    """Square root of the size, with the sign: no single large feature decides (Jegou et al. 2012)."""
+    return np.sign(x) * np.sqrt(np.abs(x))
 
 
 def to_numpy(values: Array) -> np.ndarray:

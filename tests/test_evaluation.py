@@ -338,3 +338,29 @@ def test_tsne_refuses():
         ev.tsne(np.zeros((4, 3)))
     with pytest.raises(ValueError, match="NaN"):
         ev.tsne(np.full((9, 3), np.nan))
+
+
+def test_linear_probe_equals_logistic_regression_on_scaled_roots():
+    """The same convex problem solved another way: roots and scaling by hand, no principal axes."""
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 150)
+    h = rng.normal(size=(150, 12)) * 3 + np.eye(3, 12)[y] * 4
+    probe = ev.linear_probe(torch.from_numpy(h), torch.from_numpy(y), decay=0.003)
+    x = np.sign(h) * np.abs(h) ** 0.5
+    x = (x - x.mean(0)) * 10 / np.sqrt(((x - x.mean(0)) ** 2).sum(1).mean())
+    slow = LogisticRegression(C=1 / (2 * 0.003 * 150), max_iter=5000, tol=1e-8).fit(x, y)
+    np.testing.assert_allclose(probe.predict_proba(h), slow.predict_proba(x), atol=5e-3)
+    assert probe.score(h, y) > 0.7
+    again = ev.linear_probe(torch.from_numpy(h), torch.from_numpy(y), decay=0.003)
+    np.testing.assert_array_equal(again.predict_proba(h), probe.predict_proba(h))
+
+
+def test_linear_probe_keeps_to_its_axes_and_classes():
+    rng = np.random.default_rng(1)
+    h, y = rng.normal(size=(20, 40)), np.repeat([2, 5], 10)
+    probe = ev.linear_probe(h, y, dimensions=4)
+    assert probe.predict_proba(h).shape == (20, 2)
+    assert probe.classes_.tolist() == [2, 5]
+    assert probe[1].n_components_ == 4
