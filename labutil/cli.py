@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from labutil import parameters, paths, runs, sources
+from labutil import parameters, paths, prediction, runs, sources
 
 NOTEBOOKS = "notebooks"
 
@@ -123,6 +123,27 @@ def data(spec: str) -> None:
 
 def _numbers(values: tuple[float, ...]) -> str:
     return "(" + ", ".join(f"{v:.4f}" for v in values) + ")"
+
+
+@main.command()
+@click.argument("run_name", metavar="RUN")
+@click.argument("spec")
+@click.option("--part", help="train, val, test or all; left out: test where SPEC brings its own, else all.")
+@click.option("--out", type=click.Path(path_type=Path), help="The CSV file; left out: one in the run's directory.")
+@one_line_errors
+def predict(run_name: str, spec: str, part: str | None, out: Path | None) -> None:
+    """Let a finished run's model say what is on images, and write it as CSV: name, class, probabilities.
+
+    RUN: a run's directory, its id or the beginning of one, or a notebook (02) for its newest complete run.
+    SPEC: as for `labutil data`, or the path of a folder of images in any order, or of one image; labels are not needed.
+    """
+    directory = prediction.find_run(run_name)
+    path = out or prediction.default_path(directory, spec, part)
+    prediction.check_path(path)  # before anything is computed
+    table = prediction.predict_images(directory, spec, part)
+    prediction.write_table(path, table)
+    images = "1 image" if len(table) == 1 else f"{len(table):,} images"
+    click.echo(f"{images}: {runs.show_path(path)}\n  {prediction.summary(table)}")
 
 
 @main.command(context_settings={"ignore_unknown_options": True})

@@ -75,6 +75,30 @@ def plan_folder(folder: Path, files: Sequence[File]) -> Plan:
     return _plan_splits(folder, {split: (folders[split], grouped[split]) for split in order})
 
 
+def plan_tree(files: Sequence[File]) -> Plan:
+    """Any tree of images, in natural order, for a use that needs no labels: nothing is refused, nothing divided.
+
+    Where all lie in `train/`, `val/`, `test/` or `unlabelled/` (names as in `plan_folder`), these are parts; else all
+    are one part, train. The outermost folder of an image, inside its part, is its class; an image in none has label -1.
+    """
+    keys = {file: [natural(piece) for piece in file.name.split("/")] for file in files}
+    splits = {file: _SPLITS.get(file.name.split("/")[0].lower()) if "/" in file.name else None for file in files}
+    divided = None not in splits.values()
+    grouped: dict[str, list[File]] = {part: [] for part in dict.fromkeys(_SPLITS.values())}
+    for file in sorted(files, key=keys.__getitem__):
+        grouped[splits[file] if divided else "train"].append(file)
+    grouped = {part: found for part, found in grouped.items() if found}
+
+    def folder_of(file: File) -> str:
+        above = file.name.split("/")[1 if divided else 0 : -1]
+        return above[0] if above else ""
+
+    classes = tuple(sorted({folder_of(file) for file in files} - {""}, key=natural))
+    number = {name: label for label, name in enumerate(classes)}
+    labels = {part: [number.get(folder_of(file), -1) for file in found] for part, found in grouped.items()}
+    return Plan(grouped, labels, classes)
+
+
 def _plan_splits(folder: Path, splits: dict[str, tuple[Path, list[tuple[str, File]]]]) -> Plan:
     """`splits`: the folder of each split, and its files with their path inside it."""
     classes = {split: _classes(*split_files) for split, split_files in splits.items() if split != "unlabelled"}

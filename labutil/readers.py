@@ -17,6 +17,7 @@ from labutil.paths import DataError
 from labutil.sources import File, natural
 
 _MIN_SIDE = 8  # pixels
+_NPZ_PREFIXES = {"train": "train_", "val": "val_", "test": "test_"}
 
 
 @dataclass(frozen=True)
@@ -78,21 +79,37 @@ def read_npz(path: Path | str, classes: tuple[str, ...] | None = None) -> Arrays
     Raises:
         DataError: not an .npz, keys missing, or arrays of another kind.
     """
+    images, labels = read_npz_parts(path)
+    if "train" not in images:
+        keys = ", ".join(f"{part}_images" for part in images)
+        raise DataError(f"{path} must have the key 'train_images' or 'images', but holds {keys}: rename a key")
+    return as_arrays(str(path), images, labels, classes)
+
+
+def read_npz_parts(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Images and labels of each part of an .npz archive, whichever it has, as they are; keys as of `read_npz`.
+
+    Returns:
+        images uint8 (N, C, H, W) and labels (N,), whole numbers or text, both by part: train, val, test. `images` and
+        `labels` without a prefix are train.
+
+    Raises:
+        DataError: not an .npz, no images, or arrays of another kind.
+    """
     path = Path(path)
     images, labels = {}, {}
     with _opened_npz(path) as archive:
-        prefixes = {"train": "train_", "val": "val_", "test": "test_"} if "train_images" in archive else {"train": ""}
-        for part, prefix in prefixes.items():
+        bare = "images" in archive and "train_images" not in archive
+        for part, prefix in {"train": ""}.items() if bare else _NPZ_PREFIXES.items():
             if f"{prefix}images" in archive:
-                array = _member(path, archive, f"{prefix}images")
-                images[part] = as_images(array, f"{path} ({prefix}images)")
-            elif part == "train":
-                keys = ", ".join(archive.files) or "nothing"
-                raise DataError(f"{path} must have the key 'train_images' or 'images', but holds {keys}: rename a key")
-            if part in images and f"{prefix}labels" in archive:
-                array = _member(path, archive, f"{prefix}labels")
-                labels[part] = as_labels(array, len(images[part]), f"{path} ({prefix}labels)")
-    return as_arrays(str(path), images, labels, classes)
+                images[part] = as_images(_member(path, archive, f"{prefix}images"), f"{path} ({prefix}images)")
+                if f"{prefix}labels" in archive:
+                    array = _member(path, archive, f"{prefix}labels")
+                    labels[part] = as_labels(array, len(images[part]), f"{path} ({prefix}labels)")
+        if not images:
+            keys = ", ".join(archive.files) or "nothing"
+            raise DataError(f"{path} must have the key 'train_images' or 'images', but holds {keys}: rename a key")
+    return images, labels
 
 
 def as_images(array: np.ndarray, where: str) -> np.ndarray:

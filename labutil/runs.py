@@ -104,12 +104,22 @@ class Run:
             path, lambda t: np.savez_compressed(t, index=index, y_true=y_true, probabilities=probabilities)
         )
 
-    def save_model(self, model: nn.Module) -> None:
-        """Keep the weights as model.safetensors."""
+    def save_model(self, model: nn.Module, **build: Any) -> None:
+        """Keep the weights as model.safetensors, and in the record what `models.rebuild` needs to use them again.
+
+        build: encoder, channels, image_size, num_classes, ..., as `models.rebuild` lists them; without them
+        `labutil predict` cannot use this run.
+
+        Example:
+            run.save_model(model, encoder="resnet8", channels=3, image_size=48, num_classes=8, head=None)
+        """
         from safetensors.torch import save_file
 
         weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
         paths.replace_file(self.dir / "model.safetensors", lambda temporary: save_file(weights, temporary))
+        if build:
+            self.record["model"] = build
+            self.save()
 
     def finish(self) -> None:
         """Mark the run complete and print its metrics; the last code cell of a lesson."""
