@@ -1,0 +1,391 @@
+"""Published augmentation policies and a sweep of corruptions, for whole batches on their device.
+
+RandAugment and AugMix draw operations for every image; MixUp and CutMix combine images and their labels; `corrupt`
+degrades test images step by step. `labutil.augment` has the operations' geometry and colour.
+
+Images are float (N, C, H, W) in [0, 1], C = 1 or 3; results have their dtype and memory format and are computed in
+float32, also under autocast. What is random comes from `generator`, on the images' device; default: the package's own,
+`device.generator("augment", images.device)`. Images of another shape raise ValueError, of integers TypeError.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+import torchvision.transforms.v2.functional as tv
+from torch import Tensor
+
+from labutil import augment, device
+from labutil.augment import PerImage
+from labutil.messages import check_choice
+
+# Amount of each operation at magnitude 0 and at magnitude 1, in its own unit (`apply_operations`). Amounts that start
+# at 0 get a random sign. These are the ranges of AutoAugment, which the paper refers to, as in torchvision.
+RAND_AUGMENT = {
+    **dict.fromkeys(("identity", "autocontrast", "equalize"), (0, 0)),
+    **{"rotate": (0, 30), "shear_x": (0, 0.3), "shear_y": (0, 0.3)},
+    **dict.fromkeys(("translate_x", "translate_y"), (0, 150 / 331)),
+    **dict.fromkeys(("color", "contrast", "brightness", "sharpness"), (0, 0.9)),
+    **{"posterize": (8, 4), "solarize": (256, 0)},
+}
+# The nine operations of AugMix's authors: none that resembles a corruption of their benchmark. They posterize to
+# 0 bits, a black image, at magnitude 1.
+AUG_MIX = {
+    **dict.fromkeys(("autocontrast", "equalize"), (0, 0)),
+    **{"rotate": (0, 30), "shear_x": (0, 0.3), "shear_y": (0, 0.3)},
+    **dict.fromkeys(("translate_x", "translate_y"), (0, 1 / 3)),
+    **{"posterize": (4, 1), "solarize": (256, 0)},
+}
+OPERATIONS = tuple(RAND_AUGMENT)
+
+
+def rand_augment(
+    images: Tensor, *, draws: int = 2, magnitude: float = 0.3, generator: torch.Generator | None = None
+) -> Tensor:
+    """RandAugment (Cubuk et al. 2020, https://arxiv.org/abs/1909.13719): every image gets `draws` operations, drawn
+    with replacement from the paper's 14, all at `magnitude` (0 to 1), each in a random direction where it has two.
+
+    At magnitude 1: rotation by 30 degrees, shear by 0.3, translation by 45% of the side; saturation ("color"),
+    contrast, brightness and sharpness times 0.1 or 1.9; posterize to 4 bits; solarize (invert) everything. Less in
+    proportion; identity, autocontrast and equalize have no magnitude. torchvision's RandAugment(draws, 30 * magnitude)
+    has the same ranges, but black corners, and shears about the top left corner, which also shifts; here edges are
+    mirrored (`augment.Augment` says why) and the centre stays. Raises ValueError for settings out of range.
+
+    Example:
+        x = rand_augment(x, draws=2, magnitude=0.3)
+    """
+    augment._check_images(images)
+    _check("rand_augment", "draws", draws, 1, whole=True)
+    _check("rand_augment", "magnitude", magnitude, 0, 1)
+    g = generator or device.generator("augment", images.device)
+    x = _planes(images)
+    for _ in range(int(draws)):
+        _apply(x, *_draw(RAND_AUGMENT, x, magnitude, g))
+    return _finish(x, images)
+
+
+def aug_mix(
+    images: Tensor,
+    *,
+    severity: float = 0.3,
+    width: int = 3,
+    depth: int = -1,
+    alpha: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """AugMix (Hendrycks et al. 2020, https://arxiv.org/abs/1912.02781): every image is mixed with a mixture of `width`
+    chains of operations on it, with weights from Dirichlet(alpha), itself weighted by Beta(alpha, alpha).
+
+    The operations are autocontrast, equalize, posterize, rotate, solarize, and shear and translate along x or y. Each
+    draws its magnitude from [0, severity], and a direction; at magnitude 1: rotation by 30 degrees, shear by 0.3,
+    translation by a third of the side, posterize to 1 bit (from 4), solarize everything. The paper trains with `jsd`.
+
+    Args:
+        severity: largest magnitude, 0 to 1; the paper's 3 of 10 is 0.3.
+        width: number of chains.
+        depth: operations in a chain; -1 draws 1, 2 or 3 for each.
+        alpha: at least 0.01; small values favour one chain, and either the image itself or the chains.
+
+    Raises ValueError for settings out of range.
+
+    Example:
+        a, b = aug_mix(x), aug_mix(x)
+    """
+    augment._check_images(images)
+    _check("aug_mix", "severity", severity, 0, 1)
+    _check("aug_mix", "width", width, 1, whole=True)
+    _check("aug_mix", "depth", 1 if depth == -1 else depth, 1, whole=True)
+    _check("aug_mix", "alpha", alpha, 0.01)
+    g = generator or device.generator("augment", images.device)
+    x = _planes(images)
+    chains = x.repeat(int(width), 1, 1, 1)  # all chains of all images are one batch
+    lengths = torch.randint(1, 4, (len(chains),), generator=g, device=x.device)
+    for step in range(3 if depth == -1 else depth):
+        operations, amounts = _draw(AUG_MIX, chains, augment._uniform(chains, 0, severity, g), g)
+        if depth == -1:
+            operations[step >= lengths] = OPERATIONS.index("identity")
+        _apply(chains, operations, amounts)
+    share = _dirichlet(len(x), 2, alpha, g)[:, :1]
+    weights = share * _dirichlet(len(x), width, alpha, g)
+    x *= (1 - share)[:, :, None, None]
+    for weight, chain in zip(weights.T, chains.unflatten(0, (width, -1)), strict=True):
+        x.addcmul_(weight[:, None, None, None], chain)
+    return _finish(x, images)
+
+
+def jsd(*logits: Tensor) -> Tensor:
+    """The consistency loss of AugMix: the Jensen-Shannon divergence of the predictions for versions of each image.
+
+    Takes two or more tensors (N, K), in the paper those of the clean image and of two augmented ones. Returns the mean
+    over the batch, a scalar, in nats, from 0 (all agree) to log of the number of versions.
+
+    Example:
+        loss = F.cross_entropy(clean, y) + 12 * jsd(clean, a, b)
+    """
+    logs = torch.stack([F.log_softmax(z.float(), dim=1) for z in logits])
+    mean = logs.logsumexp(0) - math.log(len(logits))
+    return (logs.exp() * (logs - mean)).sum(2).mean()
+
+
+def mix_up(
+    images: Tensor, labels: Tensor, n_classes: int, alpha: float = 0.2, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """MixUp (Zhang et al. 2018, https://arxiv.org/abs/1710.09412): share * image + (1 - share) * another image of the
+    batch, and their labels likewise.
+
+    The other images are a random permutation of the batch, which may leave an image with itself. Every image draws its
+    share from Beta(alpha, alpha); the authors' code draws one for the batch.
+
+    Args:
+        labels: int64 (N,), from 0 to n_classes - 1.
+        alpha: at least 0.01; 0.1 to 0.4 for the paper's ImageNet models. Small values leave most images nearly as
+            they are, or replace them.
+
+    Returns: images (N, C, H, W) and soft labels, float32 (N, n_classes) with rows that sum to 1, which
+    `F.cross_entropy` takes in place of labels. Raises ValueError for labels or alpha out of range.
+
+    Example:
+        x, soft = mix_up(x, y, 8)
+        loss = F.cross_entropy(model(x), soft)
+    """
+    _, share, other = _draw_pairs("mix_up", images, labels, n_classes, alpha, generator)
+    mixed = torch.lerp(images[other].float(), images.float(), share.view(-1, 1, 1, 1))
+    return _finish(mixed, images), _soft_labels(labels, other, share, n_classes)
+
+
+def cut_mix(
+    images: Tensor, labels: Tensor, n_classes: int, alpha: float = 1.0, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """CutMix (Yun et al. 2019, https://arxiv.org/abs/1905.04899): a box of every image is replaced by the same box of
+    another image of the batch, and its label by the other's in the box's share of the area.
+
+    The box has the image's aspect ratio and 1 - share of its area, share drawn from Beta(alpha, alpha) for every image
+    (alpha = 1: uniform); its centre is uniform over the image, whose edges cut it off. Labels go by the pixels that
+    were really replaced. Otherwise as `mix_up`.
+
+    Example:
+        x, soft = cut_mix(x, y, 8)
+    """
+    g, share, other = _draw_pairs("cut_mix", images, labels, n_classes, alpha, generator)
+
+    def inside(length: int) -> Tensor:
+        half = (length * (1 - share).sqrt()).long() // 2
+        centre = torch.randint(length, share.shape, generator=g, device=g.device)
+        at = torch.arange(length, device=images.device)
+        return (at >= (centre - half)[:, None]) & (at < (centre + half)[:, None])
+
+    box = inside(images.shape[2])[:, None, :, None] & inside(images.shape[3])[:, None, None, :]
+    share = 1 - box.float().mean((1, 2, 3))
+    return _finish(torch.where(box, images[other], images), images), _soft_labels(labels, other, share, n_classes)
+
+
+# Strength at severity 1 to 5, in the unit that `corrupt` states.
+CORRUPTIONS = {
+    "noise": (0.04, 0.08, 0.12, 0.18, 0.26),
+    "shot_noise": (500, 100, 50, 25, 12),
+    "blur": (0.005, 0.01, 0.015, 0.02, 0.03),
+    "brightness": (1.1, 1.2, 1.3, 1.4, 1.5),
+    "contrast": (0.75, 0.5, 0.4, 0.3, 0.15),
+    "saturation": (0.8, 0.6, 0.4, 0.2, 0.0),
+    "pixelate": (0.6, 0.5, 0.4, 0.3, 0.25),
+}
+
+
+def corrupt(images: Tensor, kind: str, severity: int, generator: torch.Generator | None = None) -> Tensor:
+    """Degrade images by one kind of corruption, after Hendrycks & Dietterich 2019 (https://arxiv.org/abs/1903.12261).
+
+    Severity 0 returns the images themselves, 1 to 5 take the kind's amount from `CORRUPTIONS`. The paper has one set of
+    amounts for 32 and one for 224 pixels; these, for sides in between, are neither: compare within this workbook only.
+        noise: standard deviation of white Gaussian noise.
+        shot_noise: photons that a white pixel collects.
+        blur: standard deviation of a Gaussian, as a share of the shorter side.
+        brightness: factor; the paper's adds to the value of HSV.
+        contrast: factor of the distance to the mean luma; the paper's to the mean of each channel.
+        saturation: factor, down to gray (gray images stay as they are); the paper's goes both ways.
+        pixelate: share of the side to which the image is shrunk (antialiased) before it is enlarged (nearest pixel).
+    Only the two noises draw. Raises ValueError for another kind or severity.
+
+    Example:
+        corrupted = [corrupt(x, "blur", severity) for severity in range(6)]
+    """
+    augment._check_images(images)
+    check_choice("kind", kind, CORRUPTIONS)
+    _check("corrupt", "severity", severity, 0, 5, whole=True)
+    if severity == 0 or not len(images):
+        return images
+    amount = CORRUPTIONS[kind][int(severity) - 1]
+    g = generator or device.generator("augment", images.device)
+    with torch.autocast(images.device.type, enabled=False):
+        return _finish(_corrupt(images.float(), kind, amount, g), images)
+
+
+def _corrupt(x: Tensor, kind: str, amount: float, g: torch.Generator) -> Tensor:
+    sides = x.shape[2:]
+    if kind == "noise":
+        return augment.white_noise(x, amount, g)
+    if kind == "shot_noise":
+        g = _able_to_count(g)
+        return torch.poisson((x * amount).to(g.device), generator=g).to(x.device) / amount
+    if kind == "blur":
+        sigma = amount * min(sides)
+        return augment.gaussian_blur(x, sigma, 2 * math.ceil(3 * sigma) + 1)
+    if kind == "pixelate":
+        # Antialiased, not mode="area", whose windows overlap: 0.5 of the side would be sharper than 0.6.
+        small = [max(1, round(amount * side)) for side in sides]
+        small = F.interpolate(x, small, mode="bilinear", antialias=True)
+        return F.interpolate(small, sides, mode="nearest-exact")
+    return augment.apply_colour(x, *augment.colour_matrices(x, **{kind: amount}))
+
+
+def apply_operations(images: Tensor, operations: Tensor, amounts: PerImage) -> Tensor:
+    """One given operation on each image: what `rand_augment` and `aug_mix` draw.
+
+    Args:
+        operations: int64 (N,), positions in `OPERATIONS`.
+        amounts: a number or (N,), in the operation's unit. rotate: degrees, counter-clockwise; translate_x,
+            translate_y: shares of the side, to the right, down; shear_x, shear_y: pixels to the left (up) for each
+            pixel below (right of) the centre; color, contrast, brightness, sharpness: factor less 1; posterize: bits
+            that stay, 1 to 8; solarize: the level, of 256, from which on values are inverted. Others have none.
+
+    Posterize and equalize round to the 256 levels of 8 bits.
+
+    Example:
+        tilted = apply_operations(x, torch.full((len(x),), OPERATIONS.index("rotate")), 15.0)
+    """
+    augment._check_images(images)
+    x = _planes(images)
+    _apply(x, operations.to(x.device), augment._per_image(amounts, x))
+    return _finish(x, images)
+
+
+def _apply(x: Tensor, operations: Tensor, amounts: Tensor) -> None:
+    """`apply_operations` in place, on float32: each kind of operation is one pass over the images that drew it."""
+    kinds = torch.tensor(_KIND, device=x.device)[operations]
+    counts = (kinds[:, None] == torch.arange(len(_KINDS), device=x.device)).sum(0).tolist()
+    with torch.autocast(x.device.type, enabled=False):
+        for function, rows in zip(_KINDS.values(), kinds.argsort(stable=True).split(counts), strict=True):
+            if len(rows) and function:
+                x.index_copy_(0, rows, function(x[rows], operations[rows], amounts[rows]).clamp(0, 1))
+
+
+def _planes(images: Tensor) -> Tensor:
+    return images.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+
+
+def _move(x: Tensor, operations: Tensor, amounts: Tensor) -> Tensor:
+    only = _selector(operations, amounts)
+    theta = augment.affine_matrices(x, angle=only("rotate"), shift_x=only("translate_x"), shift_y=only("translate_y"))
+    height, width = x.shape[2:]
+    theta[:, 0, 1] += only("shear_x") * height / width  # as each image has one operation, sums compose
+    theta[:, 1, 0] += only("shear_y") * width / height
+    return augment.warp(x, theta)
+
+
+def _colour(x: Tensor, operations: Tensor, amounts: Tensor) -> Tensor:
+    only = _selector(operations, amounts)
+    brightness, contrast, saturation = (1 + only(name) for name in ("brightness", "contrast", "color"))
+    matrices = augment.colour_matrices(x, brightness=brightness, contrast=contrast, saturation=saturation)
+    return augment.apply_colour(x, *matrices)
+
+
+def _selector(operations: Tensor, amounts: Tensor) -> Callable[[str], Tensor]:
+    return lambda name: torch.where(operations == OPERATIONS.index(name), amounts, 0)
+
+
+def _sharpness(x: Tensor, _: Tensor, amounts: Tensor) -> Tensor:
+    """PIL's: away from (or towards) the mean of 3 x 3 pixels, the middle one counted 5 times; the rim stays."""
+    if min(x.shape[2:]) < 3:
+        return x
+    inner = x[..., 1:-1, 1:-1]
+    smooth = x[..., :-2, :] + x[..., 1:-1, :] + x[..., 2:, :]
+    smooth = smooth[..., :-2] + smooth[..., 1:-1] + smooth[..., 2:]  # four times as fast as avg_pool2d on a CPU
+    return x + F.pad((inner - (smooth + 4 * inner) / 13) * amounts[:, None, None, None], (1, 1, 1, 1))
+
+
+def _posterize(x: Tensor, _: Tensor, amounts: Tensor) -> Tensor:
+    step = 2 ** (8 - amounts.round())[:, None, None, None]
+    return (x * 255).round().div(step).floor() * step / 255
+
+
+def _solarize(x: Tensor, _: Tensor, amounts: Tensor) -> Tensor:
+    return (x - (x >= amounts[:, None, None, None] / 255).float()).abs()  # 1 - x, or x
+
+
+def _equalize(x: Tensor, *_: Tensor) -> Tensor:
+    return tv.equalize((x * 255).round().to(torch.uint8)).float() / 255
+
+
+# What is computed together, and by what.
+_KINDS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor] | None] = {
+    "identity": None,
+    "rotate shear_x shear_y translate_x translate_y": _move,
+    "color contrast brightness": _colour,
+    "sharpness": _sharpness,
+    "posterize": _posterize,
+    "solarize": _solarize,
+    "autocontrast": lambda x, *_: tv.autocontrast(x),
+    "equalize": _equalize,
+}
+_KIND = [next(i for i, names in enumerate(_KINDS) if name in names.split()) for name in OPERATIONS]
+
+
+def _draw(
+    ranges: dict[str, tuple[float, float]], x: Tensor, magnitude: PerImage, g: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Operations and amounts for `apply_operations`, one of each per image."""
+    drawn = torch.randint(len(ranges), (len(x),), generator=g, device=x.device)
+    start, end = torch.tensor(list(ranges.values()), device=x.device)[drawn].T
+    amounts = torch.lerp(start, end, augment._per_image(magnitude, x))
+    amounts = torch.where(start == 0, amounts * (2 * augment._coin(x, 0.5, g) - 1), amounts)
+    return torch.tensor([OPERATIONS.index(name) for name in ranges], device=x.device)[drawn], amounts
+
+
+def _draw_pairs(
+    function: str, images: Tensor, labels: Tensor, n_classes: int, alpha: float, generator: torch.Generator | None
+) -> tuple[torch.Generator, Tensor, Tensor]:
+    """The generator, and for each image the share that it keeps and which image it is combined with."""
+    augment._check_images(images)
+    _check(function, "alpha", alpha, 0.01)
+    if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
+        raise ValueError(f"{function}: labels must be int64 ({len(images)},), not {labels.dtype} {tuple(labels.shape)}")
+    low, high = torch.stack(labels.aminmax()).tolist() if len(labels) else (0, 0)
+    if low < 0 or high >= n_classes:
+        raise ValueError(f"{function}: labels from {low} to {high} must be from 0 to n_classes - 1={n_classes - 1}")
+    g = generator or device.generator("augment", images.device)
+    share = _dirichlet(len(images), 2, alpha, g)[:, 0]
+    return g, share, torch.randperm(len(images), generator=g, device=g.device)
+
+
+def _soft_labels(labels: Tensor, other: Tensor, share: Tensor, n_classes: int) -> Tensor:
+    one_hot = F.one_hot(labels, n_classes).float()
+    return torch.lerp(one_hot[other], one_hot, share[:, None])
+
+
+def _dirichlet(n: int, k: int, alpha: float, g: torch.Generator) -> Tensor:
+    """float32 (n, k), rows from Dirichlet(alpha, ..., alpha), whose first column is Beta(alpha, (k - 1) * alpha)."""
+    g, target = _able_to_count(g), g.device
+    # torch.distributions takes no generator; what it calls does. float64, as a Gamma of 0.01 may be below float32.
+    alphas = torch.full((n, k), alpha, dtype=torch.float64, device=g.device)
+    return torch._sample_dirichlet(alphas, generator=g).to(target, torch.float32)
+
+
+def _able_to_count(g: torch.Generator) -> torch.Generator:
+    """g, or on Apple's GPU, which draws neither Gamma nor Poisson, a generator on the CPU seeded from it."""
+    if g.device.type != "mps":
+        return g
+    return torch.Generator().manual_seed(int(torch.randint(2**31, (), generator=g, device=g.device)))
+
+
+def _finish(out: Tensor, images: Tensor) -> Tensor:
+    channels_last = images.is_contiguous(memory_format=torch.channels_last)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return out.clamp(0, 1).to(images.dtype).contiguous(memory_format=memory_format)
+
+
+def _check(function: str, name: str, value: object, low: float, high: float = math.inf, whole: bool = False) -> None:
+    if not augment._is_number(value) or not low <= value <= high or (whole and value != int(value)):
+        kind, at_most = "whole number" if whole else "number", augment._at_most(high)
+        raise ValueError(f"{function}: {name}={value!r} must be a {kind}, at least {low:g}{at_most}")

@@ -1,0 +1,600 @@
+"""Policies against torchvision, PIL and slow loops at given draws, and the distributions of what is drawn."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision.transforms.v2 as T
+import torchvision.transforms.v2.functional as tv
+from PIL import Image, ImageOps
+from scipy import stats
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+
+from labutil import cells, device, policies
+from labutil.policies import (
+    AUG_MIX,
+    CORRUPTIONS,
+    OPERATIONS,
+    RAND_AUGMENT,
+    apply_operations,
+    aug_mix,
+    corrupt,
+    cut_mix,
+    jsd,
+    mix_up,
+    rand_augment,
+)
+
+SHAPES = [(4, 3, 32, 32), (3, 1, 28, 28), (2, 3, 24, 40)]
+LABELLED = {"mix_up": mix_up, "cut_mix": cut_mix}
+POLICIES = {
+    "rand_augment": lambda x, g=None: rand_augment(x, draws=3, magnitude=0.6, generator=g),
+    "aug_mix": lambda x, g=None: aug_mix(x, severity=0.6, generator=g),
+    "mix_up": lambda x, g=None: mix_up(x, torch.arange(len(x)), len(x) or 1, 1.0, g)[0],
+    "cut_mix": lambda x, g=None: cut_mix(x, torch.arange(len(x)), len(x) or 1, 1.0, g)[0],
+    "noise": lambda x, g=None: corrupt(x, "noise", 3, g),
+    "shot_noise": lambda x, g=None: corrupt(x, "shot_noise", 3, g),
+}
+CALLS = POLICIES | {
+    kind: lambda x, g=None, kind=kind: corrupt(x, kind, 3, g) for kind in CORRUPTIONS if kind not in POLICIES
+}
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def pixels(n: int = 4, channels: int = 3, height: int = 32, width: int = 32) -> Tensor:
+    """uint8 with another range of levels in every channel, so that stretching and equalizing them do something."""
+    spread = torch.linspace(0.3, 0.8, n * channels).view(n, channels, 1, 1)
+    x = torch.rand(n, channels, height, width, generator=rng(1)) ** 2 * spread + 0.15
+    return (x * 255).round().to(torch.uint8)
+
+
+def images(*shape: int) -> Tensor:
+    return pixels(*shape).float().div_(255)
+
+
+def apply(x: Tensor, name: str, amount: float | Tensor = 0.0) -> Tensor:
+    return apply_operations(x, torch.full((len(x),), OPERATIONS.index(name)), amount)
+
+
+def with_pil(x: Tensor, function) -> Tensor:
+    """A function of PIL images on each of x, uint8 (N, C, H, W)."""
+    results = [np.array(function(Image.fromarray(np.squeeze(i.permute(1, 2, 0).numpy())))) for i in x]
+    return torch.stack([torch.from_numpy(r.reshape(*r.shape[:2], -1)).permute(2, 0, 1) for r in results])
+
+
+def levels(x: Tensor) -> Tensor:
+    return (x * 255).round().to(torch.uint8)
+
+
+# ---- operations at given amounts ---------------------------------------------------------------------------------
+
+
+def mirrored(x: Tensor, function) -> Tensor:
+    """torchvision's function on a copy of x with mirrored surroundings."""
+    pad = 22
+    height, width = x.shape[2:]
+    return tv.crop(function(tv.pad(x, [pad], padding_mode="symmetric")), pad, pad, height, width)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("magnitude", [-1.0, -0.3, 0.0, 0.3, 1.0])
+def test_geometry_equals_torchvision(shape, magnitude):
+    x = images(*shape)
+    height, width = shape[2:]
+    degrees, slant = 30 * magnitude, math.degrees(math.atan(0.3 * magnitude))
+    right, down = 150 / 331 * magnitude * width, 150 / 331 * magnitude * height
+    still = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0]}
+    bilinear = {"interpolation": InterpolationMode.BILINEAR}
+    expected = {
+        "rotate": lambda p: tv.rotate(p, degrees, **bilinear),
+        "shear_x": lambda p: tv.affine(p, **still | {"shear": [slant, 0.0]}, **bilinear),
+        "shear_y": lambda p: tv.affine(p, **still | {"shear": [0.0, slant]}, **bilinear),
+        "translate_x": lambda p: tv.affine(p, **still | {"translate": [right, 0]}, **bilinear),
+        "translate_y": lambda p: tv.affine(p, **still | {"translate": [0, down]}, **bilinear),
+    }
+    for name, function in expected.items():
+        ours = apply(x, name, RAND_AUGMENT[name][1] * magnitude)
+        torch.testing.assert_close(ours, mirrored(x, function), atol=1e-4, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("amount", [-0.9, -0.27, 0.0, 0.27, 0.9])
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [
+        ("color", tv.adjust_saturation),
+        ("contrast", tv.adjust_contrast),
+        ("brightness", tv.adjust_brightness),
+        ("sharpness", tv.adjust_sharpness),
+    ],
+)
+def test_colour_and_sharpness_equal_torchvision(shape, amount, name, theirs):
+    x = images(*shape)
+    torch.testing.assert_close(apply(x, name, amount), theirs(x, 1 + amount), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_operations_on_levels_equal_pil(shape):
+    u = pixels(*shape)
+    for bits in range(1, 9):
+        expected = with_pil(u, lambda i, b=bits: ImageOps.posterize(i, b))
+        assert torch.equal(levels(apply(u / 255, "posterize", bits)), expected)
+    for threshold in [0, 1, 100, 179.2, 255, 256]:
+        expected = with_pil(u, lambda i, t=threshold: ImageOps.solarize(i, t))
+        assert torch.equal(levels(apply(u / 255, "solarize", threshold)), expected)
+    assert torch.equal(levels(apply(u / 255, "equalize")), with_pil(u, ImageOps.equalize))
+    stretched = apply(u / 255, "autocontrast") * 255  # PIL rounds down
+    assert (stretched - with_pil(u, ImageOps.autocontrast)).abs().max() <= 1
+    torch.testing.assert_close(apply(u / 255, "autocontrast"), tv.autocontrast(u / 255))
+
+
+@pytest.mark.parametrize("name", ["posterize", "solarize", "equalize", "autocontrast"])
+def test_operations_on_levels_equal_torchvision(name):
+    u = pixels(3, 3, 20, 31)
+    amounts = {"posterize": [4, 6, 7], "solarize": [0.0, 76.8, 230.0]}.get(name, [0])
+    for amount in amounts:
+        arguments = [amount] if name in ("posterize", "solarize") else []
+        expected = getattr(tv, name)(u, *arguments).float()
+        assert (apply(u / 255, name, amount) * 255 - expected).abs().max() < (1.001 if name == "autocontrast" else 1e-3)
+
+
+def test_values_between_levels_and_fractions_of_bits_are_rounded():
+    u = pixels(2, 3, 20, 31)
+    between = u / 255 + (torch.rand(u.shape, generator=rng()) - 0.5) * 0.9 / 255
+    assert torch.equal(levels(apply(between, "equalize")), with_pil(u, ImageOps.equalize))
+    assert torch.equal(levels(apply(between, "posterize", 6.8)), tv.posterize(u, 7))
+    assert torch.equal(levels(apply(between, "posterize", 6.4)), tv.posterize(u, 6))
+
+
+def test_every_level_survives_what_changes_nothing():
+    x = torch.arange(256).view(1, 1, 16, 16) / 255
+    for name, amount in [("posterize", 8), ("solarize", 256), ("identity", 0)]:
+        torch.testing.assert_close(apply(x, name, amount), x, atol=1e-7, rtol=0)
+    assert torch.equal(levels(apply(x, "solarize", 0)), 255 - levels(x))
+
+
+def test_each_image_gets_its_own_operation_and_amount():
+    n = 3 * len(OPERATIONS)
+    x = images(n, 3, 18, 20)  # PIL's equalize leaves images of fewer than 256 pixels alone
+    operations = torch.randperm(n, generator=rng(2)) % len(OPERATIONS)
+    ends = torch.tensor([RAND_AUGMENT[OPERATIONS[i]] for i in operations])
+    amounts = ends[:, 0] + (ends[:, 1] - ends[:, 0]) * torch.rand(n, generator=rng(3))
+    together = apply_operations(x, operations, amounts)
+    for i in range(n):
+        alone = apply_operations(x[i : i + 1], operations[i : i + 1], amounts[i].item())
+        torch.testing.assert_close(together[i : i + 1], alone, atol=1e-5, rtol=0)
+    changed = (together - x).abs().flatten(1).amax(1) > 1e-3
+    identity = operations == OPERATIONS.index("identity")
+    assert not changed[identity].any() and changed[~identity].sum() > 2.5 * (len(OPERATIONS) - 1)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("value", [0.0, 0.4, 1.0])
+def test_constant_images_stay_constant(name, value):
+    x = torch.full((2, 3, 9, 12), value)
+    for magnitude in (0.0, 0.5, 1.0):
+        start, end = RAND_AUGMENT[name]
+        y = apply(x, name, start + (end - start) * magnitude)
+        assert y.isfinite().all() and (y.amax((2, 3)) - y.amin((2, 3))).max() < 1e-5
+        if name not in ("brightness", "posterize", "solarize"):
+            torch.testing.assert_close(y, x, atol=1e-3, rtol=0)  # torchvision's luma weights sum to 0.9999
+
+
+# ---- RandAugment -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(RAND_AUGMENT, T.RandAugment), (AUG_MIX, T.AugMix)])
+def test_ranges_are_torchvisions(ours, theirs):
+    space = theirs._AUGMENTATION_SPACE if theirs is T.RandAugment else theirs._PARTIAL_AUGMENTATION_SPACE
+    assert {name.replace("_", "") for name in ours} == {name.lower() for name in space}
+    height, width, bins = 662, 331, 31
+    for name, (function, signed) in space.items():
+        start, end = next(v for k, v in ours.items() if k.replace("_", "") == name.lower())
+        magnitudes = function(bins, height, width)
+        if magnitudes is None:
+            assert start == end == 0
+            continue
+        unit = {"TranslateX": width, "TranslateY": height, "Solarize": 1 / 256}.get(name, 1)
+        expected = torch.linspace(start, end, bins) * unit
+        if name == "Posterize":
+            if theirs is T.AugMix:
+                continue  # goes down to 0 bits there
+            expected = expected.round().int()
+        torch.testing.assert_close(magnitudes, expected)
+        assert signed == (start == 0)
+
+
+def test_every_operation_and_direction_is_drawn_equally_often():
+    """End to end: each result is recognised among those of all 14 operations, both ways."""
+    n, magnitude = 2800, 0.4
+    x = images(1, 3, 18, 20)
+    candidates = []
+    for i, (name, (start, end)) in enumerate(RAND_AUGMENT.items()):
+        amount = start + (end - start) * magnitude
+        for sign in (1, -1) if start == 0 and end else (1,):
+            candidates.append((i, sign, apply(x, name, sign * amount)))
+    results = rand_augment(x.expand(n, -1, -1, -1), draws=1, magnitude=magnitude, generator=rng())
+    match = torch.stack([(results - y).abs().flatten(1).amax(1) < 1e-5 for _, _, y in candidates], dim=1)
+    assert (match.sum(1) == 1).all()
+    counts = match.sum(0)
+    per_operation = torch.zeros(14, dtype=torch.int64)
+    per_operation.index_add_(0, torch.tensor([i for i, _, _ in candidates]), counts)
+    assert stats.chisquare(per_operation).pvalue > 1e-3
+    both_ways = [i for i, (start, end) in enumerate(RAND_AUGMENT.values()) if start == 0 and end]
+    assert len(both_ways) == 9
+    for i in both_ways:
+        up, down = (c.item() for (j, _, _), c in zip(candidates, counts, strict=True) if j == i)
+        assert stats.binomtest(up, up + down).pvalue > 1e-3
+
+
+def test_draws_follow_one_another():
+    x = images(40, 3, 16, 16)
+    at_once = rand_augment(x, draws=3, magnitude=0.5, generator=rng())
+    g, y = rng(), x
+    for _ in range(3):
+        y = rand_augment(y, draws=1, magnitude=0.5, generator=g)
+    assert torch.equal(at_once, y)
+
+
+def test_magnitude_grows_the_change():
+    x = images(400, 3, 16, 16)
+    changes = [(rand_augment(x, magnitude=m, generator=rng()) - x).abs().mean().item() for m in (0, 0.25, 0.5, 1)]
+    assert changes == sorted(changes) and changes[3] > 1.5 * changes[0]
+    quiet = rand_augment(x, draws=1, magnitude=0.0, generator=rng())
+    unchanged = ((quiet - x).abs().flatten(1).amax(1) < 1e-5).float().mean().item()
+    assert unchanged == pytest.approx(12 / 14, abs=0.06)  # all but autocontrast and equalize
+
+
+# ---- AugMix ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> dict[str, list]:
+    """What `_draw` and `_dirichlet` return, in order."""
+    record = {"_draw": [], "_dirichlet": []}
+    for name, calls in record.items():
+        monkeypatch.setattr(policies, name, recording(getattr(policies, name), calls))
+    return record
+
+
+def recording(function, calls: list):
+    def recorded(*args):
+        result = function(*args)
+        calls.append(copy.deepcopy(result))
+        return result
+
+    return recorded
+
+
+@pytest.mark.parametrize(("width", "depth"), [(3, 2), (1, 1), (2, 4)])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_aug_mix_equals_a_loop_over_images_and_chains(drawn, shape, width, depth):
+    x = images(*shape)
+    mixed = aug_mix(x, severity=0.8, width=width, depth=depth, alpha=0.7, generator=rng())
+    beta, dirichlet = drawn["_dirichlet"]
+    assert len(drawn["_draw"]) == depth
+    for i in range(len(x)):
+        expected = beta[i, 1] * x[i : i + 1]
+        for k in range(width):
+            chain = x[i : i + 1]
+            for operations, amounts in drawn["_draw"]:
+                at = k * len(x) + i
+                chain = apply_operations(chain, operations[at : at + 1], amounts[at : at + 1])
+            expected = expected + beta[i, 0] * dirichlet[i, k] * chain
+        torch.testing.assert_close(mixed[i : i + 1], expected, atol=1e-4, rtol=0)
+
+
+def test_aug_mix_draws_depth_operation_and_magnitude_uniformly(monkeypatch, drawn):
+    x = images(2000, 1, 4, 4)
+    aug_mix(x, severity=0.5, generator=rng())
+    operations, amounts = (torch.cat(parts) for parts in zip(*drawn["_draw"], strict=True))
+    counts = operations.bincount(minlength=len(OPERATIONS))
+    names = [OPERATIONS[i] for i in counts.nonzero()[:, 0]]
+    assert set(names) == set(AUG_MIX) and stats.chisquare(counts[counts > 0]).pvalue > 1e-3
+    angles = amounts[operations == OPERATIONS.index("rotate")]
+    assert stats.kstest(angles.numpy(), stats.uniform(-15, 30).cdf).pvalue > 1e-3
+    thresholds = amounts[operations == OPERATIONS.index("solarize")]
+    assert stats.kstest(thresholds.numpy(), stats.uniform(128, 128).cdf).pvalue > 1e-3
+    # With an operation that halves and weights of 1 the result tells how many operations a chain had.
+    monkeypatch.setattr(policies, "AUG_MIX", {"brightness": (-0.5, -0.5)})
+    monkeypatch.setattr(policies, "_dirichlet", lambda n, k, alpha, g: torch.ones(n, k))
+    depths = -aug_mix(torch.ones(3000, 1, 3, 3), width=1, generator=rng())[:, 0, 0, 0].log2()
+    assert stats.chisquare(depths.round().long().bincount()[1:]).pvalue > 1e-3
+    assert depths.max() == 3 and depths.min() == 1
+
+
+def test_jsd_equals_a_loop_with_its_gradient():
+    logits = [torch.randn(6, 5, generator=rng(i), dtype=torch.float64) * 3 for i in range(3)]
+    ours, theirs = ([z.clone().requires_grad_() for z in logits] for _ in range(2))
+    loss = jsd(*ours)
+    expected = torch.zeros((), dtype=torch.float64)
+    for i in range(6):
+        p = [torch.softmax(z[i], 0) for z in theirs]
+        mixture = sum(p) / 3
+        expected = expected + sum((q * (q / mixture).log()).sum() for q in p) / 3 / 6
+    torch.testing.assert_close(loss.double(), expected, atol=1e-6, rtol=1e-5)
+    loss.backward()
+    expected.backward()
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a.grad, b.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_jsd_at_its_ends():
+    z = torch.randn(4, 3, generator=rng())
+    assert jsd(z, z, z).abs() < 1e-6
+    certain = 1e4 * torch.eye(3)
+    apart = jsd(*(certain.roll(k, 1) for k in range(3)))
+    assert apart.item() == pytest.approx(math.log(3), rel=1e-5)
+    assert jsd(certain, certain.roll(1, 0)).item() == pytest.approx(math.log(2), rel=1e-5)
+
+
+# ---- MixUp and CutMix --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (1, 3, 8, 8), (40, 1, 7, 12)])
+def test_mix_up_equals_a_loop(shape):
+    x, n = images(*shape), shape[0]
+    labels = torch.arange(n) % 3
+    mixed, soft = mix_up(x, labels, 3, 0.8, rng(4))
+    _, share, other = policies._draw_pairs("", x, labels, 3, 0.8, rng(4))
+    assert sorted(other.tolist()) == list(range(n))
+    for i in range(n):
+        j, a = other[i].item(), share[i].item()
+        torch.testing.assert_close(mixed[i], a * x[i] + (1 - a) * x[j], atol=1e-6, rtol=0)
+        expected = torch.zeros(3)
+        expected[labels[i]] += a
+        expected[labels[j]] += 1 - a
+        torch.testing.assert_close(soft[i], expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (1, 3, 8, 8), (40, 1, 7, 12), (30, 3, 1, 5)])
+def test_cut_mix_equals_a_loop(shape):
+    x, (n, _, height, width) = images(*shape), shape
+    labels = torch.arange(n) % 3
+    mixed, soft = cut_mix(x, labels, 3, 0.8, rng(4))
+    g, share, other = policies._draw_pairs("", x, labels, 3, 0.8, rng(4))
+    rows, columns = (torch.randint(side, (n,), generator=g).tolist() for side in (height, width))
+    for i in range(n):
+        j, cut = other[i].item(), math.sqrt(1 - share[i].item())
+        tall, wide = int(height * cut), int(width * cut)
+        top, bottom = max(0, rows[i] - tall // 2), min(height, rows[i] + tall // 2)
+        left, right = max(0, columns[i] - wide // 2), min(width, columns[i] + wide // 2)
+        expected = x[i].clone()
+        expected[:, top:bottom, left:right] = x[j][:, top:bottom, left:right]
+        assert torch.equal(mixed[i], expected)
+        replaced = (bottom - top) * (right - left) / (height * width)
+        weights = torch.zeros(3)
+        weights[labels[i]] += 1 - replaced
+        weights[labels[j]] += replaced
+        torch.testing.assert_close(soft[i], weights, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("mix", LABELLED.values(), ids=LABELLED)
+def test_soft_labels_tell_what_the_images_hold(mix):
+    labels = torch.arange(60) % 4
+    brightness = torch.tensor([0.0, 0.2, 0.7, 1.0])
+    x = brightness[labels].view(-1, 1, 1, 1).expand(-1, 3, 10, 14)
+    mixed, soft = mix(x, labels, 4, 1.0, rng())
+    torch.testing.assert_close(mixed.mean((1, 2, 3)), soft @ brightness, atol=1e-5, rtol=0)
+    torch.testing.assert_close(soft.sum(1), torch.ones(60))
+    assert ((soft > 0.05).sum(1) == 2).sum() > 20
+    logits = torch.randn(60, 4, generator=rng(1))
+    hard = torch.stack([F.cross_entropy(logits, torch.full((60,), k), reduction="none") for k in range(4)], dim=1)
+    torch.testing.assert_close(F.cross_entropy(logits, soft), (hard * soft).sum(1).mean())
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
+def test_shares_of_mix_up_have_the_beta_distribution(alpha):
+    n = 1500
+    _, soft = mix_up(torch.zeros(n, 1, 1, 1), torch.arange(n), n, alpha, rng(6))
+    mixed = (soft > 0).sum(1) == 2  # the rest is with itself, or has a share that float32 rounds to 0 or 1
+    share = soft.diagonal()[mixed].double().numpy()
+    assert share.mean() == pytest.approx(0.5, abs=0.05)
+    assert share.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.1)
+    assert stats.kstest(share, stats.beta(alpha, alpha).cdf).pvalue > 1e-3
+
+
+def test_dirichlet_weights_have_their_mean_and_variance():
+    for alpha, k in [(1.0, 3), (0.3, 4), (5.0, 2)]:
+        weights = policies._dirichlet(20000, k, alpha, rng(7))
+        assert weights.dtype == torch.float32
+        torch.testing.assert_close(weights.sum(1), torch.ones(20000))
+        torch.testing.assert_close(weights.mean(0), torch.full((k,), 1 / k), atol=0.01, rtol=0)
+        variance = (k - 1) / (k**2 * (k * alpha + 1))
+        torch.testing.assert_close(weights.var(0), torch.full((k,), variance), atol=0, rtol=0.05)
+        assert stats.kstest(weights[:, 0].numpy(), stats.beta(alpha, (k - 1) * alpha).cdf).pvalue > 1e-3
+    smallest = policies._dirichlet(20000, 2, 0.01, rng())[:, 0]
+    assert smallest.mean().item() == pytest.approx(0.5, abs=0.015)
+    assert smallest.var().item() == pytest.approx(1 / (4 * 1.02), rel=0.01)
+
+
+def test_boxes_of_cut_mix_fill_the_image():
+    n = 3000
+    x = torch.zeros(n, 1, 16, 24)
+    labels = torch.arange(n) % 2
+    x[labels == 1] = 1
+    mixed, soft = cut_mix(x, labels, 2, 1.0, rng(8))
+    replaced = mixed != x
+    cut = replaced.flatten(1).any(1)
+    # Half the partners have the same label; the boxes of the others cover the middle most, and every pixel often.
+    assert 0.4 < cut.float().mean() < 0.5
+    coverage = replaced[:, 0].float().mean(0)
+    assert coverage.min() > 0.04 and coverage[8, 12] == pytest.approx(coverage.max().item(), rel=0.1)
+    torch.testing.assert_close(coverage, coverage.flip(0, 1), atol=0.04, rtol=0)
+    torch.testing.assert_close(1 - soft[torch.arange(n), labels], replaced.float().mean((1, 2, 3)), atol=1e-6, rtol=0)
+
+
+# ---- corruptions -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", CORRUPTIONS)
+def test_severity_zero_is_the_image_and_more_is_more(kind):
+    x = torch.as_tensor(cells.generate(6, 0)[0]).float() / 255
+    assert corrupt(x, kind, 0) is x
+    change = [(corrupt(x, kind, s, rng()) - x).square().mean().item() for s in range(6)]
+    assert change == sorted(set(change)), change
+    gray = images(2, 1, 28, 28)
+    assert (corrupt(gray, kind, 5, rng()) - gray).abs().max().item() > 0.05 or kind == "saturation"
+
+
+@pytest.mark.parametrize("severity", [1, 3, 5])
+@pytest.mark.parametrize("kind", ["brightness", "contrast", "saturation"])
+def test_colour_corruptions_equal_torchvision(kind, severity):
+    x = images(4, 3, 20, 30)
+    expected = getattr(tv, f"adjust_{kind}")(x, CORRUPTIONS[kind][severity - 1])
+    torch.testing.assert_close(corrupt(x, kind, severity), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("severity", [1, 3, 5])
+def test_blur_equals_torchvision(severity):
+    x = images(2, 3, 64, 80)
+    sigma = CORRUPTIONS["blur"][severity - 1] * 64
+    # Taps beyond 3 sigma hold 0.3% of the Gaussian.
+    torch.testing.assert_close(
+        corrupt(x, "blur", severity), tv.gaussian_blur(x, [21, 21], [sigma] * 2), atol=5e-3, rtol=0
+    )
+
+
+@pytest.mark.parametrize("severity", range(1, 6))
+@pytest.mark.parametrize("shape", [(4, 3, 32, 32), (3, 1, 64, 16), (2, 3, 32, 128)])  # no pixel is near to two
+def test_pixelate_equals_pil(severity, shape):
+    u = pixels(*shape)
+    height, width = shape[2:]
+    small = [round(side * CORRUPTIONS["pixelate"][severity - 1]) for side in (width, height)]
+
+    def shrink_and_enlarge(image: Image.Image) -> Image.Image:
+        return image.resize(small, Image.Resampling.BILINEAR).resize((width, height), Image.Resampling.NEAREST)
+
+    ours = corrupt(u / 255, "pixelate", severity) * 255
+    assert (ours - with_pil(u, shrink_and_enlarge)).abs().max() < 1.05  # PIL rounds twice, across and down
+
+
+def test_pixelate_of_any_size_has_as_many_pixels_as_asked():
+    y = corrupt(torch.rand(1, 1, 37, 50, generator=rng()), "pixelate", 4)[0, 0]  # 0.3 of the side
+    assert (y.diff(dim=0).abs().amax(1) > 0).sum() == 11 - 1 and (y.diff(dim=1).abs().amax(0) > 0).sum() == 15 - 1
+    assert corrupt(torch.rand(2, 3, 1, 2, generator=rng()), "pixelate", 5).shape == (2, 3, 1, 2)
+
+
+@pytest.mark.parametrize("severity", range(1, 6))
+def test_noises_have_their_mean_and_variance(severity):
+    x = torch.full((2, 3, 90, 90), 0.5)
+    x[1] = 0.25
+    std = CORRUPTIONS["noise"][severity - 1]
+    noise = corrupt(x[:1], "noise", severity, rng(1)) - 0.5
+    # What is clipped at 0 and 1 is missing from the deviation: little even at severity 5, 1.9 deviations away.
+    assert noise.std().item() == pytest.approx(std, rel=0.02 if severity < 5 else 0.06)
+    assert noise.mean().abs() < 0.01
+    photons = CORRUPTIONS["shot_noise"][severity - 1]
+    y = corrupt(x, "shot_noise", severity, rng(2)).flatten(1)
+    torch.testing.assert_close(y.mean(1), torch.tensor([0.5, 0.25]), atol=0.01, rtol=0)
+    torch.testing.assert_close(y.var(1), torch.tensor([0.5, 0.25]) / photons, atol=0, rtol=0.06)
+    counts = y * photons
+    clipped = y == 1
+    torch.testing.assert_close(counts[~clipped], counts[~clipped].round(), atol=1e-3, rtol=0)
+
+
+def test_gray_images_have_no_saturation_to_lose():
+    x = images(2, 1, 28, 28)
+    for severity in range(1, 6):
+        torch.testing.assert_close(corrupt(x, "saturation", severity), x, atol=1e-6, rtol=0)
+
+
+# ---- all of them -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@pytest.mark.parametrize("shape", [(0, 3, 16, 16), (1, 3, 33, 17), (1, 1, 28, 28), (5, 3, 2, 3), (3, 1, 1, 1)])
+def test_any_shape_range_dtype_and_layout(call, shape):
+    x = torch.rand(shape, generator=rng(9))
+    before = x.clone()
+    y = call(x, rng())
+    assert y.shape == x.shape and y.dtype == torch.float32 and y.device == x.device and y.is_contiguous()
+    assert torch.equal(x, before)
+    if not len(x):
+        return
+    assert y.isfinite().all() and y.min() >= 0 and y.max() <= 1
+    last = call(x.contiguous(memory_format=torch.channels_last), rng())
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(last, y, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_bfloat16_autocast_and_inference_mode(call):
+    x = (levels(images(8, 3, 20, 24)) // 2 * 2).float() / 256  # 7 bits, which bfloat16 holds
+    expected = call(x, rng())
+    with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+        y = call(x, rng())
+    assert y.dtype == torch.float32 and torch.equal(y, expected)
+    low = call(x.bfloat16(), rng())
+    assert low.dtype == torch.bfloat16
+    torch.testing.assert_close(low.float(), expected, atol=5e-3, rtol=0)
+
+
+@pytest.mark.parametrize("call", POLICIES.values(), ids=POLICIES)
+def test_reproducible_from_its_generator_and_from_nothing_else(call):
+    x = images(12, 3, 16, 16)
+    before = torch.get_rng_state()
+    first = call(x, rng(5))
+    same = rng(5)
+    assert torch.equal(first, call(x, same))
+    assert not torch.equal(first, call(x, same))
+    assert not torch.equal(first, call(x, rng(6)))
+    assert torch.equal(before, torch.get_rng_state())
+    device.seed_everything(3)
+    own = call(x)
+    assert not torch.equal(own, call(x))
+    device.seed_everything(3)
+    before = torch.get_rng_state()
+    assert torch.equal(own, call(x))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("call", [POLICIES[name] for name in ("rand_augment", "aug_mix", "noise", "shot_noise")])
+def test_every_image_has_its_own_draw(call):
+    y = call(images(1, 3, 16, 16).expand(64, -1, -1, -1), rng())
+    assert len({image.numpy().tobytes() for image in y}) > 40
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x, y: rand_augment(x, draws=0), "rand_augment: draws=0 must be a whole number, at least 1"),
+        (lambda x, y: rand_augment(x, draws=1.5), "rand_augment: draws=1.5 must be a whole number"),
+        (
+            lambda x, y: rand_augment(x, magnitude=9),
+            "rand_augment: magnitude=9 must be a number, at least 0 and at most 1",
+        ),
+        (lambda x, y: rand_augment(x, magnitude="0.3"), "rand_augment: magnitude='0.3' must be a number"),
+        (lambda x, y: aug_mix(x, severity=3), "aug_mix: severity=3 must be"),
+        (lambda x, y: aug_mix(x, width=0), "aug_mix: width=0 must be"),
+        (lambda x, y: aug_mix(x, depth=0), "aug_mix: depth=0 must be a whole number, at least 1"),
+        (lambda x, y: aug_mix(x, alpha=0.0), "aug_mix: alpha=0.0 must be a number, at least 0.01"),
+        (lambda x, y: mix_up(x, y, 4, alpha=-1), "mix_up: alpha=-1 must be"),
+        (lambda x, y: mix_up(x, y, 3), "mix_up: labels from 0 to 3 must be from 0 to n_classes - 1=2"),
+        (lambda x, y: mix_up(x, y - 1, 4), "mix_up: labels from -1 to 2 must be"),
+        (lambda x, y: cut_mix(x, y[:2], 4), r"cut_mix: labels must be int64 \(4,\), not torch.int64 \(2,\)"),
+        (lambda x, y: cut_mix(x, y.float(), 4), r"cut_mix: labels must be int64 \(4,\), not torch.float32"),
+        (lambda x, y: corrupt(x, "noises", 1), "kind='noises' \\(did you mean 'noise'\\?\\) is not one of noise, shot"),
+        (lambda x, y: corrupt(x, "noise", 6), "corrupt: severity=6 must be a whole number, at least 0 and at most 5"),
+        (lambda x, y: corrupt(x, "noise", 0.5), "corrupt: severity=0.5 must be a whole number"),
+    ],
+)
+def test_wrong_settings_are_named(call, message):
+    with pytest.raises(ValueError, match=f"^{message}") as error:
+        call(images(4, 3, 8, 8), torch.arange(4))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_wrong_images_are_refused_with_what_to_do(call):
+    with pytest.raises(TypeError, match=r"torch.uint8: convert by labutil.device.to_float"):
+        call(pixels(2, 3, 8, 8))
+    with pytest.raises(ValueError, match=r"\(N, 1, H, W\) or \(N, 3, H, W\), not"):
+        call(torch.zeros(2, 4, 8, 8))
