@@ -33,6 +33,10 @@ RIGHT = {
     "cross_entropy": lambda z, y: (z.logsumexp(1) - z[torch.arange(len(y)), y]).mean(),
     "cross_entropy_gradient": lambda z, y: (z.softmax(1) - onehot(y, z.shape[1])) / len(y),
     "macro_f1": lambda c: f1_by_class(c)[0].mean(),
+    "hamming": lambda a, b: (a[:, None] ^ b[None]).sum(2),
+    "robust_z": lambda x: (x - x.median()) / (1.4826 * (x - x.median()).abs().median()),
+    "recall_precision": lambda f, t: (len(f & t) / len(t), len(f & t) / len(f) if f else 1.0),
+    "label_quality": lambda p, y: p.gather(1, y[:, None])[:, 0],
 }
 WRONG = [
     ("conv_parameters", lambda i, o, k, bias: o * i * k * k, "biases are missing"),
@@ -68,6 +72,27 @@ WRONG = [
     ("macro_f1", lambda c: (2 / (c.sum(1) / c.diag() + c.sum(0) / c.diag())).mean() * 0.5, "yours is"),
     ("macro_f1", lambda c: f1_naive(c).mean(), "divides by zero"),
     ("macro_f1", lambda c: f1_naive(c).nanmean(), "still counts"),
+    ("hamming", lambda a, b: (b[:, None] ^ a[None]).sum(2), "turned round"),
+    ("hamming", lambda a, b: (a[:, None] == b[None]).sum(2), "bits that agree"),
+    ("hamming", lambda a, b: (a[:, None] ^ b[None]).float().mean(2), "share of bits"),
+    ("hamming", lambda a, b: (a[:, None] & b[None]).sum(2), "1 in both"),
+    ("hamming", lambda a, b: torch.zeros(5, 7), "the first two hashes differ in"),
+    ("robust_z", lambda x: (x - x.mean()) / x.std(), "ordinary z-score"),
+    ("robust_z", lambda x: (x - x.median()) / (x - x.median()).abs().median(), "1.4826 is missing"),
+    ("robust_z", lambda x: (x - x.median()) / (1.4826 * (x - x.mean()).abs().median()), "not from the mean"),
+    ("robust_z", lambda x: (x - x.median()) / (1.4826 * (x - x.median()).abs().mean()), "take their median"),
+    ("robust_z", lambda x: RIGHT["robust_z"](x).abs(), "keep the sign"),
+    ("robust_z", lambda x: (x - x.median()) * 1.4826 * (x - x.median()).abs().median(), "do not multiply"),
+    ("robust_z", lambda x: x, "the last value is"),
+    ("recall_precision", lambda f, t: len(f & t) / len(t), "return two numbers"),
+    ("recall_precision", lambda f, t: (len(f & t) / len(f), len(f & t) / len(t)), "exchanged"),
+    ("recall_precision", lambda f, t: (len(f & t), len(f & t)), "expected"),
+    ("recall_precision", lambda f, t: (len(f & t) / len(t), len(f & t) / len(f)), "divides by zero"),
+    ("recall_precision", lambda f, t: (len(f & t) / len(t), len(f & t) / max(1, len(f))), "1 by convention"),
+    ("label_quality", lambda p, y: p[:, y], "pair them"),
+    ("label_quality", lambda p, y: p.amax(1), "the given label's"),
+    ("label_quality", lambda p, y: 1 - RIGHT["label_quality"](p, y), "quality is the probability itself"),
+    ("label_quality", lambda p, y: p[:, 0] * 0, "for the first image it is"),
 ]
 
 

@@ -362,6 +362,38 @@ def test_the_explorer_has_widgets_with_a_front_end(monkeypatch):
     assert titles[-1].endswith(f"right predictions of {classes[1]} with confidence 0.80 or more")
 
 
+def static(monkeypatch, draw):
+    """The title of the one figure that an explorer shows where nobody can move its widgets."""
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    plt.close("all")
+    draw()
+    (number,) = plt.get_fignums()
+    return plt.figure(number).get_suptitle()
+
+
+def test_the_threshold_explorer_counts_recall_and_precision(monkeypatch):
+    images = torch.randint(0, 256, (6, 3, 8, 8), dtype=torch.uint8)
+    found = pd.DataFrame({"index": [4, 0, 2, 1, 5, 3], "score": [9.0, 7.0, 5.0, 3.0, 2.0, 1.0]})
+    title = static(monkeypatch, lambda: explore.threshold(images, found, start=4.0, truth=[4, 2, 3, 5]))
+    assert title.startswith("3 of 6 images lie above 4.00")
+    assert "recall 50.0%, precision 66.7%" in title.replace("\n", " ")
+    none = static(monkeypatch, lambda: explore.threshold(images, found, start=20.0, names=list("abcdef")))
+    assert none.startswith("0 of 6 images lie above 20.00")
+
+
+def test_the_pairs_explorer_counts_precision(monkeypatch):
+    images = torch.randint(0, 256, (6, 3, 8, 8), dtype=torch.uint8)
+    found = pd.DataFrame({"index": [4, 3, 2], "reference_index": [1, 0, 1], "score": [0.9, 0.7, 0.2]})
+    title = static(monkeypatch, lambda: explore.pairs(images, found, truth=[(1, 4), (5, 0)]))
+    assert title.startswith("2 pairs lie above 0.50") and title.endswith("precision 50.0%")
+    other = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+    assert "precision" not in static(monkeypatch, lambda: explore.pairs(images, found, reference=other))
+    empty = found.head(0)
+    assert static(monkeypatch, lambda: explore.pairs(images, found.tail(1), start=0.5)).startswith("0 pairs")
+    with pytest.raises(ValueError, match="no pairs"):
+        explore.pairs(images, empty)
+
+
 def test_reading_prints_where_there_is_no_notebook(capsys):
     plots.reading("One sentence.")
     assert capsys.readouterr().out == "One sentence.\n"
