@@ -1,7 +1,7 @@
 """Near-duplicates: the same photograph twice, changed a little. Candidates first, then a second opinion on each.
 
 1. Candidates: each image's nearest by frozen features (the same thing in view), by 8x8 pixels (the same layout), and
-   by mirrored pixels.
+   by texture (the same spatial frequencies, wherever they lie and mirrored or not).
 2. Alignment: of the likeliest, scale, mirroring and shift by correlation, then an affine map by least squares.
 3. Confirmation: how well the aligned pictures agree, window by window. Two aeroplanes before a plain sky agree as
    wholes and in no window; two copies agree in each.

@@ -145,7 +145,7 @@ def pairs(
         cut = int((scores > value).sum())
         shown = range(max(0, cut - n), min(len(scores), cut + n))
         pictures = [picture for i in shown for picture in (images[int(first[i])], others[int(second[i])])]
-        titles = [text for i in shown for text in (f"{scores[i]:.3f}", "and")]
+        titles = [text for i in shown for text in (f"score {scores[i]:.2f}", "")]
         colours = [plots.COLOURS[1] if i < cut else "black" for i in shown for _ in range(2)]
         title = f"{cut} pairs lie above {value:.2f}; coloured: the last of them, black: the next"
         if known is not None:

@@ -154,6 +154,9 @@ def _sheet(
             continue
         x0, y0 = x - tile.shape[1] // 2, top + (high - tile.shape[0]) // 2
         axes.imshow(tile, extent=(x0, x0 + tile.shape[1], y0 + tile.shape[0], y0), interpolation="nearest")
+        if tile.min() > 240:  # a white image on a white page
+            axes.plot(x0 + np.array([0, 1, 1, 0, 0]) * tile.shape[1], y0 + np.array([0, 0, 1, 1, 0]) * tile.shape[0],
+                      color="0.7", lw=0.6)  # fmt: skip
         if titles:
             colour = "black" if colours is None else colours[i]
             axes.text(x, top - 3, titles[i], ha="center", va="bottom", fontsize=size, color=colour)
@@ -327,6 +330,7 @@ def bars(values: pd.Series, *, std: pd.Series | None = None, xlabel: str = "", c
         bars(table["mean"], std=table["std"], xlabel="test accuracy", chance=1 / 8)
     """
     names, numbers = [_wrap(str(n), 26) for n in values.index], values.to_numpy(float)
+    counts = np.issubdtype(values.dtype, np.integer)
     errors = np.full(len(names), np.nan) if std is None else std.to_numpy(float)
     figure, axes = plt.subplots(figsize=(6.5, 0.55 + 0.36 * len(names) + (0.3 if chance is not None else 0)))
     axes.barh(range(len(names)), numbers, color=COLOURS[4])
@@ -336,7 +340,8 @@ def bars(values: pd.Series, *, std: pd.Series | None = None, xlabel: str = "", c
         known = np.isfinite(error)
         if known:
             axes.errorbar(number, i, xerr=error, color="black", capsize=3, lw=1)
-        text, end = (f"{number:.3f} ± {error:.3f}", number + error) if known else (f"{number:.3f}", number)
+        text = f"{number:,.0f}" if counts else f"{number:.3f}"
+        text, end = (f"{text} ± {error:.3f}", number + error) if known else (text, number)
         axes.annotate(text, (end, i), (4, 0), textcoords="offset points", va="center", fontsize=8)
     axes.set_xlabel(xlabel)
     axes.margins(x=0.22)

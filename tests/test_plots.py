@@ -394,6 +394,28 @@ def test_the_pairs_explorer_counts_precision(monkeypatch):
         explore.pairs(images, empty)
 
 
+def test_moving_a_threshold_redraws(monkeypatch):
+    import IPython.display
+    import ipywidgets
+
+    shown, titles, original = [], [], plots.image_grid
+    monkeypatch.setenv("JPY_SESSION_NAME", "lesson.ipynb")
+    monkeypatch.setattr(IPython.display, "display", lambda *things: shown.extend(things))
+    monkeypatch.setattr(plots, "image_grid", lambda *a, **k: titles.append(k["title"]) or original(*a, **k))
+    images = torch.randint(0, 256, (6, 3, 8, 8), dtype=torch.uint8)
+    explore.threshold(images, pd.DataFrame({"index": range(6), "score": [9.0, 7.0, 5.0, 3.0, 2.0, 1.0]}), start=4.0)
+    (box,) = [w for w in shown if isinstance(w, ipywidgets.VBox)]
+    box.children[0].value = 1.5
+    assert titles[0].startswith("3 of 6") and titles[-1].startswith("5 of 6")
+
+
+def test_bars_print_counts_as_counts():
+    figure = plots.bars(pd.Series({"a": 1200, "b": 3}), xlabel="images")
+    assert [text.get_text() for text in figure.axes[0].texts] == ["1,200", "3"]
+    figure = plots.bars(pd.Series({"a": 0.5}), std=pd.Series({"a": 0.25}))
+    assert [text.get_text() for text in figure.axes[0].texts] == ["0.500 ± 0.250"]
+
+
 def test_reading_prints_where_there_is_no_notebook(capsys):
     plots.reading("One sentence.")
     assert capsys.readouterr().out == "One sentence.\n"
