@@ -18,7 +18,7 @@ from torch import Tensor
 
 from labutil.device import to_float
 from labutil.duplicates import COARSE, near_duplicates
-from labutil.features import feature_size, frozen_features
+from labutil.features import eigenvectors, feature_size, frozen_features
 from labutil.paths import DataError, replace_file
 
 if TYPE_CHECKING:
@@ -277,7 +277,9 @@ def _axes(h: Tensor, dimensions: int = 512) -> Tensor:
     h = h - h.mean(0)
     h = h * 10 / (h.square().sum(1).mean().sqrt() + 1e-6)
     if h.shape[1] > dimensions:
-        h = h @ torch.linalg.eigh(h.T @ h).eigenvectors[:, -dimensions:]
+        few = len(h) <= h.shape[1]
+        axes = torch.linalg.svd(h, full_matrices=False).Vh.T if few else eigenvectors(h.T @ h)[1].flip(1)
+        h = h @ axes[:, :dimensions]
     return h
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from labutil.augment import Augment
 from labutil.device import to_float
-from labutil.features import frozen_features
+from labutil.features import eigenvectors, frozen_features
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -154,11 +154,11 @@ def _embeddings(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     change = frozen_features((altered * 255).round().to(torch.uint8), size=COARSE, cache=False) - h_y[rows]
     within = change.T @ change / len(change)
     within += (within.diagonal().mean() + 1e-6) * torch.eye(len(within))  # fewer copies than features
-    values, vectors = torch.linalg.eigh(within)
+    values, vectors = eigenvectors(within)
     whiten = vectors * values.rsqrt()
     mean = h_y.mean(0)
     total = whiten.T @ (h_y.T @ h_y / len(h_y) - mean[:, None] * mean) @ whiten
-    axes = whiten @ torch.linalg.eigh(total).eigenvectors[:, -_DIMENSIONS:]
+    axes = whiten @ eigenvectors(total)[1][:, -_DIMENSIONS:]
     return tuple(_unit(h @ axes - mean @ axes) for h in (h_x, h_y))
 
 

@@ -98,7 +98,8 @@ def linear_probe(h: Array, labels: Array, *, decay: float = 0.002, dimensions: i
 
     x, y = to_numpy(h), to_numpy(labels)
     power = signed_root(x).var(0).sum() / 100
-    axes = PCA(min(dimensions, x.shape[1], max(1, len(x) - 1)), svd_solver="covariance_eigh")
+    solver = "covariance_eigh" if len(x) > x.shape[1] else "full"  # the former is fast, and fails on few images
+    axes = PCA(min(dimensions, x.shape[1], max(1, len(x) - 1)), svd_solver=solver)
     classifier = LogisticRegression(C=1 / (2 * decay * len(x) * max(power, 1e-12)), max_iter=1000, tol=1e-3)
     model = make_pipeline(FunctionTransformer(signed_root), axes, classifier)
     with threadpool_limits(1):  # small products: threads that wait for each other cost more than they bring

@@ -271,3 +271,27 @@ def test_batches_shrink_as_images_grow(monkeypatch):
     assert all(8 <= n <= 64 and n % 8 == 0 for n in sizes)
     monkeypatch.setattr(device, "get_device", lambda: torch.device("cuda"))
     assert batch_size(224) == 512
+
+
+def test_eigenvectors_of_a_matrix_of_low_rank():
+    """Many equal eigenvalues, on which single precision may give up: still an orthonormal basis."""
+    g = torch.Generator().manual_seed(0)
+    h = torch.randn(20, 600, generator=g) @ torch.diag(torch.logspace(1, -4, 600))
+    values, vectors = features.eigenvectors(h.T @ h)
+    expected = torch.linalg.svdvals(h.double()).square().flip(0)
+    torch.testing.assert_close(values[-20:].double(), expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(vectors.T @ vectors, torch.eye(600), rtol=0, atol=1e-3)
+
+
+def test_eigenvectors_falls_back_to_double(monkeypatch):
+    eigh = torch.linalg.eigh
+
+    def refuses_singles(matrix):
+        if matrix.dtype == torch.float32:
+            raise torch.linalg.LinAlgError("too many repeated eigenvalues")
+        return eigh(matrix)
+
+    monkeypatch.setattr(torch.linalg, "eigh", refuses_singles)
+    values, vectors = features.eigenvectors(torch.diag(torch.tensor([3.0, 1.0])))
+    assert values.dtype == vectors.dtype == torch.float32
+    assert values.tolist() == [1.0, 3.0]
