@@ -41,7 +41,15 @@ __all__ = [
 ]
 
 # Where a score begins to mean something, in its own units: probability, robust standard deviations, shares.
-THRESHOLDS = {"duplicate": 0.8, "outlier": 4.0, "dark": 0.8, "bright": 0.6, "blank": 0.6, "blurred": 4.0}
+THRESHOLDS = {
+    "duplicate": 0.8,
+    "outlier": 4.0,
+    "dark": 0.8,
+    "bright": 0.6,
+    "blank": 0.6,
+    "blurred": 4.0,
+    "odd_size": 1.0,
+}
 _NEIGHBOURS = 0.07  # an image is judged by its distance to this share of the others: more than any one fault fills
 _REFERENCES = 10_000  # others to compare with, at most
 _FOLDS = 5
@@ -124,20 +132,23 @@ def _laplacian(gray: Tensor) -> Tensor:
     return 4 * inner - gray[:, :-2, 1:-1] - gray[:, 2:, 1:-1] - gray[:, 1:-1, :-2] - gray[:, 1:-1, 2:]
 
 
-def image_quality(images: Tensor | np.ndarray) -> pd.DataFrame:
+def image_quality(images: Tensor | np.ndarray, sizes: np.ndarray | None = None) -> pd.DataFrame:
     """How bad each picture is as a picture.
 
     Args:
         images: uint8 (N, C, H, W), C = 1 or 3.
+        sizes: (N, 2), width and height of the files, which may differ though `images` have one size.
 
     Returns:
         DataFrame(index, dark, bright, blank, blurred), in the images' order. dark: 1 less the 95th percentile of
         brightness; bright: share of pixels that are white; blank: 1 for one colour all over, 0.5 for a contrast of 5
         gray levels; all in [0, 1]. blurred: how much less sharp than the set's typical image (logarithm of the
         Laplacian's size over the contrast), in robust standard deviations.
+        With `sizes` also odd_size: the larger of how often area and aspect ratio double, or halve, from the set's
+        typical one to this image's.
 
     Raises:
-        ValueError: not uint8 images.
+        ValueError: not uint8 images, or sizes of another shape.
 
     Example:
         quality = image_quality(data.train.images)
@@ -156,7 +167,17 @@ def image_quality(images: Tensor | np.ndarray) -> pd.DataFrame:
     if (~flat).sum() > 1:  # one alone is typical
         blurred[~flat] = -_robust(sharpness[~flat], 0.1)
     table = {"dark": dark, "bright": bright, "blank": blank, "blurred": blurred}
+    if sizes is not None:
+        table["odd_size"] = _odd_size(np.asarray(sizes), len(images))
     return pd.DataFrame({"index": np.arange(len(images)), **{k: v.double().numpy() for k, v in table.items()}})
+
+
+def _odd_size(sizes: np.ndarray, count: int) -> Tensor:
+    if sizes.shape != (count, 2) or (sizes <= 0).any():
+        raise ValueError(f"sizes: expected ({count}, 2) widths and heights above 0, got {sizes.shape}")
+    width, height = torch.as_tensor(sizes, dtype=torch.float64).log2().T
+    area, aspect = width + height, width - height
+    return torch.maximum(*(abs(x - x.median()) if count else x for x in (area, aspect)))
 
 
 def _quality_of(gray: Tensor) -> Tensor:

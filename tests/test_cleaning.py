@@ -685,3 +685,14 @@ def test_out_of_fold_probabilities_of_fewer_images_than_features():
     h = 0.01 * torch.randn(60, 2560, generator=g) + torch.nn.functional.one_hot(torch.from_numpy(labels), 2560)
     p = cleaning.out_of_fold_probabilities(h, labels)
     assert (p.argmax(1) == labels).mean() > 0.9
+
+
+def test_odd_sizes_count_doublings():
+    sizes = [(100, 100)] * 5 + [(200, 200), (100, 400), (50, 100)]
+    quality = image_quality(torch.zeros(8, 3, 16, 16, dtype=torch.uint8), sizes)
+    assert quality["odd_size"].tolist() == pytest.approx([0, 0, 0, 0, 0, 2, 2, 1])
+    assert "odd_size" not in image_quality(torch.zeros(2, 1, 16, 16, dtype=torch.uint8))
+    assert len(image_quality(torch.zeros(0, 1, 16, 16, dtype=torch.uint8), np.empty((0, 2)))) == 0
+    for wrong in ([(1, 2)], [(0, 5)] * 8):
+        with pytest.raises(ValueError, match=r"^sizes: expected \(8, 2\) widths and heights above 0"):
+            image_quality(torch.zeros(8, 3, 16, 16, dtype=torch.uint8), wrong)
