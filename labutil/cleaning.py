@@ -18,7 +18,7 @@ from torch import Tensor
 
 from labutil.device import to_float
 from labutil.duplicates import COARSE, near_duplicates
-from labutil.features import eigenvectors, feature_size, frozen_features
+from labutil.features import check_images, eigenvectors, feature_size, frozen_features
 from labutil.paths import DataError, replace_file
 
 if TYPE_CHECKING:
@@ -156,9 +156,7 @@ def image_quality(images: Tensor | np.ndarray, sizes: np.ndarray | None = None) 
     """
     import pandas as pd
 
-    images = torch.as_tensor(images)
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in {1, 3}:
-        raise ValueError(f"images: expected uint8 (N, 1 or 3, H, W), got {images.dtype} {tuple(images.shape)}")
+    images = check_images("images", images)
     parts = [_quality_of(to_float(part, "cpu").mean(1)) for part in images.split(512) if len(part)]
     dark, bright, contrast, sharpness = torch.cat(parts).T if parts else torch.zeros(4, 0)
     blank = torch.exp2(-contrast * 255 / 5)

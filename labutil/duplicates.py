@@ -19,7 +19,7 @@ from torch import Tensor
 
 from labutil.augment import Augment
 from labutil.device import to_float
-from labutil.features import eigenvectors, frozen_features
+from labutil.features import check_images, eigenvectors, frozen_features
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,8 +70,8 @@ def near_duplicates(
 
     if neighbours < 1:
         raise ValueError(f"neighbours={neighbours} must be at least 1")
-    x = _images("images", images)
-    y = x if reference is None else _images("reference", reference)
+    x = check_images("images", images)
+    y = x if reference is None else check_images("reference", reference)
     columns = {"index": np.empty(0, np.int64), "reference_index": np.empty(0, np.int64), "score": np.empty(0)}
     if len(x) and len(y) and not (reference is None and len(x) == 1):
         pairs, log_odds, same = _examine(x, None if reference is None else y, neighbours)
@@ -116,13 +116,6 @@ def _contrast(small: Tensor) -> Tensor:
     """Standard deviation of the gray picture at half size, where noise has averaged out, in gray levels (N,)."""
     halves = (F.avg_pool2d(_gray(chunk), 2).flatten(1) for chunk in small.split(4096))
     return torch.cat([half.std(1, unbiased=False) * 255 for half in halves])
-
-
-def _images(name: str, images: Tensor | np.ndarray) -> Tensor:
-    images = torch.as_tensor(images)
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in {1, 3}:
-        raise ValueError(f"{name}: expected uint8 (N, 1 or 3, H, W), got {images.dtype} {tuple(images.shape)}")
-    return images
 
 
 def _small(images: Tensor) -> Tensor:

@@ -46,9 +46,7 @@ def frozen_features(
     Example:
         h = frozen_features(data.train.images)
     """
-    images = torch.as_tensor(images)
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in {1, 3}:
-        raise ValueError(f"images: expected uint8 (N, 1 or 3, H, W), got {images.dtype} {tuple(images.shape)}")
+    images = check_images("images", images)
     size = feature_size(images.shape[2:]) if size is None else int(size)
     if size < 1:
         raise ValueError(f"size={size} must be at least 1")
@@ -75,6 +73,14 @@ def frozen_features(
             f"folder"
         ) from error
     return h
+
+
+def check_images(name: str, images: Tensor | np.ndarray) -> Tensor:
+    """`images` as a tensor, uint8 (N, 1 or 3, H, W), or one clear ValueError that calls them `name`."""
+    images = torch.as_tensor(images)
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in {1, 3}:
+        raise ValueError(f"{name}: expected uint8 (N, 1 or 3, H, W), got {images.dtype} {tuple(images.shape)}")
+    return images
 
 
 def eigenvectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
