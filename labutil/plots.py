@@ -319,6 +319,51 @@ def _look(i: int) -> dict[str, Any]:
 
 
 @_styled
+def lines(
+    table: pd.DataFrame,
+    *,
+    std: pd.DataFrame | None = None,
+    xlabel: str = "",
+    ylabel: str = "",
+    log_x: bool = False,
+    chance: float | None = None,
+) -> Figure:
+    """One line a column against the index, each point marked; `std` shades a band, `chance` is a dashed line.
+
+    Args:
+        table: numbers, indexed by what goes along the x axis, columns named as the legend shows them. Values that are
+            missing (NaN) are left out.
+        std: same rows and columns; NaN where there was a single run.
+        log_x: logarithmic x axis, with each index value as a tick.
+
+    Example:
+        lines(accuracy.groupby("labels").mean(), std=accuracy.groupby("labels").std(), xlabel="labels", log_x=True)
+    """
+    figure, cell = plt.subplots(figsize=(4.6, 2.9))
+    x = table.index.to_numpy(float)
+    for i, name in enumerate(table):
+        values = table[name].to_numpy(float)
+        known = np.isfinite(values)
+        look = _look(i)
+        look["marker"] = look["marker"] or "o"
+        cell.plot(x[known], values[known], markersize=4, label=_wrap(_short(str(name), 60), 24), **look)
+        if std is not None:
+            spread = np.nan_to_num(std[name].to_numpy(float))[known]
+            low, high = values[known] - spread, values[known] + spread
+            cell.fill_between(x[known], low, high, color=look["color"], alpha=0.15, lw=0)
+    if chance is not None:
+        cell.axhline(chance, color="black", ls="--", lw=1, label="chance")
+    if log_x:
+        cell.set_xscale("log")
+        cell.xaxis.set_minor_formatter(NullFormatter())
+        cell.set_xticks(x, [f"{value:g}" for value in x])
+    cell.set_xlabel(xlabel)
+    cell.set_ylabel(ylabel)
+    figure.legend(loc="outside right upper")
+    return figure
+
+
+@_styled
 def bars(values: pd.Series, *, std: pd.Series | None = None, xlabel: str = "", chance: float | None = None) -> Figure:
     """Horizontal bars, one for each entry, with its value; `std` gives error bars, `chance` a dashed line.
 

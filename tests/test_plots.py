@@ -230,6 +230,20 @@ def test_bars_draw_each_value_once_and_errors_where_known():
     assert [t.get_text() for t in axes.figure.legends[0].get_texts()] == ["chance, 0.100"]
 
 
+def test_lines_draw_each_column_with_its_band_and_leave_gaps_out():
+    table = pd.DataFrame({"probe": [0.2, 0.5, 0.9], "fine-tuned": [np.nan, 0.4, 0.8]}, index=[0.01, 0.1, 1.0])
+    figure = plots.lines(table, std=table * 0.1, xlabel="share", ylabel="accuracy", log_x=True, chance=0.1)
+    (axes,) = figure.axes
+    assert [line.get_xydata().tolist() for line in axes.lines[:2]] == [
+        [[0.01, 0.2], [0.1, 0.5], [1.0, 0.9]],
+        [[0.1, 0.4], [1.0, 0.8]],
+    ]
+    band = axes.collections[0].get_paths()[0].vertices
+    assert (band[:, 1].min(), band[:, 1].max()) == (pytest.approx(0.18), pytest.approx(0.99))
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["probe", "fine-tuned", "chance"]
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["0.01", "0.1", "1"] and not faults(figure)
+
+
 def test_tsne_draws_every_point_and_colours_at_most_20_classes():
     y = np.arange(90) % 30
     y[:5] = -1
