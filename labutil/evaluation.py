@@ -107,7 +107,10 @@ def linear_probe(h: Array, labels: Array, *, decay: float = 0.002, dimensions: i
 
 
 def signed_root(x: np.ndarray) -> np.ndarray:
-    """Square root of the size, with the sign: no single large feature decides (Jegou et al. 2012)."""
+    """Square root of the size, with the sign: no single large feature decides (Jegou et al. 2012).
+
+    `models.SignedRoot` is the same as a layer.
+    """
     return np.sign(x) * np.sqrt(np.abs(x))
 
 

@@ -142,7 +142,7 @@ def _sheet(
     y = 0 if title is None else line * (title.count("\n") + 1) + gap
     places = []
     for start in range(0, len(tiles), columns):
-        lines = 0 if not titles else max(t.count("\n") + 1 for t in titles[start : start + columns])
+        lines = max((t.count("\n") + 1 for t in (titles or [])[start : start + columns] if t), default=0)
         y += gap + line * lines
         places += [(left + j * step + step // 2, y) for j in range(len(tiles[start : start + columns]))]
         y += high
@@ -196,6 +196,62 @@ def image_grid(
             raise ValueError(f"{name}: {len(given)} for {len(images)} images")
     columns = max(1, min(columns, len(images)))
     return _sheet(list(images), columns, titles=titles, colours=title_colours, title=title)
+
+
+@_styled
+def heat_maps(
+    images: Any,
+    maps: Any,
+    titles: Sequence[str] | None = None,
+    *,
+    columns: int = 8,
+    title: str | None = None,
+    title_colours: Sequence[str] | None = None,
+) -> Figure:
+    """Images, and below each the same in gray under a map: dark where it is 0, yellow where it is 1.
+
+    Args:
+        images: as `image_grid` takes them.
+        maps: (N, H, W) in [0, 1], such as `explanations.grad_cam` returns.
+        titles, title_colours: one for each image. columns: images side by side. title: of the whole figure.
+
+    Raises:
+        ValueError: maps of another shape than the images, or titles of another number.
+
+    Example:
+        heat_maps(images, grad_cam(model, images), [classes[k] for k in predicted])
+    """
+    maps = evaluation.to_numpy(maps)
+    shapes = {tuple(image.shape[1:]) for image in images}
+    if len(maps) != len(images) or (shapes and shapes != {maps.shape[1:]}):
+        raise ValueError(
+            f"maps: {maps.shape} for {len(images)} images of {shapes}; expected (N, H, W) of the same size"
+        )
+    for name, given in (("titles", titles), ("title_colours", title_colours)):
+        if given is not None and len(given) != len(images):
+            raise ValueError(f"{name}: {len(given)} for {len(images)} images")
+    columns = max(1, min(columns, len(images)))
+    tiles: list[Any] = []
+    words, colours, rows = [], [], []
+    for start in range(0, len(images), columns):
+        index = range(start, min(start + columns, len(images)))
+        empty = columns - len(index)
+        tiles += [images[i] for i in index] + [None] * empty
+        tiles += [_under(images[i], maps[i]) for i in index] + [None] * empty
+        words += [titles[i] if titles else "" for i in index] + [""] * (empty + columns)
+        colours += [title_colours[i] if title_colours else "black" for i in index] + ["black"] * (empty + columns)
+        rows += ["image", "map"]
+    return _sheet(
+        tiles, columns, titles=words if titles else None, colours=colours, row_labels=rows or None, title=title
+    )
+
+
+def _under(image: Any, heat: np.ndarray) -> np.ndarray:
+    """The image in gray, seen through the map in colours: float (3, H, W)."""
+    array = evaluation.to_numpy(image)
+    gray = array.astype(np.float32).mean(0) / (255 if array.dtype == np.uint8 else 1)
+    colour = plt.get_cmap("viridis")(np.clip(heat, 0, 1))[..., :3]
+    return np.moveaxis(0.5 * gray[..., None] + 0.5 * colour, -1, 0)
 
 
 @_styled
@@ -393,6 +449,43 @@ def bars(values: pd.Series, *, std: pd.Series | None = None, xlabel: str = "", c
     if chance is not None:
         axes.axvline(chance, ls="--", color="black", lw=1, zorder=0, label=f"chance, {chance:.3f}")
         figure.legend(loc="outside upper right")
+    return figure
+
+
+@_styled
+def paired_bars(
+    table: pd.DataFrame, *, std: pd.DataFrame | None = None, xlabel: str = "", chance: float | None = None
+) -> Figure:
+    """Horizontal bars in groups: a group a row, a bar a column, each with its value; `std` gives error bars.
+
+    Args:
+        table: numbers, indexed by the groups' names, columns named as the legend shows them.
+        std: same rows and columns; NaN where there was a single run.
+        chance: a dashed line.
+
+    Example:
+        paired_bars(pd.DataFrame({"home": [0.8], "away": [0.6]}, index=["none"]), xlabel="accuracy")
+    """
+    height = 0.8 / max(1, table.shape[1])
+    figure, cell = plt.subplots(figsize=(5.4, 0.6 + 0.22 * table.size + 0.1 * len(table)))
+    rows = np.arange(len(table))
+    for i, name in enumerate(table):
+        values = table[name].to_numpy(float)
+        spread = None if std is None else np.nan_to_num(std[name].to_numpy(float))
+        at = rows + height * (i - (table.shape[1] - 1) / 2)
+        cell.barh(at, values, height * 0.9, xerr=spread, color=COLOURS[i], label=str(name), error_kw={"lw": 1})
+        for j, value in enumerate(values):
+            ends = value + (0 if spread is None else spread[j])
+            text = f"{value:.3f}" + (f" ± {spread[j]:.3f}" if spread is not None and spread[j] > 0 else "")
+            cell.annotate(text, (ends, at[j]), (3, 0), textcoords="offset points", va="center", fontsize=8)
+    if chance is not None:
+        cell.axvline(chance, color="black", ls="--", lw=1, label=f"chance, {chance:.3f}")
+    cell.set_yticks(rows, [_wrap(_short(str(name), 60), 30) for name in table.index])
+    cell.invert_yaxis()
+    cell.margins(x=0.22)
+    cell.set_xlim(left=0)
+    cell.set_xlabel(xlabel)
+    figure.legend(loc="outside right upper")
     return figure
 
 

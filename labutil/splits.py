@@ -7,7 +7,7 @@ import numpy as np
 from labutil.paths import DataError
 
 TEST_FRACTION = 0.2  # of the images, where a source has no test split of its own
-_TEST, _VAL, _SUBSET, _SUBSET_VAL, _SUBSET_UNLABELLED = range(5)  # each draws its own random numbers
+_TEST, _VAL, _SUBSET, _SUBSET_VAL, _SUBSET_UNLABELLED, _FOLDS = range(6)  # each draws its own random numbers
 
 
 def split(
@@ -78,3 +78,31 @@ def _stratified_order(labels: np.ndarray, data_seed: int, stream: int, first: fl
     rank, size = np.arange(len(labels)) - np.repeat(start, count), np.repeat(count, count)
     order = np.lexsort((key[by_class], (rank + first) / size))
     return by_class[order], (rank == size - 1)[order]
+
+
+def stratified_folds(labels: np.ndarray, folds: int, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Cross-validation: (rows to train on, rows to validate on) for each fold, int64, ascending.
+
+    Every row is in exactly one validation part. Every class is spread evenly: the parts hold the same number of its
+    images, or one more; so are the parts' sizes. A class with fewer images than folds is missing from some parts.
+
+    labels: int (N,), NumPy or torch. folds: 2 to N. seed: of the function's own generator; the same on any machine.
+    Raises ValueError for labels of -1 (unlabelled), or too few images.
+
+    Example:
+        for train, val in stratified_folds(data.train.labels, folds=5, seed=0):
+            model = fit_on(data.train.images[train])
+    """
+    y = np.asarray(labels)
+    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
+        raise ValueError(f"labels: expected integers (N,), got {y.dtype} {y.shape}")
+    if (y == -1).any():
+        raise ValueError(f"labels: {(y == -1).sum()} are -1 (unlabelled); leave those images out")
+    if not 2 <= folds <= len(y):
+        raise ValueError(f"folds={folds} must lie between 2 and {len(y)}, the number of images")
+    # Dealt out like cards, class after class, without starting anew: so a class's remainder goes to the folds that
+    # the class before has left.
+    order = np.lexsort((np.random.PCG64(np.random.SeedSequence((seed, _FOLDS))).random_raw(len(y)), y))
+    fold = np.empty(len(y), np.int64)
+    fold[order] = np.arange(len(y)) % folds
+    return [(np.flatnonzero(fold != i), np.flatnonzero(fold == i)) for i in range(folds)]

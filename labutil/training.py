@@ -11,7 +11,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,9 +37,16 @@ class ResumeError(RuntimeError):
 
 
 def make_optimizer(
-    name: str, parameters: Sequence[nn.Parameter], lr: float, weight_decay: float = 0.0, momentum: float = 0.9
+    name: str,
+    parameters: Sequence[nn.Parameter] | Sequence[dict[str, Any]],
+    lr: float,
+    weight_decay: float = 0.0,
+    momentum: float = 0.9,
 ) -> torch.optim.Optimizer:
-    """sgd (with momentum), adam, adamw, or lion (Chen et al. 2023, arXiv:2302.06675; wants a smaller lr)."""
+    """sgd (with momentum), adam, adamw, or lion (Chen et al. 2023, arXiv:2302.06675; wants a smaller lr).
+
+    parameters: as torch's optimizers take them: parameters, or groups {"params": [...], "lr": ...}.
+    """
     check_choice("optimizer", name, OPTIMIZERS)
     if name == "sgd":
         return torch.optim.SGD(parameters, lr, momentum=momentum, weight_decay=weight_decay)
@@ -72,6 +79,25 @@ def lr_factor(schedule: str, epoch: float, epochs: int, *, warmup: float, factor
     return 1.0
 
 
+def class_weights(labels: Tensor, n_classes: int) -> Tensor:
+    """Balanced weights of the classes, N / (K n_k), with which each class has the same say in the loss.
+
+    labels: int (N,), 0 to K - 1. Returns float32 (K,) on the CPU; 0 for a class without images, so that a weighted
+    mean never divides by it. The weights average 1 over the images when every class has some.
+    Raises ValueError for labels outside 0 to K - 1 (-1: unlabelled), or none at all.
+
+    Example:
+        weight = class_weights(data.train.labels, len(data.classes)).to(device)
+        loss = F.cross_entropy(logits, y, weight=weight)
+    """
+    labels = torch.as_tensor(labels).cpu()
+    if len(labels) == 0 or labels.min() < 0 or labels.max() >= n_classes:
+        found = f"they run from {labels.min()} to {labels.max()}" if len(labels) else "there are none"
+        raise ValueError(f"labels must lie between 0 and {n_classes - 1}: {found}; leave unlabelled images out")
+    counts = labels.bincount(minlength=n_classes).double()
+    return torch.where(counts > 0, len(labels) / (n_classes * counts), 0.0).float()
+
+
 def fit(
     step: Callable[[Tensor, Tensor], Tensor | tuple[Tensor, dict[str, Tensor]]],
     modules: Sequence[nn.Module],
@@ -81,6 +107,7 @@ def fit(
     batch_size: int,
     lr: float,
     optimizer: str = "adamw",
+    lr_scale: Mapping[str, float] | None = None,
     weight_decay: float = 0.0,
     momentum: float = 0.9,
     schedule: str = "none",
@@ -111,6 +138,10 @@ def fit(
         over; with drop_last every batch has exactly this size and each epoch leaves out a random remainder.
     lr, optimizer, weight_decay, momentum: see `make_optimizer`. schedule, warmup (epochs), factor, step_epochs: see
         `lr_factor`; schedule "plateau" multiplies by `factor` after `patience` epochs without improvement.
+    lr_scale: discriminative learning rates (Howard & Ruder 2018, arXiv:1801.06146): {beginning of a parameter's name:
+        what its rate is multiplied by}, such as {"encoder.": 0.1}; the longest beginning that fits decides, the others
+        have 1. Names are those of each module's `named_parameters()`; a schedule keeps the ratios. See
+        `models.layerwise_rates`.
     clip_norm: largest gradient norm (Pascanu et al. 2013), None for no clipping.
     validate: called after each epoch; returns the value of `monitor`, or a dict that holds it. Names with "loss" or
         "error" are better when lower, others when higher. early_stopping: so many epochs without improvement end the
@@ -122,8 +153,8 @@ def fit(
         the record. resume: continue from that checkpoint (a finished one gives its result at once); None means yes
         under `labutil run` and no by hand.
 
-    Returns a DataFrame with columns epoch (from 1), lr, train_loss, train_<name>, what validate and evaluate returned,
-    seconds (of the whole epoch) and images_per_second (of its training steps).
+    Returns a DataFrame with columns epoch (from 1), lr (where lr_scale is 1), train_loss, train_<name>, what validate
+    and evaluate returned, seconds (of the whole epoch) and images_per_second (of its training steps).
     Raises ValueError for a bad setting, FloatingPointError when the loss is not finite, ResumeError when a checkpoint
     was made with other settings.
 
@@ -144,13 +175,15 @@ def fit(
 
     device = dev.get_device()
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    optimiser = make_optimizer(optimizer, parameters, lr, weight_decay, momentum)
+    groups, scales = _by_rate(modules, parameters, lr, lr_scale)
+    optimiser = make_optimizer(optimizer, groups, lr, weight_decay, momentum)
     mode = "min" if _lower_is_better(monitor) else "max"
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimiser, mode, factor=factor, patience=patience)
     batches = n // batch_size if drop_last else math.ceil(n / batch_size)
 
     settings = {
         "epochs": epochs, "batch_size": batch_size, "lr": lr, "optimizer": optimizer, "weight_decay": weight_decay,
+        "lr_scale": None if lr_scale is None else {key: float(scale) for key, scale in lr_scale.items()},
         "momentum": momentum, "schedule": schedule, "warmup": warmup, "factor": factor, "patience": patience,
         "step_epochs": step_epochs, "clip_norm": clip_norm, "monitor": monitor, "early_stopping": early_stopping,
         "evaluate_every": evaluate_every, "drop_last": drop_last, "images": n,
@@ -173,9 +206,16 @@ def fit(
         if schedule != "plateau":
             # The first step of a warm-up would be wasted at a rate of 0.
             position = max(position, 1 / batches) if warmup else position
-            scale = lr_factor(schedule, position, epochs, warmup=warmup, factor=factor, step_epochs=step_epochs)
-            for group in optimiser.param_groups:
-                group["lr"] = lr * scale
+            share = lr_factor(schedule, position, epochs, warmup=warmup, factor=factor, step_epochs=step_epochs)
+            share_out(lr * share)
+
+    def share_out(rate: float) -> None:
+        for group, scale in zip(optimiser.param_groups, scales, strict=True):
+            group["lr"] = rate * scale
+
+    def current_lr() -> float:
+        """The rate of parameters whose scale is 1."""
+        return optimiser.param_groups[0]["lr"] / scales[0]
 
     def update(x: Tensor, y: Tensor) -> Tensor:
         """One training step: returns the loss and the step's other numbers as one detached vector."""
@@ -211,7 +251,7 @@ def fit(
         # Read once an epoch: reading each loss as it comes would make the device wait for the host.
         means = (sums / seen).tolist()
         speed = seen / (time.perf_counter() - started)
-        row = {"epoch": epoch + 1, "lr": optimiser.param_groups[0]["lr"]}
+        row = {"epoch": epoch + 1, "lr": current_lr()}
         row |= {f"train_{key}": mean for key, mean in zip(names, means, strict=True)}
         if not math.isfinite(row["train_loss"]):
             raise FloatingPointError(
@@ -224,6 +264,7 @@ def fit(
             _track_best(state, row, monitor, modules, keep=early_stopping is not None)
             if schedule == "plateau":
                 plateau.step(row[monitor])
+                share_out(current_lr())  # it leaves rates below 1e-8 alone, which would change the ratios
         stop = epoch + 1 == epochs or (early_stopping is not None and state["stale"] >= early_stopping)
         if evaluate and ((epoch + 1) % evaluate_every == 0 or stop):
             row |= evaluate()
@@ -254,6 +295,36 @@ def fit(
         public = {key: value for key, value in settings.items() if key != "step"}
         run.save_fit(name, public | {"precision": state["precision"], "epochs_run": len(history)})
     return history
+
+
+def _by_rate(
+    modules: Sequence[nn.Module], parameters: list[nn.Parameter], lr: float, lr_scale: Mapping[str, float] | None
+) -> tuple[list[nn.Parameter] | list[dict[str, Any]], list[float]]:
+    """What the optimizer is given, and the scale of each of its groups, 1 first where there is one."""
+    if lr_scale is None:
+        return parameters, [1.0]
+    for prefix, scale in lr_scale.items():
+        if not (math.isfinite(scale) and scale > 0):
+            raise ValueError(f"lr_scale[{prefix!r}]={scale} must be above 0; to freeze, use requires_grad_(False)")
+    scaled: dict[float, list[nn.Parameter]] = {}
+    unused = set(lr_scale)
+    for module in modules:
+        for name, parameter in _unwrapped(module).named_parameters():
+            fitting = [prefix for prefix in lr_scale if name.startswith(prefix)]
+            unused -= set(fitting)
+            if parameter.requires_grad:
+                scale = float(lr_scale[max(fitting, key=len)]) if fitting else 1.0
+                scaled.setdefault(scale, []).append(parameter)
+    if unused:
+        some = ", ".join(dict.fromkeys(f"{name}." for m in modules for name, _ in _unwrapped(m).named_children()))
+        prefix = next(prefix for prefix in lr_scale if prefix in unused)
+        raise ValueError(f"lr_scale: no parameter's name begins with {prefix!r}; they begin with {some}")
+    scales = sorted(scaled, key=lambda scale: (scale != 1, -scale))
+    return [{"params": scaled[scale], "lr": lr * scale} for scale in scales], scales
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    return module.module if isinstance(module, nn.parallel.DistributedDataParallel) else module
 
 
 def _place(images: Tensor, device: torch.device) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 
@@ -28,6 +29,22 @@ def f1_naive(c):
     return 2 * precision * recall / (precision + recall)
 
 
+def head_parameters(d, sizes, k, norm=2, bias=True, last=True):
+    widths = [d, *sizes, k][: None if last else -1]
+    linear = sum(a * b + b * bias for a, b in itertools.pairwise(widths))
+    return linear + norm * sum(sizes)
+
+
+def mixed(x, y, share_x, share_y, order):
+    a, b = share_x[:, None, None, None], share_y[:, None]
+    return a * x + (1 - a) * x[order], b * y + (1 - b) * y[order]
+
+
+def in_place(x, y, s, o):
+    new_x, new_y = mixed(x, y, s, s, o)
+    return x.copy_(new_x), y.copy_(new_y)
+
+
 RIGHT = {
     "conv_parameters": lambda i, o, k, bias: o * (i * k * k + bias),
     "cross_entropy": lambda z, y: (z.logsumexp(1) - z[torch.arange(len(y)), y]).mean(),
@@ -37,6 +54,10 @@ RIGHT = {
     "robust_z": lambda x: (x - x.median()) / (1.4826 * (x - x.median()).abs().median()),
     "recall_precision": lambda f, t: (len(f & t) / len(t), len(f & t) / len(f) if f else 1.0),
     "label_quality": lambda p, y: p.gather(1, y[:, None])[:, 0],
+    "trainable_parameters": head_parameters,
+    "mix_up": lambda x, y, s, o: mixed(x, y, s, s, o),
+    "majority_vote": lambda votes, k: F.one_hot(votes, k).sum(0).argmax(1),
+    "grad_cam": lambda a, g: (g.mean((1, 2))[:, None, None] * a).sum(0).clamp(min=0),
 }
 WRONG = [
     ("conv_parameters", lambda i, o, k, bias: o * i * k * k, "biases are missing"),
@@ -93,6 +114,51 @@ WRONG = [
     ("label_quality", lambda p, y: p.amax(1), "the given label's"),
     ("label_quality", lambda p, y: 1 - RIGHT["label_quality"](p, y), "quality is the probability itself"),
     ("label_quality", lambda p, y: p[:, 0] * 0, "for the first image it is"),
+    ("trainable_parameters", lambda d, s, k: head_parameters(d, s, k, norm=0), "batch norms are missing"),
+    ("trainable_parameters", lambda d, s, k: head_parameters(d, s, k, norm=1), "learns two numbers"),
+    ("trainable_parameters", lambda d, s, k: head_parameters(d, s, k, norm=4), "running mean and variance"),
+    ("trainable_parameters", lambda d, s, k: head_parameters(d, s, k, norm=4) + len(s), "running statistics"),
+    ("trainable_parameters", lambda d, s, k: head_parameters(d, s, k, bias=False), "bias for each class"),
+    ("trainable_parameters", lambda d, s, k: head_parameters(d, s, k, bias=not s), "linear layers' biases"),
+    ("trainable_parameters", lambda d, s, k: head_parameters(d, s, k, 0, not s), "biases and batch norms"),
+    ("trainable_parameters", lambda d, s, k: head_parameters(d, s, k, last=not s), "the last layer, to the"),
+    ("trainable_parameters", lambda d, s, k: head_parameters(d, s, k) + 2 * k * bool(s), "no batch norm follows"),
+    ("trainable_parameters", lambda d, s, k: head_parameters(d, s, k) - k * bool(s), "has a bias for each class"),
+    ("trainable_parameters", lambda d, s, k: d, "without hidden layers the head is one linear layer"),
+    ("trainable_parameters", lambda d, s, k: head_parameters(d, s, k) + 7 * bool(s), "yours is"),
+    ("mix_up", lambda x, y, s, o: s * x + (1 - s) * x[o], r"write share\[:, None, None, None\]"),
+    ("mix_up", lambda x, y, s, o: mixed(x, y, s, s, o)[0], "return two tensors"),
+    ("mix_up", lambda x, y, s, o: mixed(x, y, 1 - s, 1 - s, o), "yours is turned round"),
+    ("mix_up", lambda x, y, s, o: (mixed(x, y, s, s, o)[0], y), "labels are mixed as well"),
+    ("mix_up", lambda x, y, s, o: mixed(x, y, s, 1 - s, o), "same share as the images"),
+    ("mix_up", lambda x, y, s, o: mixed(x, y, s, s.mean().expand(5), o), "its own image's share"),
+    ("mix_up", lambda x, y, s, o: mixed(x, y, s[:1].expand(5), s[:1].expand(5), o), "first one's for all"),
+    ("mix_up", lambda x, y, s, o: mixed(x, y, s, s, o.argsort()), "inverse"),
+    ("mix_up", lambda x, y, s, o: mixed(x, y, s, s, torch.arange(4, -1, -1)), "turns the batch round"),
+    ("mix_up", lambda x, y, s, o: (mixed(x, y, s, s, o)[0], y * 0), "the labels are not"),
+    ("mix_up", lambda x, y, s, o: (x, mixed(x, y, s, s, o)[1]), "the images are not"),
+    ("mix_up", lambda x, y, s, o: (x, y), "differs from the answer"),
+    ("mix_up", in_place, "have changed"),
+    ("majority_vote", lambda v, k: v.mode(1).values, "a vote for each model"),
+    ("majority_vote", lambda v, k: k - 1 - F.one_hot(v, k).sum(0).flip(1).argmax(1), "right but for ties"),
+    ("majority_vote", lambda v, k: F.one_hot(v, k).sum(0).amax(1), "which class is it"),
+    ("majority_vote", lambda v, k: v.float().mean(0).round(), "mean of the class numbers"),
+    ("majority_vote", lambda v, k: v.median(0).values, "median of the class numbers"),
+    ("majority_vote", lambda v, k: v[0], "first model's vote"),
+    ("majority_vote", lambda v, k: v[0] * 0, r"votes \[2, 2, 1, 0\] give 2, yours is 0"),
+    ("majority_vote", lambda v, k: RIGHT["majority_vote"](v, k) if len(v) > 1 else v[0] * 0, "single model"),
+    ("grad_cam", lambda a, g: g.mean((1, 2))[:, None, None] * a, "a map for each channel"),
+    ("grad_cam", lambda a, g: (g * a).sum((1, 2)), "the places"),
+    ("grad_cam", lambda a, g: (g.mean((1, 2))[:, None, None] * a).sum(0), "ReLU is missing"),
+    ("grad_cam", lambda a, g: (g.mean((1, 2))[:, None, None] * a).relu().sum(0), "after the sum"),
+    ("grad_cam", lambda a, g: (g * a).sum(0).relu(), "place by place"),
+    ("grad_cam", lambda a, g: (g.sum((1, 2))[:, None, None] * a).sum(0).relu(), "not the sum"),
+    ("grad_cam", lambda a, g: (g.mean((1, 2))[:, None, None] * a).mean(0).relu(), "not averaged"),
+    ("grad_cam", lambda a, g: g.sum(0).relu(), "do not say where"),
+    ("grad_cam", lambda a, g: a.sum(0), "know nothing of the class"),
+    ("grad_cam", lambda a, g: (a.mean((1, 2))[:, None, None] * g).sum(0).relu(), "exchanged"),
+    ("grad_cam", lambda a, g: RIGHT["grad_cam"](a, g) / RIGHT["grad_cam"](a, g).max(), "do not scale"),
+    ("grad_cam", lambda a, g: a[0] * 0 + 1, "differs from the answer"),
 ]
 
 

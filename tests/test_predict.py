@@ -264,6 +264,10 @@ SETTINGS = {
     "resnet8, wide": {"encoder": "resnet8", "channels": 3, "image_size": (24, 40), "num_classes": 4, "head": None},
     "a head": {"encoder": "resnet8", "channels": 3, "image_size": 16, "num_classes": 4,
                "head": {"sizes": [12, 7], "dropout": [0.5, 0.4]}},
+    "a probe's head": {"encoder": "resnet8", "channels": 3, "image_size": 16, "num_classes": 4,
+                       "head": {"signed_root": True, "sizes": [], "dropout": []}},
+    "mirrored": {"encoder": "resnet8", "channels": 3, "image_size": 16, "num_classes": 4, "mirror": True,
+                 "input_size": 24},
     "pretrained": {"encoder": "resnet18", "channels": 1, "image_size": 28, "num_classes": 4, "imagenet_stem": True,
                    "input_size": 32},
     "timm": {"encoder": "tf_efficientnet_lite0", "channels": 3, "image_size": 32, "num_classes": 4,
@@ -279,11 +283,13 @@ def test_rebuild_makes_the_network_that_was_saved(name, tmp_path, monkeypatch):
         if settings["encoder"] == "resnet18":
             save_file(models.encoder("resnet18", image_size=224).state_dict(), tmp_path / "trained.safetensors")
             options = {"weights": tmp_path / "trained.safetensors"}
-        options |= {"pretrained": True, "input_size": settings.get("input_size")}
+        options |= {"pretrained": True}
     shape = {key: settings[key] for key in ("channels", "image_size")}
-    encoder = models.encoder(settings["encoder"], mean=(0.4,) * shape["channels"], **shape, **options)
+    options |= {"input_size": settings.get("input_size"), "mean": (0.4,) * shape["channels"]}
+    encoder = models.encoder(settings["encoder"], **shape, **options)
+    encoder = models.Mirrored(encoder) if settings.get("mirror") else encoder
     head = settings.get("head")
-    layers = models.mlp_head(encoder.num_features, head["sizes"], 4, head["dropout"]) if head else None
+    layers = models.mlp_head(encoder.num_features, outputs=4, **head) if head else None
     model = models.Classifier(encoder, 4, layers)
     run = make_run(tmp_path / "99" / "a", model, dict.fromkeys("abcd"), **settings)
     # Weights come from the run alone.
@@ -296,6 +302,8 @@ def test_rebuild_makes_the_network_that_was_saved(name, tmp_path, monkeypatch):
     x = torch.rand(2, shape["channels"], height, width)
     assert not rebuilt.training
     torch.testing.assert_close(rebuilt(x), model.eval()(x))
+    if settings.get("mirror"):
+        torch.testing.assert_close(rebuilt(x.flip(3)), rebuilt(x))
 
 
 @pytest.mark.parametrize(

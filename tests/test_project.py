@@ -34,7 +34,8 @@ def test_every_dependency_is_used():
         "jupyterlab": "jupyterlab",
         "torch": "torch",
     }
-    text = "\n".join(p.read_text() for p in [*(ROOT / "labutil").glob("*.py"), *(ROOT / "tests").rglob("*.py")])
+    files = [*(ROOT / "labutil").glob("*.py"), *(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "tests").rglob("*.py")]
+    text = "\n".join(p.read_text() for p in files)
     for dependency in PROJECT["dependencies"]:
         name = re.split(r">=", dependency)[0]
         assert re.search(rf"\b{modules.get(name, name)}\b", text), f"{name} is not used"

@@ -18,14 +18,16 @@ LAYERS = [
     ["cli"],
     ["prediction"],
     ["checks", "explore"],
-    ["plots"],
+    ["transfer_checks", "plots"],
     ["runs"],
     ["cleaning"],
     ["duplicates"],
     ["features"],
+    ["ensembles"],
     ["evaluation"],
     ["training"],
     ["policies"],
+    ["explanations"],
     ["augment", "models", "listing"],
     ["pretrained"],
     ["datasets"],
@@ -33,7 +35,7 @@ LAYERS = [
     ["readers", "cache", "splits", "defects"],
     ["download"],
     ["device"],
-    ["parameters"],
+    ["parameters", "answers"],
     ["sources"],
     ["cells", "medmnist", "paths", "messages"],
 ]
@@ -96,7 +98,8 @@ def test_notebooks_keep_the_contract(path):
     for cell in code:
         source = "".join(cell["source"])
         assert ".cuda(" not in source
-        assert len(source.splitlines()) <= 25, source
+        if "parameters" not in cell["metadata"].get("tags", []):
+            assert len(source.splitlines()) <= 25, source
         for output in cell["outputs"]:
             assert output["output_type"] != "error"
             assert output.get("name") != "stderr", output

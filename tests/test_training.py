@@ -11,6 +11,7 @@ import textwrap
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -209,9 +210,10 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.parametrize("lr_scale", [None, {"0.": 0.1, "5.b": 0.01}], ids=["one rate", "several"])
 @pytest.mark.parametrize("schedule", ["cosine", "plateau"])
-def test_resume_is_bit_for_bit(tmp_path, schedule):
-    settings = SETTINGS | {"schedule": schedule}
+def test_resume_is_bit_for_bit(tmp_path, schedule, lr_scale):
+    settings = SETTINGS | {"schedule": schedule, "lr_scale": lr_scale}
     data = toy_data()
 
     def train(run, die_in=None):
@@ -284,6 +286,177 @@ def test_kill_9_leaves_a_checkpoint_that_continues_bit_for_bit(tmp_path):
     assert go("cut", 11).returncode == -signal.SIGKILL
     assert (tmp_path / "cut" / "checkpoints" / "a.pt").exists()
     assert go("cut", 0).stdout.splitlines()[-1] == whole.stdout.splitlines()[-1]
+
+
+# Discriminative learning rates: the toy model's parameters are 0. (convolution), 1. (batch norm), 5. (linear)
+RATES = {"0.": 0.1, "1.": 0.1, "1.b": 0.5, "5.bias": 2}
+
+
+@pytest.mark.parametrize("optimizer", training.OPTIMIZERS)
+def test_lr_scale_equals_torchs_parameter_groups(optimizer):
+    data, seen = toy_data(), []
+    model, _ = make(dropout=0.0)
+
+    def step(x, y):
+        seen.append((x, y))
+        return F.cross_entropy(model(x), y)
+
+    history = fit(
+        step, [model], data, epochs=2, batch_size=16, lr=0.01, optimizer=optimizer, weight_decay=0.1, lr_scale=RATES,
+        schedule="step", step_epochs=1, precision="fp32",
+    )  # fmt: skip
+    assert history.lr.tolist() == pytest.approx([0.01, 0.001])
+    reference, _ = make(dropout=0.0)
+    scale = {"0.weight": 0.1, "0.bias": 0.1, "1.weight": 0.1, "1.bias": 0.5, "5.weight": 1, "5.bias": 2}
+    groups = [{"params": [p], "lr": 0.01 * scale[name]} for name, p in reference.named_parameters()]
+    if optimizer == "lion":
+        from timm.optim import Lion
+
+        peer = Lion(groups, 0.01, weight_decay=0.1)
+    else:
+        kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimizer]
+        peer = kind(groups, 0.01, weight_decay=0.1, **({"momentum": 0.9} if optimizer == "sgd" else {}))
+    for i, (x, y) in enumerate(seen):
+        if i == len(seen) // 2:
+            for group in peer.param_groups:
+                group["lr"] *= 0.1
+        loss = F.cross_entropy(reference(x), y)
+        peer.zero_grad()
+        loss.backward()
+        peer.step()
+    torch.testing.assert_close(weights(model), weights(reference), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("schedule", ["none", "cosine", "plateau"])
+def test_schedules_keep_the_ratios_of_lr_scale(schedule, monkeypatch):
+    rates = []
+    made = training.make_optimizer
+
+    def watched(*args):
+        optimizer = made(*args)
+        step = optimizer.step
+        optimizer.step = lambda *a, **k: (rates.append([g["lr"] for g in optimizer.param_groups]), step(*a, **k))[1]
+        return optimizer
+
+    monkeypatch.setattr(training, "make_optimizer", watched)
+    model, step = make()
+    # No parameter has scale 1; 1e-3 of the rate passes below 1e-8, where torch's plateau stops lowering.
+    scale = {"": 0.5, "0.": 5e-4}
+    history = fit(
+        step, [model], toy_data(), epochs=8, batch_size=25, lr=1e-3, lr_scale=scale, schedule=schedule,
+        warmup=0 if schedule == "plateau" else 2, patience=0, validate=lambda: 1.0, precision="fp32",
+    )  # fmt: skip
+    assert all(len(pair) == 2 and pair[0] == pytest.approx(1000 * pair[1], rel=1e-9) for pair in rates)
+    plain, inner = make()
+    expected = fit(
+        inner, [plain], toy_data(), epochs=8, batch_size=25, lr=1e-3, schedule=schedule,
+        warmup=0 if schedule == "plateau" else 2, patience=0, validate=lambda: 1.0, precision="fp32",
+    )  # fmt: skip
+    assert history.lr.tolist() == pytest.approx(expected.lr.tolist(), rel=1e-9)
+
+
+def test_lr_scale_of_one_changes_nothing_and_none_keeps_the_optimizers_state(tmp_path):
+    results = []
+    for scale in (None, {"0.": 1.0}, {}):
+        model, step = make()
+        run = FakeRun(tmp_path / repr(scale))
+        fit(step, [model], toy_data(), run=run, name="a", lr_scale=scale, **SETTINGS | {"optimizer": "adamw"})
+        results.append(weights(model))
+        assert run.fits["a"]["lr_scale"] == scale
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+    groups = []
+
+    def step(x, y):
+        return model(x).sum()
+
+    model = toy_model()
+    run = FakeRun(tmp_path / "killed")
+    with pytest.raises(Killed):
+        fit(step, [model], toy_data(), run=run, name="a", after_step=_die_after(6, groups), **SETTINGS)
+    saved = torch.load(run.dir / "checkpoints" / "a.pt", weights_only=True)["optimizer"]
+    plain = make_optimizer("sgd", list(model.parameters()), 0.05).state_dict()
+    assert [set(g) for g in saved["param_groups"]] == [set(g) for g in plain["param_groups"]]
+    assert saved["param_groups"][0]["params"] == plain["param_groups"][0]["params"]
+
+
+def _die_after(steps, seen):
+    def after_step(_):
+        seen.append(1)
+        if len(seen) > steps:
+            raise Killed
+
+    return after_step
+
+
+def test_lr_scale_applies_to_trainable_parameters_of_every_module():
+    first, second = nn.Linear(192, 4), nn.Linear(4, 3)
+    first.weight.requires_grad_(False)
+    before = [p.detach().clone() for p in (*first.parameters(), *second.parameters())]
+    data = SimpleNamespace(images=torch.rand(20, 192), labels=torch.randint(0, 3, (20,)))
+
+    def step(x, y):
+        return F.cross_entropy(second(first(x)), y) * 0 + sum(
+            p.sum() for p in (*first.parameters(), *second.parameters())
+        )
+
+    fit(
+        step, [first, second], data, epochs=1, batch_size=20, lr=0.1, optimizer="sgd", lr_scale={"w": 0.01},
+        precision="fp32",
+    )  # fmt: skip
+    moved = [(b - p).detach() for b, p in zip(before, (*first.parameters(), *second.parameters()), strict=True)]
+    for move, expected in zip(moved, (0, 0.1, 0.001, 0.1), strict=True):
+        torch.testing.assert_close(move, torch.full_like(move, expected), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("scale", "message"),
+    [
+        ({"encoder.": 0.1}, r"lr_scale: no parameter's name begins with 'encoder.'; they begin with 0., 1.,"),
+        ({"0.": 0.1, "conv": 0.2}, "begins with 'conv'"),
+        ({"0.": 0.0}, r"lr_scale\['0.'\]=0.0 must be above 0; to freeze"),
+        ({"0.": math.nan}, "must be above 0"),
+    ],
+)
+def test_a_bad_lr_scale_is_named(scale, message):
+    model, step = make()
+    with pytest.raises(ValueError, match=message):
+        fit(step, [model], toy_data(), lr_scale=scale, **SETTINGS)
+
+
+def test_a_frozen_parameter_may_be_named_in_lr_scale():
+    model, step = make()
+    model[0].requires_grad_(False)
+    history = fit(step, [model], toy_data(), lr_scale={"0.": 0.1}, **SETTINGS)
+    assert len(history) == 6
+
+
+def test_a_changed_lr_scale_refuses(tmp_path):
+    run, data = FakeRun(tmp_path), toy_data()
+    model, step = make()
+    fit(step, [model], data, run=run, name="a", lr_scale={"0.": 0.1}, **SETTINGS)
+    with pytest.raises(ResumeError, match=r"lr_scale was \{'0.': 0.1\}, now None"):
+        fit(step, [model], data, run=run, name="a", **SETTINGS)
+    assert len(fit(step, [model], data, run=run, name="a", lr_scale={"0.": 0.1}, **SETTINGS)) == 6
+
+
+def test_class_weights_equal_scikit_learns():
+    from sklearn.utils.class_weight import compute_class_weight
+
+    labels = torch.tensor([0] * 7 + [1] * 2 + [3] * 11)
+    expected = (
+        compute_class_weight("balanced", classes=np.array([0, 1, 3]), y=labels.numpy()) * 3 / 4
+    )  # K counts all four
+    got = training.class_weights(labels, 4)
+    assert got.dtype == torch.float32
+    assert got.tolist() == pytest.approx([expected[0], expected[1], 0, expected[2]])
+    full = torch.randint(0, 5, (200,), generator=torch.Generator().manual_seed(0))
+    expected = compute_class_weight("balanced", classes=np.arange(5), y=full.numpy())
+    assert training.class_weights(full, 5).tolist() == pytest.approx(expected.tolist())
+    logits = torch.randn(20, 4)
+    assert F.cross_entropy(logits, labels, weight=got).isfinite()
+    for bad, reason in (([0, -1], "from -1 to 0"), ([0, 4], "from 0 to 4"), ([], "there are none")):
+        with pytest.raises(ValueError, match=reason):
+            training.class_weights(torch.tensor(bad, dtype=torch.int64), 4)
 
 
 def test_a_changed_setting_refuses_and_names_it(tmp_path):

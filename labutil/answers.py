@@ -1,0 +1,80 @@
+"""How an exercise is checked: call the learner's function, compare, and answer with a `Result`; never raise.
+
+`labutil.checks` has the exercises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a check found. status: "passed", "failed" or "not attempted"; its text is what the notebook shows."""
+
+    exercise: str
+    status: str
+    message: str = ""
+
+    def __repr__(self) -> str:
+        if self.status == "passed":
+            return f"✓ {self.exercise}: correct. {self.message}".rstrip()
+        if self.status == "failed":
+            return f"✗ {self.exercise}: {self.message}"
+        return f"○ {self.exercise}: not attempted yet"
+
+
+class NotAttempted(Exception):
+    """The function is still a stub."""
+
+
+class Wrong(Exception):
+    """The answer is wrong; the text says why."""
+
+
+def check(examine: Callable[[Callable], str | None]) -> Callable[[Callable], Result]:
+    """Make an examiner, which raises Wrong(reason) or returns a remark, into a check that never raises."""
+    exercise = examine.__name__
+
+    def examined(function: Callable) -> Result:
+        try:
+            return Result(exercise, "passed", examine(function) or "")
+        except (NotAttempted, NotImplementedError):
+            return Result(exercise, "not attempted")
+        except Wrong as wrong:
+            return Result(exercise, "failed", str(wrong))
+        except Exception as error:  # whatever a learner's code may raise
+            return Result(exercise, "failed", f"your function raised {type(error).__name__}: {error}")
+
+    examined.__name__, examined.__doc__ = exercise, examine.__doc__
+    return examined
+
+
+def call(function: Callable, *args: Any) -> Any:
+    """The function's answer; a stub's None or ... counts as not attempted."""
+    answer = function(*args)
+    if answer is None or answer is ...:
+        raise NotAttempted
+    return answer
+
+
+def scalar(answer: Any) -> float:
+    """The answer as one number."""
+    try:
+        return float(answer)
+    except (TypeError, ValueError, RuntimeError) as error:
+        shape = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+        raise Wrong(f"the answer must be one number, yours is {shape}") from error
+
+
+def tensor(answer: Any, shape: tuple[int, ...]) -> Tensor:
+    """The answer as float64, if it is a tensor of this shape."""
+    if not isinstance(answer, Tensor):
+        raise Wrong(f"the answer must be a tensor, yours is {type(answer).__name__}")
+    if tuple(answer.shape) != shape:
+        raise Wrong(f"the answer must have shape {shape}, yours has {tuple(answer.shape)}")
+    return answer.detach().double()

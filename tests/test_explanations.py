@@ -1,0 +1,349 @@
+"""Grad-CAM against a slow loop and against CAM's closed form; the figure and the explorers that show it."""
+
+from __future__ import annotations
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from labutil import explanations, explore, models, plots
+
+torch.set_num_threads(1)
+LITE0 = "tf_efficientnet_lite0"
+
+
+def classifier(name="resnet8", classes=4, head=None, **settings):
+    torch.manual_seed(0)
+    encoder = models.encoder(name, **settings)
+    for module in encoder.modules():  # a new network's batch norms do nothing in eval()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            nn.init.normal_(module.running_mean, 0, 0.2)
+            nn.init.normal_(module.bias, 0, 0.2)
+    return models.Classifier(encoder, classes, head(encoder.num_features) if head else None)
+
+
+def images(n=5, channels=3, side=32, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (n, channels, side, side), generator=g, dtype=torch.uint8)
+
+
+def mlp(features):
+    return models.mlp_head(features, [16], 4, 0.5)
+
+
+def inner(model):
+    encoder = model.encoder
+    return encoder.encoder if isinstance(encoder, models.Resized) else encoder
+
+
+def rest_of(model):
+    """What follows the maps, written out for each kind of network."""
+    encoder = inner(model)
+    if isinstance(encoder, models.ResNet):
+        return lambda a: model.head(a.mean((2, 3)))
+    if isinstance(encoder, models.BasicCNN):
+        return lambda a: model.head(F.relu(encoder.fc1(encoder.pool(a).flatten(1))))
+    return lambda a: model.head(encoder.body.forward_head(a))
+
+
+MODELS = {
+    "resnet8": {},
+    "resnet8, mlp": {"head": mlp},
+    "resnet8, root": {"head": lambda d: models.mlp_head(d, [], 4, signed_root=True)},
+    "resnet18, resized": {"input_size": 64},
+    "basic_cnn": {"image_size": 32},
+    LITE0: {"pretrained": True, "input_size": 96},
+    "mobilenetv3_small_050": {"input_size": 96},  # a convolution between pooling and features
+    "convnext_atto": {"head": mlp, "input_size": 96},  # a norm there
+}
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS])
+def test_against_a_loop_over_images_channels_and_places(name):
+    model = classifier(name.split(",")[0], **MODELS[name])
+    x = images(3)
+    got = [explanations.grad_cam(model, x, [k] * 3, batch_size=2) for k in range(4)]
+    assert all(heat.dtype == torch.float32 and heat.shape == (3, 32, 32) for heat in got)
+    model.eval()
+    rest = rest_of(model)
+    seen = 0
+    for i in range(3):
+        one = x[i : i + 1].float() / 255
+        one = model.encoder.resize(one) if isinstance(model.encoder, models.Resized) else one
+        maps = inner(model).feature_maps(one).detach().requires_grad_(True)
+        logits = rest(maps)
+        torch.testing.assert_close(logits, model(x[i : i + 1].float() / 255), rtol=1e-4, atol=1e-4)
+        for k in range(4):
+            (gradient,) = torch.autograd.grad(logits[0, k], maps, retain_graph=True)
+            heat = torch.zeros(maps.shape[2:])
+            for d in range(maps.shape[1]):
+                heat += gradient[0, d].mean() * maps[0, d].detach()
+            heat = F.interpolate(heat.clamp(min=0)[None, None], (32, 32), mode="bilinear", align_corners=False)[0, 0]
+            seen += bool(heat.max() > 0)
+            expected = heat / heat.max() if heat.max() > 0 else heat
+            torch.testing.assert_close(got[k][i], expected, rtol=1e-3, atol=1e-3)
+    assert seen > 2
+
+
+def test_average_pooling_and_a_linear_head_give_cam():
+    """Zhou et al. 2016: the class's weights times the maps; the mean of that over the places is the logit."""
+    model = classifier("resnet8").eval()
+    x = images(4)
+    maps = model.encoder.feature_maps(x.float() / 255).detach()
+    logits = model(x.float() / 255)
+    cam = torch.einsum("kd,ndhw->nkhw", model.head.weight, maps).detach()
+    torch.testing.assert_close(cam.mean((2, 3)) + model.head.bias, logits)
+    for k in range(4):
+        heat = F.interpolate(cam[:, k : k + 1].clamp(min=0), (32, 32), mode="bilinear", align_corners=False)[:, 0]
+        largest = heat.amax((1, 2), keepdim=True)
+        expected = torch.where(largest > 0, heat / largest.clamp(min=1e-12), 0)
+        got = explanations.grad_cam(model, x, [k] * 4)
+        torch.testing.assert_close(got, expected.detach(), rtol=1e-4, atol=1e-5)
+        assert set(got.amax((1, 2)).tolist()) <= {0.0, 1.0}
+    predicted = explanations.grad_cam(model, x)
+    torch.testing.assert_close(predicted, explanations.grad_cam(model, x, logits.argmax(1)))
+
+
+def test_a_class_that_nothing_speaks_for_has_an_empty_map():
+    model = classifier("resnet8")
+    with torch.no_grad():
+        model.head.weight[2] = -model.head.weight[2].abs()  # maps after a ReLU are never negative
+    heat = explanations.grad_cam(model, images(), torch.full((5,), 2))
+    assert heat.shape == (5, 32, 32) and heat.abs().max() == 0
+
+
+def test_where_the_evidence_is():
+    """A network that counts white pixels looks at the white square."""
+    encoder = models.encoder("basic_cnn", channels=1)
+
+    class Bright(nn.Module):
+        num_features = 1
+
+        def feature_maps(self, x):
+            return F.avg_pool2d(x, 4)
+
+        def forward(self, x):
+            return self.feature_maps(x).mean((2, 3))
+
+    model = models.Classifier(Bright(), 2)
+    with torch.no_grad():
+        model.head.weight.copy_(torch.tensor([[1.0], [-1.0]]))
+    x = torch.zeros(1, 1, 32, 32, dtype=torch.uint8)
+    x[..., 4:12, 20:28] = 255
+    heat = explanations.grad_cam(model, x, [0])[0]
+    row, column = divmod(int(heat.argmax()), 32)
+    assert 4 <= row < 12 and 20 <= column < 28
+    assert heat[20:].max() == 0
+    assert explanations.grad_cam(model, x, [1]).max() == 0
+    assert explanations.grad_cam(models.Classifier(encoder, 3), x).shape == (1, 32, 32)
+
+
+def test_the_model_is_left_as_it_was():
+    model = classifier("resnet8", head=mlp)
+    models.unfreeze_last(model.encoder, 2)
+    model.train()
+    model.encoder.layer1.eval()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    modes = [m.training for m in model.modules()]
+    wanted = [p.requires_grad for p in model.parameters()]
+    x = images()
+    together = explanations.grad_cam(model, x)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert [m.training for m in model.modules()] == modes
+    assert [p.requires_grad for p in model.parameters()] == wanted
+    assert all(p.grad is None for p in model.parameters())
+    assert "feature_maps" not in vars(model.encoder)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):  # whatever surrounds it
+        torch.testing.assert_close(explanations.grad_cam(model, x, batch_size=2), together, rtol=1e-3, atol=1e-4)
+    model.requires_grad_(False)
+    torch.testing.assert_close(explanations.grad_cam(model, x), together)
+    assert explanations.grad_cam(model, x[:0]).shape == (0, 32, 32)
+    with pytest.raises(ValueError, match="between 0 and 3"):
+        explanations.grad_cam(model, x, [0, 1, 2, 3, 4])
+    assert "feature_maps" not in vars(model.encoder) and [m.training for m in model.modules()] == modes
+
+
+def test_a_mirrored_encoder_sees_both_images():
+    plain = classifier("resnet8", input_size=48)
+    model = models.Classifier(models.Mirrored(plain.encoder), 4, plain.head)
+    x = images(4)
+    heat = explanations.grad_cam(model, x, [0, 1, 2, 3])
+    assert heat.amax() == 1
+    torch.testing.assert_close(
+        explanations.grad_cam(model, x.flip(3), [0, 1, 2, 3]), heat.flip(2), rtol=1e-3, atol=1e-3
+    )
+    # Linear head and average pooling: the mean of both CAMs.
+    model.eval()
+    both = torch.stack([x, x.flip(3)]).float() / 255
+    maps = [inner(plain).feature_maps(plain.encoder.resize(one)).detach() for one in both]
+    cam = [torch.einsum("nd,ndhw->nhw", model.head.weight, a)[:, None].detach() for a in maps]
+    expected = F.interpolate((cam[0] + cam[1].flip(3)).clamp(min=0), (32, 32), mode="bilinear", align_corners=False)[
+        :, 0
+    ]
+    expected = expected / expected.amax((1, 2), keepdim=True).clamp(min=1e-12)
+    torch.testing.assert_close(heat, expected, rtol=1e-3, atol=1e-3)
+    rates = models.layerwise_rates(model.encoder, 0.5)
+    assert set(rates) == {f"encoder.encoder.encoder.{n}." for n in ("conv1", "bn1", "layer1", "layer2", "layer3")}
+
+
+def test_a_network_that_goes_round_its_maps():
+    class Odd(nn.Module):
+        num_features = 3
+
+        def feature_maps(self, x):
+            return x
+
+        def forward(self, x):
+            return x.mean((2, 3))
+
+    with pytest.raises(ValueError, match="feature_maps of Odd was called 0 times, not 1"):
+        explanations.grad_cam(models.Classifier(Odd(), 2), images())
+
+
+def test_basic_cnn_itself():
+    torch.manual_seed(0)
+    model = models.BasicCNN(4, 1, 28)
+    x = images(2, 1, 28)
+    assert model.feature_maps(x.float()).shape == (2, 128, 3, 3)
+    assert explanations.grad_cam(model, x).shape == (2, 28, 28)
+
+
+@pytest.mark.parametrize(
+    ("model", "x", "target", "message"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(3, 2)), images(), None, "Sequential has no feature_maps"),
+        (None, images().float(), None, "expected uint8"),
+        (None, images()[0], None, "expected uint8"),
+        (None, images(), [1, 2], r"a class for each image, \(5,\), got \(2,\)"),
+        (None, images(), [0.5] * 5, "a class for each image"),
+        (None, images(), [-1] * 5, "classes must lie between 0 and 3"),
+    ],
+)
+def test_what_has_no_map_is_refused(model, x, target, message):
+    with pytest.raises(ValueError, match=message):
+        explanations.grad_cam(model or classifier(), x, target)
+
+
+def test_tokens_are_no_maps():
+    model = models.Classifier(models.encoder("vit_tiny_patch16_224", input_size=224), 2)
+    with pytest.raises(ValueError, match=r"feature_maps of _TimmEncoder are \(1, 197, 192\), not \(N, D, h, w\)"):
+        explanations.grad_cam(model, images(1))
+
+
+# Figures
+
+
+@pytest.fixture(autouse=True)
+def no_figures_left():
+    yield
+    plt.close("all")
+
+
+def texts(figure):
+    return [t.get_text() for t in figure.axes[0].texts]
+
+
+@pytest.mark.parametrize(("n", "channels", "side"), [(1, 1, 28), (6, 3, 96), (11, 3, 224)])
+def test_heat_maps_show_each_image_above_its_map(n, channels, side):
+    x = images(n, channels, side)
+    maps = torch.rand(n, side, side)
+    figure = plots.heat_maps(x, maps, [f"name {i}" for i in range(n)], columns=6, title="where it looks")
+    assert len(figure.axes[0].images) == 2 * n
+    assert [t for t in texts(figure) if t.startswith("name")] == [f"name {i}" for i in range(n)]
+    assert texts(figure).count("image") == texts(figure).count("map") == -(-n // 6)
+    assert figure.get_suptitle() == "where it looks"
+    pixels = sum(np.prod(i.get_array().shape[:2]) for i in figure.axes[0].images)
+    assert pixels < 2 * plots.PIXEL_BUDGET
+    figure.canvas.draw()
+
+
+def test_the_map_is_seen_and_so_is_the_image():
+    x = torch.full((1, 1, 40, 40), 128, dtype=torch.uint8)
+    x[..., :20] = 0
+    maps = torch.zeros(1, 40, 40)
+    maps[:, :20] = 1
+    shown = plots.heat_maps(x, maps).axes[0].images[1].get_array().astype(int)
+    quarter = shown.shape[0] // 4
+    high_dark, high_bright = shown[quarter, quarter], shown[quarter, -quarter]
+    low_dark, low_bright = shown[-quarter, quarter], shown[-quarter, -quarter]
+    assert high_dark.sum() > low_dark.sum() + 100 and high_bright.sum() > low_bright.sum() + 100
+    assert high_bright.sum() > high_dark.sum() + 100 and low_bright.sum() > low_dark.sum() + 100
+
+
+def test_heat_maps_refuse_what_does_not_fit():
+    x = images(3)
+    with pytest.raises(ValueError, match="maps:"):
+        plots.heat_maps(x, torch.rand(2, 32, 32))
+    with pytest.raises(ValueError, match="maps:"):
+        plots.heat_maps(x, torch.rand(3, 16, 16))
+    with pytest.raises(ValueError, match="titles: 1 for 3"):
+        plots.heat_maps(x, torch.rand(3, 32, 32), ["a"])
+
+
+# Explorers
+
+
+def last_title():
+    (number,) = plt.get_fignums()
+    return plt.figure(number).get_suptitle().replace("\n", " ")
+
+
+def test_the_corruption_explorer_judges_a_sample(monkeypatch):
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    x = torch.zeros(40, 1, 16, 16, dtype=torch.uint8)
+    y = torch.arange(40) % 2
+    x[y == 1] = 200
+    calls = []
+
+    def predict(images):
+        assert images.dtype == torch.uint8 and images.shape[1:] == (1, 16, 16)
+        calls.append(images)
+        bright = (images.float().mean((1, 2, 3)) > 40).float()
+        return torch.stack([1 - bright, bright], 1)
+
+    explore.corruptions(x, predict, y, ["dark", "bright"], severity=0)
+    assert last_title() == "no corruption: accuracy 100.0% of 40 images, 100.0% as they are"
+    assert len(calls) == 1
+    plt.close("all")
+    explore.corruptions(x, predict, y, ["dark", "bright"], kind="contrast", severity=5, judged=20, n=4)
+    assert last_title().startswith("contrast, severity 5: accuracy 100.0% of 20 images")
+    figure = plt.figure(plt.get_fignums()[0])
+    assert len(figure.axes[0].images) == 4 and all(t.startswith("✓") for t in texts(figure))
+    plt.close("all")
+    explore.corruptions(x, lambda images: 1 - predict(images), y, ["dark", "bright"], kind="noise", severity=2)
+    assert last_title().startswith("noise, severity 2: accuracy 0.0%")
+    figure = plt.figure(plt.get_fignums()[0])
+    assert {t.get_color() for t in figure.axes[0].texts} == {plots.WRONG}
+    assert any("it is" in t for t in texts(figure))
+
+
+def test_the_heat_map_explorer_filters(monkeypatch):
+    import IPython.display
+    import ipywidgets
+
+    shown, titles, original = [], [], plots.heat_maps
+    monkeypatch.setenv("JPY_SESSION_NAME", "lesson.ipynb")
+    monkeypatch.setattr(IPython.display, "display", lambda *things: shown.extend(things))
+    monkeypatch.setattr(plots, "heat_maps", lambda *a, **k: titles.append(k["title"]) or original(*a, **k))
+    x, maps = images(10), torch.rand(10, 32, 32)
+    y_true = torch.arange(10) % 2
+    y_pred = torch.zeros(10, dtype=torch.int64)
+    explore.heat_maps(x, maps, y_true, y_pred, ["a", "b"], n=4)
+    (box,) = [w for w in shown if isinstance(w, ipywidgets.VBox)]
+    true_class, show, page = box.children[:3]
+    assert titles[-1] == "10 images of all classes, page 1 of 3"
+    page.value = 3
+    assert titles[-1].endswith("page 3 of 3")
+    show.value = "wrong"
+    assert titles[-1] == "5 wrong predictions of all classes, page 2 of 2"
+    true_class.value = 0  # class a is always right: nothing to show, and no error
+    assert titles[-1] == "0 wrong predictions of a, page 1 of 1"
+    show.value = "right"
+    assert titles[-1] == "5 right predictions of a, page 2 of 2"
