@@ -26,7 +26,7 @@ LAYERS = [
     ["evaluation"],
     ["training"],
     ["policies"],
-    ["augment", "models", "listing"],
+    ["augment", "models", "listing", "losses"],
     ["pretrained"],
     ["datasets"],
     ["published", "folders", "faults"],
