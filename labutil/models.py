@@ -350,7 +350,7 @@ def momentum_copy(module: nn.Module) -> nn.Module:
         target = momentum_copy(online)
         fit(step, [online, predictor, target], ..., after_step=lambda t: update_target(target, online, byol_momentum(t)))
     """
-    return copy.deepcopy(getattr(module, "module", module)).requires_grad_(False)  # .module: without torchrun's wrapper
+    return copy.deepcopy(_unwrapped(module)).requires_grad_(False)
 
 
 @torch.no_grad()
@@ -360,8 +360,12 @@ def update_target(target: nn.Module, online: nn.Module, momentum: float) -> None
     Buffers stay the target's own, as in BYOL's published code: in training mode its batch norms normalise by the batch
     and keep statistics of what they see themselves, which fit the target's weights better than the online network's do.
     """
-    theirs = list(getattr(online, "module", online).parameters())
-    torch._foreach_lerp_(list(target.parameters()), theirs, 1 - momentum)
+    torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), 1 - momentum)
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """Without the wrapper that `prepare` puts on under `torchrun`."""
+    return module.module if isinstance(module, nn.parallel.DistributedDataParallel) else module
 
 
 def byol_momentum(progress: float, base: float = 0.996) -> float:
