@@ -348,7 +348,8 @@ def momentum_copy(module: nn.Module) -> nn.Module:
 
     Example:
         target = momentum_copy(online)
-        fit(step, [online, predictor, target], ..., after_step=lambda t: update_target(target, online, byol_momentum(t)))
+        follow = lambda progress: update_target(target, online, byol_momentum(progress))
+        fit(step, [online, predictor, target], ..., after_step=follow)
     """
     return copy.deepcopy(_unwrapped(module)).requires_grad_(False)
 
