@@ -11,16 +11,19 @@ import torch.nn.functional as F
 from lightly.utils.benchmarking import knn_predict
 from scipy.spatial.distance import pdist
 from sklearn.neighbors import KNeighborsClassifier
+from torch import nn
 
-from labutil import embeddings
+from labutil import device, embeddings, evaluation, models
 from labutil.embeddings import (
     alignment,
+    collapse,
     effective_rank,
     knn_accuracy,
     knn_probabilities,
     retrieval_accuracy,
     uniformity,
 )
+from labutil.losses import info_nce
 
 
 def toy(n, d=6, classes=4, seed=0):
@@ -166,3 +169,42 @@ def test_effective_rank():
     s = np.linalg.svd((h - h.mean(0)).double().numpy(), compute_uv=False)
     p = s / s.sum()
     assert effective_rank(h) == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-5)
+
+
+def test_collapse_is_told_in_words():
+    g = torch.Generator().manual_seed(0)
+    h = torch.randn(300, 64, generator=g)
+    line = torch.outer(torch.randn(300, generator=g), torch.randn(64, generator=g)) + 0.05 * h
+    plane = torch.randn(300, 3, generator=g) @ torch.randn(3, 64, generator=g)
+    assert collapse(h) == collapse(plane) == collapse(h.relu() + 2) == ""
+    assert "same way" in collapse(torch.ones(300, 64))
+    assert "same way" in collapse(torch.zeros(300, 64))
+    assert "same way" in collapse(1 + 0.01 * h)
+    assert "mean cosine 0.99990" in collapse(1 + 0.01 * h)
+    assert "1." in collapse(line) and "of 64 directions" in collapse(line)
+    assert "1.0 of 64 directions" in collapse(torch.cat([h[:1], h[1:2]]).repeat(20, 1))  # two classes, two points
+    assert collapse(h[:1]) == collapse(h[:, :1]) == ""
+
+
+def test_untrained_encoders_have_not_collapsed():
+    images = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    smooth = F.avg_pool2d(images.float(), 9, 1, 4).byte()
+    for name in ("resnet8", "basic_cnn"):
+        torch.manual_seed(0)
+        assert collapse(evaluation.predict(models.encoder(name), smooth)) == ""
+
+
+@pytest.mark.parametrize("rule", ["attract", "contrast"])
+def test_views_that_only_attract_collapse(rule):
+    """Without negatives, predictor or target a projector soon maps everything to one point; InfoNCE does not."""
+    device.seed_everything(0)
+    x = torch.randn(64, 10)
+    network = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 8))
+    optimizer = torch.optim.Adam(network.parameters(), 0.01)
+    for _ in range(150):
+        z_a, z_b = (network(x + torch.randn(x.shape, generator=device.generator("augment"))) for _ in "ab")
+        loss = (2 - 2 * F.cosine_similarity(z_a, z_b)).mean() if rule == "attract" else info_nce(z_a, z_b, 0.2)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert bool(collapse(network(x))) == (rule == "attract")
