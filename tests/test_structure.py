@@ -25,6 +25,7 @@ LAYERS = [
     ["cleaning"],
     ["duplicates"],
     ["features"],
+    ["probing"],
     ["embeddings"],
     ["evaluation"],
     ["training"],
