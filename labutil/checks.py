@@ -14,13 +14,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from labutil.answers import Result  # noqa: F401 (what a check returns)
-from labutil.answers import Wrong as _Wrong
-from labutil.answers import call as _call
-from labutil.answers import check as _check
-from labutil.answers import scalar as _scalar
-from labutil.answers import tensor as _tensor
-from labutil.transfer_checks import grad_cam, majority_vote, mix_up, trainable_parameters  # noqa: F401 (lesson 03)
+from labutil.checking import Wrong as _Wrong
+from labutil.checking import call as _call
+from labutil.checking import checked as _check
+from labutil.checking import scalar as _scalar
+from labutil.checking import tensor as _tensor
+from labutil.checks_contrastive import (  # noqa: F401 (of notebooks 04 and 05)
+    collapsed_loss,
+    info_nce,
+    l_out,
+    off_diagonal,
+    positives,
+    positives_per_anchor,
+    target_momentum,
+    view_pairs,
+)
+from labutil.checks_transfer import (  # noqa: F401 (of notebook 03)
+    grad_cam,
+    majority_vote,
+    mix_up,
+    trainable_parameters,
+)
 
 
 @_check

@@ -681,3 +681,32 @@ def predictions(
         titles.append(f"✓ {classes[k]}\n{sure}" if right else f"✗ {classes[k]}\n{sure}; it is\n{classes[y_true[i]]}")
         colours.append(RIGHT if right else WRONG)
     return image_grid([images[int(i)] for i in index], titles, columns=5, title_colours=colours)
+
+
+@_styled
+def matrices(
+    panels: Mapping[str, Any], *, limits: tuple[float, float] = (-1, 1), label: str = "", title: str = ""
+) -> Figure:
+    """Matrices side by side as pictures, one title and one scale of colours: correlations, similarities, masks.
+
+    Args:
+        panels: {title: (M, N)}, rows down, columns across; NaN is gray.
+        limits: values of the darkest colours; with a negative one the scale is red and blue with white at their middle.
+        label: of the colours. title: of the whole figure.
+
+    Example:
+        matrices({"start": c_random, "trained": c}, label="correlation")
+    """
+    arrays = [evaluation.to_numpy(values).astype(float) for values in panels.values()]
+    colours = plt.get_cmap("RdBu" if limits[0] < 0 else "Blues").with_extremes(bad=PALE)
+    figure, axes = plt.subplots(1, len(arrays), figsize=(2.9 * len(arrays) + 0.9, 3.1), squeeze=False)
+    for cell, name, array in zip(axes[0], panels, arrays, strict=True):
+        drawn = cell.imshow(array, cmap=colours, vmin=limits[0], vmax=limits[1], interpolation="nearest")
+        cell.set_title(_wrap(name, 34))
+        cell.set_xticks([])
+        cell.set_yticks([])
+    if label:
+        figure.colorbar(drawn, ax=axes, shrink=0.8, label=label)
+    if title:
+        figure.suptitle(_wrap(title, 40 * len(arrays) + 10), fontsize=STYLE["axes.titlesize"])
+    return figure

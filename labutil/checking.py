@@ -1,6 +1,6 @@
-"""How an exercise is checked: call the learner's function, compare, and answer with a `Result`; never raise.
+"""What every exercise check is made of: the result it returns, and how it calls a learner's function.
 
-`labutil.checks` has the exercises.
+`checks` holds the checks themselves.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class Wrong(Exception):
     """The answer is wrong; the text says why."""
 
 
-def check(examine: Callable[[Callable], str | None]) -> Callable[[Callable], Result]:
+def checked(examine: Callable[[Callable], str | None]) -> Callable[[Callable], Result]:
     """Make an examiner, which raises Wrong(reason) or returns a remark, into a check that never raises."""
     exercise = examine.__name__
 
-    def examined(function: Callable) -> Result:
+    def check(function: Callable) -> Result:
         try:
             return Result(exercise, "passed", examine(function) or "")
         except (NotAttempted, NotImplementedError):
@@ -50,8 +50,8 @@ def check(examine: Callable[[Callable], str | None]) -> Callable[[Callable], Res
         except Exception as error:  # whatever a learner's code may raise
             return Result(exercise, "failed", f"your function raised {type(error).__name__}: {error}")
 
-    examined.__name__, examined.__doc__ = exercise, examine.__doc__
-    return examined
+    check.__name__, check.__doc__ = exercise, examine.__doc__
+    return check
 
 
 def call(function: Callable, *args: Any) -> Any:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from labutil import models
-from labutil.answers import Wrong, call, check, scalar, tensor
+from labutil.checking import Wrong, call, checked, scalar, tensor
 
 
-@check
+@checked
 def trainable_parameters(function: Callable[[int, Sequence[int], int], int]) -> str:
     """`function(features, sizes, classes) -> int`: learnable numbers in a head: for each size a linear layer with bias
     and a batch norm, then a linear layer to the classes."""
@@ -46,7 +46,7 @@ def trainable_parameters(function: Callable[[int, Sequence[int], int], int]) -> 
     return "Nearly all of it is in the first layer: features times 512."
 
 
-@check
+@checked
 def mix_up(function: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]) -> str:
     """`function(x, y, share, order) -> (mixed x, mixed y)`: image i keeps share[i] of itself and takes the rest from
     image order[i], and so do labels; x (N, C, H, W), y (N, K) one-hot, share (N,) in [0, 1], order (N,)."""
@@ -96,7 +96,7 @@ def mix_up(function: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Te
     raise Wrong(f"differs from the answer by up to {(new_x - mixed(x)).abs().max():.3f}")
 
 
-@check
+@checked
 def majority_vote(function: Callable[[Tensor, int], Tensor]) -> str:
     """`function(votes, n_classes) -> (N,)`: the class with most votes, of equals the smallest; votes int64 (M, N)."""
     votes = torch.tensor([[2, 0, 3, 1, 0, 3], [2, 1, 3, 4, 4, 1], [1, 1, 0, 4, 2, 1], [0, 0, 0, 4, 4, 3]])
@@ -126,7 +126,7 @@ def majority_vote(function: Callable[[Tensor, int], Tensor]) -> str:
     raise Wrong(f"votes {votes[:, i].tolist()} give {expected[i]:.0f}, yours is {answer[i]:g}")
 
 
-@check
+@checked
 def grad_cam(function: Callable[[Tensor, Tensor], Tensor]) -> str:
     """`function(maps, gradients) -> (h, w)`: ReLU of the sum of the maps, each weighted by the mean of its gradient
     over the places; maps and gradients (D, h, w)."""
