@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
-from labutil import models
+from labutil import models, networks
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
@@ -64,7 +64,7 @@ def test_frozen_parameters_are_not_counted_as_trainable():
 
 
 def test_normalisation_is_inside_and_survives_a_constant_channel():
-    norm = models.Normalize((0.5, 0.1, 0.0), (0.25, 0.5, 0.0))
+    norm = networks.Normalize((0.5, 0.1, 0.0), (0.25, 0.5, 0.0))
     x = torch.rand(2, 3, 4, 4)
     expected = torch.stack([(x[:, 0] - 0.5) / 0.25, (x[:, 1] - 0.1) / 0.5, x[:, 2]], 1)
     torch.testing.assert_close(norm(x), expected)

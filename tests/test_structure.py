@@ -31,7 +31,7 @@ LAYERS = [
     ["policies"],
     ["explanations"],
     ["augment", "models", "listing", "losses"],
-    ["pretrained"],
+    ["pretrained", "networks"],
     ["datasets"],
     ["published", "folders", "faults"],
     ["readers", "cache", "splits", "defects"],
