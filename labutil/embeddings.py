@@ -135,10 +135,10 @@ def effective_rank(h: Array) -> float:
     Source: Roy & Vetterli 2007, "The effective rank"; for embeddings Garrido et al. 2023 (RankMe, arXiv:2210.02885).
     """
     h = _matrix("h", h)
-    values = torch.linalg.svdvals((h - h.mean(0)).double())
+    values = _variances(h).sqrt()
     # What rounding of the mean leaves of equal rows is no direction.
     values = values[values > 1e-6 * h.double().norm()]
-    return torch.special.entr(values / values.sum()).sum().exp().item() if len(values) else 0.0
+    return _directions(values) if len(values) else 0.0
 
 
 def collapse(h: Array) -> str:
@@ -147,7 +147,7 @@ def collapse(h: Array) -> str:
     Wholly: nearly all point the same way; the mean of 1 - cosine over pairs is below 0.001 (random encoders of this
     package have 0.007 to 0.15, trained ones more; a network that only pulls views together came to 0.00002).
     In dimension: fewer than two directions hold the variance of the directions (exp of the entropy of the covariance's
-    eigenvalues, which tells a line, 1, from a plane, 2; healthy embeddings of eight classes or more have 4 to 20).
+    eigenvalues, which is 1 for a line, 2 for an even plane; those that learned eight classes had 3 to 20).
     Labels of two classes make a line of good embeddings too, and the warning says so.
 
     Args:
@@ -159,21 +159,31 @@ def collapse(h: Array) -> str:
     u = _unit("h", h)
     if min(u.shape) < 2:
         return ""
-    n, centred = len(u), (u - u.mean(0)).double()
-    difference = centred.pow(2).sum().item() / (n - 1)  # the mean of 1 - cosine over pairs of different rows
+    variances = _variances(u)
+    difference = variances.sum().item() / (len(u) - 1)  # the mean of 1 - cosine over pairs of different rows
     if difference < 1e-3:
         return (
             f"Collapsed: all embeddings point nearly the same way (mean cosine {1 - difference:.5f}), so they hardly "
             "tell one image from another. Lower the learning rate; BYOL: keep the predictor and the slow target."
         )
-    share = torch.linalg.svdvals(centred).square()
-    directions = torch.special.entr(share / share.sum()).sum().exp().item()
-    if directions < 2:
+    if (directions := _directions(variances)) < 2:
         return (
             f"Collapsed in dimension: the embeddings vary in {directions:.1f} of {u.shape[1]} directions. That is "
             "enough for two classes, not for many: weaken the augmentation, or (Barlow Twins) raise lambd."
         )
     return ""
+
+
+def _variances(h: Tensor) -> Tensor:
+    """Squared singular values of the centred h (N, D), in float64: its sums of squares along its principal axes."""
+    centred = (h - h.mean(0)).double()
+    wide = len(h) < h.shape[1]
+    return torch.linalg.eigvalsh(centred @ centred.mT if wide else centred.mT @ centred).clamp(min=0)
+
+
+def _directions(weights: Tensor) -> float:
+    """exp of the entropy of the weights, as shares of their sum: how many count, if all of them counted alike."""
+    return torch.special.entr(weights / weights.sum()).sum().exp().item()
 
 
 def _pair(z_a: Array, z_b: Array) -> tuple[Tensor, Tensor]:
