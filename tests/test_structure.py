@@ -27,7 +27,7 @@ LAYERS = [
     ["training"],
     ["policies"],
     ["augment", "models", "listing"],
-    ["pretrained"],
+    ["pretrained", "autoencoders"],
     ["datasets"],
     ["published", "folders", "faults"],
     ["readers", "cache", "splits", "defects"],
