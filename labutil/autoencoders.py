@@ -6,8 +6,9 @@ normalisation would, and zero, which is what convolutions pad with, stays the bl
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -202,8 +203,9 @@ def _check_settings(
         raise ValueError(f"channels={channels} must be at least 1")
 
 
-def reconstruction_loss(logits: Tensor, x: Tensor, loss: str = "mse") -> Tensor:
-    """How far a reconstruction is from the image: a scalar, the mean over images, channels and pixels.
+def reconstruction_loss(logits: Tensor, x: Tensor, loss: str = "mse", reduction: str = "mean") -> Tensor:
+    """How far a reconstruction is from the image: a scalar, the mean over images, channels and pixels; with reduction
+    "none" a number for each of them.
 
     "mse": (p - x)^2, and "bce": -x log p - (1 - x) log(1 - p), both with p = sigmoid(logits). The latter is least,
     though above 0 for a gray pixel, at p = x; it is computed without overflow. Introduced in notebook 06.
@@ -215,8 +217,24 @@ def reconstruction_loss(logits: Tensor, x: Tensor, loss: str = "mse") -> Tensor:
     """
     check_choice("loss", loss, LOSSES)
     if loss == "mse":
-        return F.mse_loss(logits.sigmoid(), x)
-    return F.binary_cross_entropy_with_logits(logits, x)
+        return F.mse_loss(logits.sigmoid(), x, reduction=reduction)
+    return F.binary_cross_entropy_with_logits(logits, x, reduction=reduction)
+
+
+class ReconstructionError(nn.Module):
+    """x (N, C, H, W) -> the loss of each image (N,), so that `evaluation.predict` can take any number of images.
+
+    Example:
+        evaluation.predict(ReconstructionError(model), data.val.images).mean()  # mean squared error
+    """
+
+    def __init__(self, model: nn.Module, loss: str = "mse") -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.model.decode(self.model.encode(x))
+        return reconstruction_loss(logits, x, self.loss, "none").flatten(1).mean(1)
 
 
 def layer_table(model: nn.Module, image: Sequence[int]) -> pd.DataFrame:
@@ -231,7 +249,7 @@ def layer_table(model: nn.Module, image: Sequence[int]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    rows, hooks = [], []
+    rows = []
 
     def note(layer: nn.Module, _: Any, output: Tensor) -> None:
         statistics = sum(b.numel() for name, b in layer.named_buffers() if name.startswith("running"))
@@ -241,18 +259,42 @@ def layer_table(model: nn.Module, image: Sequence[int]) -> pd.DataFrame:
 
     layers = [m for m in model.modules() if not list(m.children()) and not isinstance(m, nn.Identity)]
     hooks = [layer.register_forward_hook(note) for layer in layers]
-    modes = [(module, module.training) for module in model.modules()]
-    first = next(model.parameters())
     try:
-        model.eval()
-        with torch.no_grad():
-            model(torch.zeros(1, *image, device=first.device))
+        with _in_evaluation(model):
+            model(torch.zeros(1, *image, device=next(model.parameters()).device))
     finally:
         for hook in hooks:
             hook.remove()
+    return pd.DataFrame(rows, columns=["layer", "output", "parameters", "statistics"])
+
+
+def interpolate(model: ConvAutoencoder, first: Tensor, second: Tensor, steps: int = 8) -> Tensor:
+    """Images on the straight line between the codes of two images.
+
+    first, second: (C, H, W), uint8 or float in [0, 1]. Returns float32 (steps, C, H, W) in [0, 1] on the CPU: the
+    reconstruction of the first image, what lies between, that of the second.
+
+    Example:
+        plots.image_grid(interpolate(model, data.val.images[0], data.val.images[1]))
+    """
+    x = torch.stack([image / 255 if image.dtype == torch.uint8 else image for image in (first, second)])
+    with _in_evaluation(model):
+        a, b = model.encode(x.to(next(model.parameters()).device))
+        t = torch.linspace(0, 1, steps, device=a.device)[:, None]
+        return model.decode((1 - t) * a + t * b).sigmoid().cpu()
+
+
+@contextlib.contextmanager
+def _in_evaluation(model: nn.Module) -> Iterator[None]:
+    """Without gradients, dropout and batch statistics; every submodule gets its mode back."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        with torch.no_grad():
+            yield
+    finally:
         for module, mode in modes:
             module.training = mode
-    return pd.DataFrame(rows, columns=["layer", "output", "parameters", "statistics"])
 
 
 def save(model: ConvAutoencoder, path: Path | str) -> None:
