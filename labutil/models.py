@@ -6,6 +6,8 @@ h (N, `num_features`). A classifier is an encoder and a head.
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -338,6 +340,42 @@ def mlp_head(features: int, sizes: Sequence[int], outputs: int, dropout: Sequenc
         layers += [nn.Linear(features, size), nn.BatchNorm1d(size), nn.ReLU(inplace=True), nn.Dropout(rate)]
         features = size
     return nn.Sequential(*layers, nn.Linear(features, outputs))
+
+
+def momentum_copy(module: nn.Module) -> nn.Module:
+    """BYOL's target network at the start: a copy of the module whose parameters get no gradient.
+
+    Keep it among `fit`'s modules, so that checkpoints hold it and it is in training mode as the module is.
+
+    Example:
+        target = momentum_copy(online)
+        follow = lambda progress: update_target(target, online, byol_momentum(progress))
+        fit(step, [online, predictor, target], ..., after_step=follow)
+    """
+    return copy.deepcopy(_unwrapped(module)).requires_grad_(False)
+
+
+@torch.no_grad()
+def update_target(target: nn.Module, online: nn.Module, momentum: float) -> None:
+    """Move the target towards the online network: each parameter becomes momentum * its own + (1 - momentum) * theirs.
+
+    Buffers stay the target's own, as in BYOL's published code: in training mode its batch norms normalise by the batch
+    and keep statistics of what they see themselves, which fit the target's weights better than the online network's do.
+    """
+    torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), 1 - momentum)
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """Without the wrapper that `prepare` puts on under `torchrun`."""
+    return module.module if isinstance(module, nn.parallel.DistributedDataParallel) else module
+
+
+def byol_momentum(progress: float, base: float = 0.996) -> float:
+    """Momentum of BYOL's target (Grill et al. 2020): from base to 1 by half a cosine; progress from 0 to 1.
+
+    A run of a few hundred steps wants a lower base: with 0.996 the target needs about 250 steps to follow.
+    """
+    return 1 - (1 - base) * (math.cos(math.pi * progress) + 1) / 2
 
 
 def rebuild(settings: Mapping[str, Any]) -> nn.Module:

@@ -266,3 +266,27 @@ def test_a_wrong_file_is_refused_in_one_line(tmp_path):
             autoencoders.load(path)
         assert "\n" not in str(caught.value)
         assert path.name in str(caught.value)
+
+
+def test_interpolation_runs_from_one_reconstruction_to_the_other():
+    model = ConvAutoencoder(1, (3, 4), 12, code_size=3)
+    model.encoder.eval()
+    images = torch.randint(0, 256, (2, 1, 12, 12), dtype=torch.uint8)
+    path = autoencoders.interpolate(model, images[0], images[1], 5)
+    assert model.training
+    assert not model.encoder.training
+    ends = evaluation.predict(model, images, precision="fp32")
+    torch.testing.assert_close(path[[0, -1]], ends)
+    codes = evaluation.predict(model.encoder, images, precision="fp32")
+    middle = model.eval().decode(codes.mean(0, keepdim=True)).sigmoid()
+    torch.testing.assert_close(path[2:3], middle.detach())
+    assert torch.equal(path, autoencoders.interpolate(model, images[0] / 255, images[1] / 255, 5))
+
+
+@pytest.mark.parametrize("loss", autoencoders.LOSSES)
+def test_reconstruction_error_is_the_loss_of_each_image(loss):
+    model = ConvAutoencoder(3, (3, 4), 12).eval()
+    images = torch.randint(0, 256, (5, 3, 12, 12), dtype=torch.uint8)
+    found = evaluation.predict(autoencoders.ReconstructionError(model, loss), images, batch_size=2, precision="fp32")
+    expected = [reconstruction_loss(model.decode(model.encode(x)), x, loss) for x in (images / 255).split(1)]
+    torch.testing.assert_close(found, torch.stack(expected).detach())
