@@ -314,10 +314,11 @@ def save(model: ConvAutoencoder, path: Path | str) -> None:
         raise DataError(f"{path} cannot be written ({error}): give another file") from error
 
 
-def load(path: Path | str) -> ConvAutoencoder:
+def load(path: Path | str, *, channels: int | None = None, size: tuple[int, int] | None = None) -> ConvAutoencoder:
     """The autoencoder that `save` wrote, on the CPU.
 
-    Raises DataError, in one line, for a file that is missing, damaged, or holds something else.
+    channels, size: (height, width) of the images that it is wanted for, where known.
+    Raises DataError, in one line, for a file that is missing, damaged, holds something else, or is for other images.
 
     Example:
         model = device.prepare(load("autoencoder.safetensors"))
@@ -342,4 +343,9 @@ def load(path: Path | str) -> ConvAutoencoder:
     except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{path} is damaged or no model file ({reason}): train the autoencoder again") from error
+    made = (model.settings["channels"], *model.settings["image_size"])
+    wanted = (channels or made[0], *(size or made[1:]))
+    if made != wanted:
+        made, wanted = (" x ".join(map(str, numbers)) for numbers in (made, wanted))
+        raise DataError(f"{path} is for images of {made}, these are {wanted}: train one for these, or set image_size")
     return model

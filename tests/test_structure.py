@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
     ["__main__"],
     ["cli"],
-    ["prediction"],
+    ["prediction", "report_commands"],
     ["checks", "explore"],
     ["checks_contrastive", "checks_autoencoder"],
     ["checking"],
