@@ -26,6 +26,10 @@ each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.s
 OWN_METRICS = {
     "01": ("duplicate_recall", "duplicate_precision", "outlier_recall", "outlier_precision", "label_issue_auroc"),
     "02": ("random_encoder_knn_accuracy",),
+    "06": (
+        *("knn_accuracy", "random_encoder_knn_accuracy", "linear_accuracy", "simclr_knn_accuracy"),
+        *("val_knn_accuracy", "val_reconstruction_mse", "test_reconstruction_mse"),
+    ),
 }
 
 
@@ -115,6 +119,8 @@ def stand_ins(tmp_path_factory):
     for name, (side, classes) in {"cifar100": (32, 100), "cells": (96, 8), "bloodmnist@128": (128, 8)}.items():
         pixels, labels = images(4 * max(classes, 20), side, 3, classes)
         np.savez(root / f"{name}.npz", images=pixels, labels=labels)
+    pixels, labels = images(80, 28, 1, 10)
+    np.savez(root / "mnist.npz", images=pixels, labels=labels)
     pixels, labels = images(75, 200, 3, 15)
     for i, (image, label) in enumerate(zip(pixels, labels, strict=True)):
         folder = root / "scenes" / f"scene{label:02d}"
@@ -126,6 +132,7 @@ def stand_ins(tmp_path_factory):
 
 # What makes a run of any lesson short; a lesson takes those that it has.
 CUT = {"epochs": 1, "seeds": 1, "study_epochs": 1, "study_seeds": 1, "study_subset": 40}
+CUT |= {"contrast_epochs": 1, "classifier_epochs": [1, 1]}
 
 
 @pytest.mark.long
