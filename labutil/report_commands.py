@@ -17,6 +17,8 @@ from labutil import parameters, paths, runs, sources
 NOTEBOOK = "06_autoencoder"
 # What `autoencoder` asks for when it is given nothing at all: parameters of the notebook.
 ASKED = ("filters", "kernel_size", "dropout", "epochs", "batch_size")
+# The lesson's comparisons are left out, unless a recipe or -p asks for them.
+ALONE = {"contrast_epochs": "0", "code_sizes": "[]", "study": "none"}
 
 
 def _shared(command: click.decorators.FC) -> click.decorators.FC:
@@ -156,7 +158,7 @@ def _run(
     params: dict[str, Any], recipe: str | None, overrides: tuple[tuple[str, str], ...], out: Path | None, force: bool
 ) -> tuple[Path, dict[str, Any]]:
     """Check everything, then execute notebook 06, or find that it has been run."""
-    layers = []
+    layers: list[dict[str, Any]] = [ALONE]
     if recipe is not None:
         found = parameters.read_recipe(paths.project_root() / "notebooks" / "recipes", recipe, NOTEBOOK)
         if found is None:

@@ -26,9 +26,9 @@ import json, sys
 from pathlib import Path
 import numpy as np
 from labutil import autoencoders, cli, runs
+directory = Path(sys.argv[1])
 def execute(notebook, params, **options):
     print("EXECUTE " + json.dumps(params))
-    directory = Path(sys.argv[1])
     autoencoders.save(autoencoders.ConvAutoencoder(1, (2,), 12), directory / "autoencoder.safetensors")
     probabilities = np.eye(2)[[0, 1, 1, 1]]
     np.savez(directory / "predictions.npz", y_true=np.array([0, 0, 1, 1]), probabilities=probabilities)
