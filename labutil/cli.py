@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from labutil import parameters, paths, prediction, runs, sources
+from labutil import parameters, paths, prediction, report_commands, runs, sources
 
 NOTEBOOKS = "notebooks"
 
@@ -144,6 +144,10 @@ def predict(run_name: str, spec: str, part: str | None, out: Path | None) -> Non
     prediction.write_table(path, table)
     images = "1 image" if len(table) == 1 else f"{len(table):,} images"
     click.echo(f"{images}: {runs.show_path(path)}\n  {prediction.summary(table)}")
+
+
+for report_command in (report_commands.autoencoder, report_commands.classification):
+    main.command()(one_line_errors(report_command))
 
 
 @main.command(context_settings={"ignore_unknown_options": True})

@@ -5,7 +5,7 @@ The pattern: a function that draws one figure from plain values, and `_explore`,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
     from torch import Tensor
+
+    from labutil.autoencoders import ConvAutoencoder
 
 
 def _explore(draw: Callable[..., Figure], **controls: Any) -> None:
@@ -265,6 +267,61 @@ def _verdicts(y_true: np.ndarray, y_pred: np.ndarray, classes: Sequence[str]) ->
         for a, b, ok in zip(y_true, y_pred, right, strict=True)
     ]
     return titles, [plots.RIGHT if ok else plots.WRONG for ok in right]
+
+
+def interpolation(
+    autoencoders: Mapping[str, ConvAutoencoder], images: Tensor, *, first: int = 0, second: int = 1, steps: int = 8
+) -> None:
+    """Walk from one image to another, in pixels and in the codes of autoencoders: choose the two images.
+
+    autoencoders: {name: trained model}. images: uint8 (N, C, H, W). first, second: where the sliders start.
+
+    Example:
+        explore.interpolation({"code of 32": model}, data.val.images)
+    """
+    import ipywidgets
+
+    from labutil.autoencoders import interpolate
+
+    def draw(first: int, second: int) -> Figure:
+        a, b = (images[i].float() / 255 for i in (first, second))
+        shares = [i / max(steps - 1, 1) for i in range(steps)]
+        rows = {"pixels": [(1 - t) * a + t * b for t in shares]}
+        rows |= {name: interpolate(model, a, b, steps) for name, model in autoencoders.items()}
+        return plots.image_rows(rows, titles=[f"{t:.0%}" for t in shares])
+
+    last = len(images) - 1
+    _explore(
+        draw,
+        first=ipywidgets.IntSlider(min(first, last), 0, last, description="from", continuous_update=False),
+        second=ipywidgets.IntSlider(min(second, last), 0, last, description="to", continuous_update=False),
+    )
+
+
+def code_sizes(autoencoders: Mapping[int, ConvAutoencoder], images: Tensor, *, start: int = 0, n: int = 8) -> None:
+    """Reconstructions against the size of the code: choose images, and which sizes are shown.
+
+    autoencoders: {numbers in the code: trained model}. images: uint8 (N, C, H, W). start: the first of n images.
+
+    Example:
+        explore.code_sizes({2: small, 32: large}, data.val.images)
+    """
+    import ipywidgets
+
+    from labutil.evaluation import predict
+
+    def draw(start: int, smallest: int) -> Figure:
+        shown = images[start : start + n]
+        rows = {"image": shown}
+        rows |= {f"{size:,} numbers": predict(m, shown) for size, m in autoencoders.items() if size >= smallest}
+        return plots.image_rows(rows)
+
+    sizes = sorted(autoencoders)
+    _explore(
+        draw,
+        start=ipywidgets.IntSlider(start, 0, max(0, len(images) - n), n, description="image", continuous_update=False),
+        smallest=ipywidgets.SelectionSlider(options=sizes, value=sizes[0], description="code from"),
+    )
 
 
 def _share(right: np.ndarray) -> str:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from labutil.autoencoders import ConvAutoencoder
 from labutil.messages import did_you_mean
 from labutil.networks import RESNETS, BasicCNN, ResNet, TimmEncoder, stem_stride
 from labutil.pretrained import load, normalisation
@@ -317,7 +318,8 @@ def rebuild(settings: Mapping[str, Any]) -> nn.Module:
     (None: a linear layer; else `mlp_head`'s {"sizes": [...], "dropout": [...], "signed_root": True}, the last where it
     is so), input_size, imagenet_stem (True for an encoder that began with pretrained weights: its first layers are
     theirs; nothing is fetched), and mirror (True: inside `Mirrored`). Mean and standard deviation are among the
-    weights.
+    weights. For the encoder of a `ConvAutoencoder`, encoder is "conv_autoencoder" and autoencoder its settings, as
+    `ConvAutoencoder.settings` holds them.
     Raises ValueError for a setting that is missing or unknown.
 
     Example:
@@ -326,21 +328,19 @@ def rebuild(settings: Mapping[str, Any]) -> nn.Module:
         model.load_state_dict(safetensors.torch.load_file("model.safetensors"))
     """
     needed = ("encoder", "channels", "image_size", "num_classes")
-    optional = ("head", "input_size", "imagenet_stem", "mirror")
+    optional = ("head", "input_size", "imagenet_stem", "mirror", "autoencoder")
     if missing := [name for name in needed if name not in settings]:
         raise ValueError(f"model settings lack {missing[0]!r}: give {', '.join(needed)} to save_model")
     if unknown := [name for name in settings if name not in needed + optional]:
         hint = did_you_mean(unknown[0], needed + optional)
         raise ValueError(f"model setting {unknown[0]!r}{hint} is none of {', '.join(needed + optional)}")
     side = settings.get("input_size")
-    body = _untrained(
-        settings["encoder"],
-        settings["channels"],
-        side or settings["image_size"],
-        mean=None,
-        std=None,
-        imagenet_stem=settings.get("imagenet_stem", False),
-    )
+    if "autoencoder" in settings:
+        body = ConvAutoencoder(**settings["autoencoder"]).encoder
+    else:
+        stem = settings.get("imagenet_stem", False)
+        size = side or settings["image_size"]
+        body = _untrained(settings["encoder"], settings["channels"], size, mean=None, std=None, imagenet_stem=stem)
     head, classes = settings.get("head"), settings["num_classes"]
     layers = mlp_head(body.num_features, outputs=classes, **head) if head else None
     body = Resized(body, side) if side else body

@@ -255,6 +255,25 @@ def _under(image: Any, heat: np.ndarray) -> np.ndarray:
 
 
 @_styled
+def image_rows(rows: Mapping[str, Any], *, titles: Sequence[str] | None = None, title: str | None = None) -> Figure:
+    """Rows of images with a name before each, such as originals and their reconstructions below them.
+
+    Args:
+        rows: {name: images (N, C, H, W)}, as many in every row. titles: one for each column.
+
+    Example:
+        image_rows({"image": x, "reconstruction": model(x)})
+    """
+    images = [list(row) for row in rows.values()]
+    columns = len(images[0])
+    if {len(row) for row in images} != {columns} or (titles is not None and len(titles) != columns):
+        raise ValueError(f"rows: {[len(row) for row in images]} images; all rows (and titles) must be as many")
+    names = [_wrap(name, 18) for name in rows]
+    heads = None if titles is None else [*titles, *[""] * (columns * (len(images) - 1))]
+    return _sheet([i for row in images for i in row], columns, titles=heads, row_labels=names, title=title)
+
+
+@_styled
 def class_samples(images: Any, labels: Any, classes: Sequence[str], *, per_class: int = 6, seed: int = 0) -> Figure:
     """A row of random images for each class (of more than 12 classes, 12 spread evenly over the list).
 

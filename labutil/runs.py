@@ -201,9 +201,13 @@ def read_record(directory: Path) -> dict[str, Any] | None:
 
 
 def run_id(notebook: Path, params: dict[str, Any]) -> str:
-    """Ten hex digits for a notebook's code, its merged parameters and its data source."""
+    """Ten hex digits for a notebook's code, its merged parameters, its data source and the files that it names."""
     stamp = sources.stamp(params["dataset"]) if "dataset" in params else ""
-    identity = json.dumps([parameters.code_cells(notebook), params, stamp], sort_keys=True)
+    parts = [parameters.code_cells(notebook), params, stamp]
+    files = [Path(v) for k, v in params.items() if k != "dataset" and isinstance(v, str) and Path(v).is_file()]
+    if files:
+        parts.append([(file.stat().st_size, file.stat().st_mtime_ns) for file in files])
+    identity = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()[:10]
 
 

@@ -27,6 +27,10 @@ OWN_METRICS = {
     "01": ("duplicate_recall", "duplicate_precision", "outlier_recall", "outlier_precision", "label_issue_auroc"),
     "02": ("random_encoder_knn_accuracy",),
     "03": ("linear_accuracy", "fine_tuned_accuracy", "val_accuracy_probe", "val_accuracy_fine_tuned", "noise_accuracy"),
+    "06": (
+        *("knn_accuracy", "random_encoder_knn_accuracy", "linear_accuracy", "simclr_knn_accuracy"),
+        *("val_knn_accuracy", "val_reconstruction_mse", "test_reconstruction_mse"),
+    ),
 }
 
 
@@ -116,6 +120,8 @@ def stand_ins(tmp_path_factory):
     for name, (side, classes) in {"cifar100": (32, 100), "cells": (96, 8), "bloodmnist@128": (128, 8)}.items():
         pixels, labels = images(4 * max(classes, 20), side, 3, classes)
         np.savez(root / f"{name}.npz", images=pixels, labels=labels)
+    pixels, labels = images(80, 28, 1, 10)
+    np.savez(root / "mnist.npz", images=pixels, labels=labels)
     pixels, labels = images(75, 200, 3, 15)
     for i, (image, label) in enumerate(zip(pixels, labels, strict=True)):
         folder = root / "scenes" / f"scene{label:02d}"
@@ -133,6 +139,7 @@ OWN_CUT = {
         "encoder": "tf_efficientnet_lite0", "input_size": 64, "baseline_passes": 60, "baseline_seeds": 1,
         "label_seeds": 1, "finetune_subset": 40, "trials": 1, "augmentations": ["none", "stretch"], "shifted": None,
     },
+    "06": {"contrast_epochs": 1, "classifier_epochs": [1, 1]},
 }  # fmt: skip
 
 

@@ -1,0 +1,292 @@
+"""The autoencoder against an independent writing of it, its losses against slow loops, its file against damage."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from labutil import autoencoders, device, evaluation, models, runs
+from labutil.autoencoders import ConvAutoencoder, layer_table, reconstruction_loss
+from labutil.paths import DataError
+from labutil.prediction import load_model
+
+
+def test_the_reference_model_has_the_reports_parameters():
+    table = layer_table(ConvAutoencoder(), (1, 28, 28))
+    assert models.count_parameters(models.ConvAutoencoder(channels=1, filters=(128, 256))) == 1_184_257
+    assert table.parameters.sum() == 1_184_257
+    # Keras counts running means and variances among the parameters.
+    assert table.parameters.sum() + table.statistics.sum() == 1_185_793
+    shapes = {(row.layer, row.output) for row in table.itertuples()}
+    assert {("Conv2d", "128 x 28 x 28"), ("Conv2d", "256 x 14 x 14"), ("Upsample", "128 x 28 x 28")} <= shapes
+    assert table.output.iloc[-1] == "1 x 28 x 28"
+
+
+@pytest.mark.parametrize("halving", autoencoders.HALVINGS)
+@pytest.mark.parametrize("batch_norm", autoencoders.BATCH_NORMS)
+@given(
+    channels=st.sampled_from([1, 3]),
+    filters=st.lists(st.integers(1, 6), min_size=1, max_size=3),
+    height=st.integers(8, 40),
+    width=st.integers(8, 40),
+    kernel_size=st.sampled_from([1, 3, 5]),
+    code_size=st.none() | st.integers(1, 4),
+)
+@settings(max_examples=8, deadline=None)
+def test_any_size_comes_back(halving, batch_norm, channels, filters, height, width, kernel_size, code_size):
+    model = ConvAutoencoder(channels, filters, (height, width), kernel_size, 0.1, batch_norm, halving, code_size)
+    x = torch.rand(2, channels, height, width)
+    x_hat, h = model(x), model.encode(x)
+    assert x_hat.shape == x.shape
+    assert 0 <= x_hat.min() <= x_hat.max() <= 1
+    assert h.shape == (2, model.num_features)
+    assert model.num_features == (code_size or filters[-1] * model.encoder.feature_maps(x)[0, 0].numel())
+    expected, previous = 0, channels
+    for c in filters:
+        expected += previous * c * kernel_size**2 + c
+        previous = c
+    for c in [*filters[::-1], channels]:
+        expected += previous * c * kernel_size**2 + c
+        previous = c
+    expected += (2 * 2 * sum(filters)) * (batch_norm != "none")
+    if code_size:
+        maps = filters[-1] * model.encoder.feature_maps(x)[0, 0].numel()
+        expected += 2 * maps * code_size + code_size + maps
+    # The decoder's first layer has as many channels out as the encoder's last: counted in the loop above.
+    assert models.count_parameters(model) == expected
+
+
+@pytest.mark.parametrize("size", [(28, 28), (29, 29), (33, 33), (96, 70)])
+@pytest.mark.parametrize("halving", autoencoders.HALVINGS)
+def test_odd_sizes_lose_no_pixel(size, halving):
+    """A change of any corner of the image reaches the code."""
+    model = ConvAutoencoder(1, (3, 4), size, halving=halving, batch_norm="none").eval()
+    with torch.no_grad():
+        model.encoder.layers[0].weight.fill_(1.0)
+        x = torch.zeros(1, 1, *size)
+        h = model.encode(x)
+        for corner in ((0, 0), (0, -1), (-1, 0), (-1, -1)):
+            changed = x.clone()
+            changed[0, 0, corner[0], corner[1]] = 5.0
+            assert not torch.equal(model.encode(changed), h)
+
+
+@pytest.mark.parametrize("batch_norm", autoencoders.BATCH_NORMS)
+def test_forward_equals_an_independent_writing(batch_norm):
+    torch.manual_seed(0)
+    model = ConvAutoencoder(1, (4, 6), 28, dropout=0.3, batch_norm=batch_norm)
+    model(torch.rand(16, 1, 28, 28))  # moves the running statistics away from 0 and 1
+    model.eval()
+    convs = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)] or [None] * 4
+
+    def norm(x, m):
+        if m is None:
+            return x
+        mean, var = m.running_mean[:, None, None], m.running_var[:, None, None]
+        return m.weight[:, None, None] * (x - mean) / (var + m.eps).sqrt() + m.bias[:, None, None]
+
+    def layer(x, i, resize):
+        x = F.conv2d(x, convs[i].weight, convs[i].bias, padding=1)
+        if batch_norm == "pool":
+            return norm(resize(x.clamp(min=0)), norms[i])
+        return resize(norm(x, norms[i]).clamp(min=0))
+
+    def down(x):
+        return x.unfold(2, 2, 2).unfold(3, 2, 2).amax((-1, -2))
+
+    def up(x):
+        return x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+    x = torch.rand(3, 1, 28, 28)
+    y = x
+    for i, resize in enumerate((down, down, up, up)):
+        y = layer(y, i, resize)
+    y = F.conv2d(y, convs[4].weight, convs[4].bias, padding=1).sigmoid()
+    torch.testing.assert_close(model(x), y, rtol=1e-4, atol=1e-5)
+
+
+def test_stride_decoder_has_as_many_parameters_and_dropout_only_acts_in_training():
+    pool, stride = (ConvAutoencoder(3, (8, 16), 20, halving=kind, dropout=0.5) for kind in ("pool", "stride"))
+    assert models.count_parameters(pool) == models.count_parameters(stride)
+    assert sum(isinstance(m, torch.nn.Dropout) for m in pool.modules()) == 4
+    x = torch.rand(2, 3, 20, 20)
+    assert not torch.equal(pool.encode(x), pool.encode(x))
+    pool.eval()
+    torch.testing.assert_close(pool.encode(x), pool.encode(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"filters": []}, "filters="),
+        ({"filters": [4, 0]}, "filters="),
+        ({"filters": [2] * 6, "image_size": 28}, "too often"),
+        ({"kernel_size": 2}, "must be odd"),
+        ({"dropout": 1.0}, "dropout=1.0"),
+        ({"code_size": 0}, "code_size=0"),
+        ({"channels": 0}, "channels=0"),
+        ({"batch_norm": "cnov"}, "did you mean 'conv'"),
+        ({"halving": "max"}, "halving='max'"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(changed, message):
+    with pytest.raises(ValueError, match=message):
+        ConvAutoencoder(**changed)
+
+
+def sigmoid(z):
+    return 1 / (1 + math.exp(-z))
+
+
+@pytest.mark.parametrize("loss", autoencoders.LOSSES)
+def test_losses_equal_slow_loops_in_value_and_gradient(loss):
+    g = torch.Generator().manual_seed(1)
+    logits = torch.randn(3, 2, 4, 5, generator=g, dtype=torch.float64, requires_grad=True)
+    x = torch.rand(3, 2, 4, 5, generator=g, dtype=torch.float64)
+    x[0, 0, 0, 0], x[0, 0, 0, 1] = 0, 1
+    total, slopes = 0.0, []
+    for z, target in zip(logits.flatten().tolist(), x.flatten().tolist(), strict=True):
+        p = sigmoid(z)
+        if loss == "mse":
+            total += (p - target) ** 2
+            slopes.append(2 * (p - target) * p * (1 - p))
+        else:
+            total += -target * math.log(p) - (1 - target) * math.log(1 - p)
+            slopes.append(p - target)
+    value = reconstruction_loss(logits, x, loss)
+    (gradient,) = torch.autograd.grad(value, logits)
+    assert value.item() == pytest.approx(total / x.numel(), rel=1e-9)
+    expected = torch.tensor(slopes, dtype=torch.float64).view_as(x) / x.numel()
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_losses_are_safe_and_least_at_the_image():
+    extreme, x = torch.tensor([[[[1000.0, -1000.0]]]]), torch.tensor([[[[0.0, 1.0]]]])
+    assert reconstruction_loss(extreme, x, "bce").item() == pytest.approx(1000)
+    assert reconstruction_loss(-extreme, x, "bce").item() == 0
+    assert reconstruction_loss(extreme, x, "mse").item() == 1
+    gray = torch.full((1, 1, 2, 2), 0.3)
+    z = torch.logit(gray).requires_grad_()
+    for loss in autoencoders.LOSSES:
+        (gradient,) = torch.autograd.grad(reconstruction_loss(z, gray, loss), z)
+        assert gradient.abs().max() < 1e-6
+    entropy = -(0.3 * math.log(0.3) + 0.7 * math.log(0.7))
+    assert reconstruction_loss(z, gray, "bce").item() == pytest.approx(entropy, rel=1e-5)
+    with pytest.raises(ValueError, match="did you mean 'mse'"):
+        reconstruction_loss(z, gray, "mes")
+
+
+@pytest.mark.parametrize("halving", autoencoders.HALVINGS)
+def test_it_learns_to_reconstruct(halving):
+    torch.manual_seed(0)
+    x = torch.zeros(8, 1, 17, 17)
+    for i in range(8):
+        x[i, 0, i : i + 8, 2 * i : 2 * i + 3] = 1
+    model = ConvAutoencoder(1, (8, 16), 17, dropout=0.0, halving=halving)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    losses = []
+    for _ in range(60):
+        loss = reconstruction_loss(model.decode(model.encode(x)), x, "bce")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.1 * losses[0]
+
+
+def test_layer_table_leaves_the_model_as_it_was():
+    model = ConvAutoencoder(3, (4,), 16)
+    model.encoder.eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    layer_table(model, (3, 16, 16))
+    assert model.training
+    assert not model.encoder.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_the_encoder_serves_predict_classifier_and_rebuild(tmp_path):
+    images = torch.randint(0, 256, (7, 3, 21, 30), dtype=torch.uint8)
+    model = device.prepare(ConvAutoencoder(3, (4, 6), (21, 30), code_size=5))
+    assert evaluation.predict(model, images).shape == images.shape
+    head = {"sizes": [8], "dropout": 0.7}
+    classifier = models.Classifier(model.encoder, 4, models.mlp_head(model.num_features, outputs=4, **head))
+    classifier = device.prepare(classifier)
+    logits = evaluation.predict(classifier, images)
+    assert logits.shape == (7, 4)
+    record = runs.new_record("06_autoencoder", None, {}) | {"status": "complete", "dataset": {"classes": list("abcd")}}
+    run = runs.Run(tmp_path, record)
+    run.save_model(
+        classifier, encoder="conv_autoencoder", autoencoder=model.settings, channels=3, image_size=(21, 30),
+        num_classes=4, head=head,
+    )  # fmt: skip
+    again, _ = load_model(tmp_path)
+    torch.testing.assert_close(evaluation.predict(again, images), logits, rtol=0, atol=0)
+
+
+def test_save_and_load(tmp_path):
+    model = ConvAutoencoder(1, (3, 5), (12, 15), 5, 0.4, "pool", "stride", 7).eval()
+    path = tmp_path / "autoencoder.safetensors"
+    autoencoders.save(model, path)
+    again = autoencoders.load(path).eval()
+    assert again.settings == model.settings
+    x = torch.rand(2, 1, 12, 15)
+    assert torch.equal(again(x), model(x))
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    with pytest.raises(DataError, match="cannot be written"):
+        autoencoders.save(model, tmp_path / "none" / "x.safetensors")
+
+
+def test_a_wrong_file_is_refused_in_one_line(tmp_path):
+    good = tmp_path / "good.safetensors"
+    autoencoders.save(ConvAutoencoder(1, (2,), 8), good)
+    cut, text, other, numbers = (tmp_path / f"{n}.safetensors" for n in ("cut", "text", "other", "numbers"))
+    cut.write_bytes(good.read_bytes()[:-20])
+    text.write_text("no model at all")
+    save_file({"w": torch.zeros(2)}, other)
+    with open(numbers, "wb") as file:
+        np.savez(file, w=np.zeros(2))
+    swapped = tmp_path / "swapped.safetensors"
+    metadata = {"model": "ConvAutoencoder", "settings": '{"filters": [2], "image_size": 8, "size": 3}'}
+    save_file({"w": torch.zeros(2)}, swapped, metadata)
+    reasons = {
+        tmp_path / "missing": "does not exist", tmp_path: "does not exist", cut: "damaged", text: "damaged",
+        numbers: "damaged", other: "holds no autoencoder", swapped: "damaged",
+    }  # fmt: skip
+    for path, reason in reasons.items():
+        with pytest.raises(DataError, match=reason) as caught:
+            autoencoders.load(path)
+        assert "\n" not in str(caught.value)
+        assert path.name in str(caught.value)
+
+
+def test_interpolation_runs_from_one_reconstruction_to_the_other():
+    model = ConvAutoencoder(1, (3, 4), 12, code_size=3)
+    model.encoder.eval()
+    images = torch.randint(0, 256, (2, 1, 12, 12), dtype=torch.uint8)
+    path = autoencoders.interpolate(model, images[0], images[1], 5)
+    assert model.training
+    assert not model.encoder.training
+    ends = evaluation.predict(model, images, precision="fp32")
+    torch.testing.assert_close(path[[0, -1]], ends)
+    codes = evaluation.predict(model.encoder, images, precision="fp32")
+    middle = model.eval().decode(codes.mean(0, keepdim=True)).sigmoid()
+    torch.testing.assert_close(path[2:3], middle.detach())
+    assert torch.equal(path, autoencoders.interpolate(model, images[0] / 255, images[1] / 255, 5))
+
+
+@pytest.mark.parametrize("loss", autoencoders.LOSSES)
+def test_reconstruction_error_is_the_loss_of_each_image(loss):
+    model = ConvAutoencoder(3, (3, 4), 12).eval()
+    images = torch.randint(0, 256, (5, 3, 12, 12), dtype=torch.uint8)
+    found = evaluation.predict(autoencoders.ReconstructionError(model, loss), images, batch_size=2, precision="fp32")
+    expected = [reconstruction_loss(model.decode(model.encode(x)), x, loss) for x in (images / 255).split(1)]
+    torch.testing.assert_close(found, torch.stack(expected).detach())
