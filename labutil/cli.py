@@ -146,6 +146,23 @@ def predict(run_name: str, spec: str, part: str | None, out: Path | None) -> Non
     click.echo(f"{images}: {runs.show_path(path)}\n  {prediction.summary(table)}")
 
 
+@main.command()
+@click.argument("directory", required=False, type=click.Path(path_type=Path))
+@one_line_errors
+def compare(directory: Path | None) -> None:
+    """Set all finished runs below DIRECTORY (the project's runs, when left out) side by side.
+
+    Prints the table, mean ± std over seeds, and leaves compare_summary.txt, .csv and .html there.
+    """
+    root = directory or paths.runs_dir()
+    if not root.is_dir():  # before anything heavy is imported
+        raise sources.DataError(f"{root} is no directory: give one that holds runs, or make some with labutil run all")
+    from labutil import compare_report
+
+    text, page = compare_report.write(root)
+    click.echo(f"{text}\n{runs.show_path(page)}")
+
+
 @main.command(context_settings={"ignore_unknown_options": True})
 @click.option("--lesson", help="Open this notebook (02, or its name).")
 @click.argument("jupyter_options", nargs=-1, type=click.UNPROCESSED)

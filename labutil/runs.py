@@ -200,6 +200,12 @@ def read_record(directory: Path) -> dict[str, Any] | None:
     return record if isinstance(record, dict) and "status" in record else None
 
 
+def read_records(root: Path) -> tuple[list[tuple[Path, dict[str, Any]]], list[Path]]:
+    """Every run below a directory, (its directory, run.json), by path; and directories whose run.json is none."""
+    found = [(file.parent, read_record(file.parent)) for file in sorted(root.glob("**/run.json"))]
+    return [(d, r) for d, r in found if r is not None], [d for d, r in found if r is None]
+
+
 def run_id(notebook: Path, params: dict[str, Any]) -> str:
     """Ten hex digits for a notebook's code, its merged parameters and its data source."""
     stamp = sources.stamp(params["dataset"]) if "dataset" in params else ""
@@ -304,14 +310,12 @@ def load_runs(path: Path | str | None = None) -> pd.DataFrame:
     """
     import pandas as pd
 
-    root = Path(path) if path else paths.runs_dir()
+    records, unreadable = read_records(Path(path) if path else paths.runs_dir())
+    for directory in unreadable:
+        print(f"left out: {directory / 'run.json'} is not a run record")
     rows = []
-    for file in sorted(root.glob("**/run.json")):
-        record = read_record(file.parent)
-        if record is None:
-            print(f"left out: {file} is not a run record")
-            continue
-        row = {"path": str(file.parent)}
+    for directory, record in records:
+        row = {"path": str(directory)}
         row |= {k: record.get(k) for k in ("notebook", "recipe", "status", "started", "seconds")}
         row |= record.get("metrics") or {}
         row |= {f"params.{k}": v for k, v in (record.get("params") or {}).items()}
