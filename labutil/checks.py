@@ -9,77 +9,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class Result:
-    """What a check found. status: "passed", "failed" or "not attempted"; its text is what the notebook shows."""
-
-    exercise: str
-    status: str
-    message: str = ""
-
-    def __repr__(self) -> str:
-        if self.status == "passed":
-            return f"✓ {self.exercise}: correct. {self.message}".rstrip()
-        if self.status == "failed":
-            return f"✗ {self.exercise}: {self.message}"
-        return f"○ {self.exercise}: not attempted yet"
-
-
-class _NotAttempted(Exception):
-    pass
-
-
-class _Wrong(Exception):
-    pass
-
-
-def _check(examine: Callable[[Callable], str | None]) -> Callable[[Callable], Result]:
-    """Make an examiner, which raises _Wrong(reason) or returns a remark, into a check that never raises."""
-    exercise = examine.__name__
-
-    def check(function: Callable) -> Result:
-        try:
-            return Result(exercise, "passed", examine(function) or "")
-        except (_NotAttempted, NotImplementedError):
-            return Result(exercise, "not attempted")
-        except _Wrong as wrong:
-            return Result(exercise, "failed", str(wrong))
-        except Exception as error:  # whatever a learner's code may raise
-            return Result(exercise, "failed", f"your function raised {type(error).__name__}: {error}")
-
-    check.__name__, check.__doc__ = exercise, examine.__doc__
-    return check
-
-
-def _call(function: Callable, *args: Any) -> Any:
-    answer = function(*args)
-    if answer is None or answer is ...:
-        raise _NotAttempted
-    return answer
-
-
-def _scalar(answer: Any) -> float:
-    try:
-        return float(answer)
-    except (TypeError, ValueError, RuntimeError) as error:
-        shape = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
-        raise _Wrong(f"the answer must be one number, yours is {shape}") from error
-
-
-def _tensor(answer: Any, shape: tuple[int, ...]) -> Tensor:
-    if not isinstance(answer, Tensor):
-        raise _Wrong(f"the answer must be a tensor, yours is {type(answer).__name__}")
-    if tuple(answer.shape) != shape:
-        raise _Wrong(f"the answer must have shape {shape}, yours has {tuple(answer.shape)}")
-    return answer.detach().double()
+from labutil.checking import Wrong as _Wrong
+from labutil.checking import call as _call
+from labutil.checking import checked as _check
+from labutil.checking import scalar as _scalar
+from labutil.checking import tensor as _tensor
+from labutil.checks_contrastive import (  # noqa: F401 (of notebooks 04 and 05)
+    collapsed_loss,
+    info_nce,
+    l_out,
+    off_diagonal,
+    positives,
+    positives_per_anchor,
+    target_momentum,
+    view_pairs,
+)
 
 
 @_check

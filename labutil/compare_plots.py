@@ -103,24 +103,22 @@ def heat(table: pd.DataFrame, *, label: str, low: float = 0.0, high: float = 1.0
     Example:
         heat(comparison.class_recall(board), label="% of the class right")
     """
-    title = ""
+    title = label
     if len(table) > plots.MOST_CLASSES:
         spread = (table.max(axis=1) - table.min(axis=1)).to_numpy()
         kept = np.sort(np.lexsort((table.mean(axis=1), -spread))[: plots.MOST_CLASSES])
-        title = f"the {len(kept)} of {len(table)} rows that differ most"
+        title += f"; the {len(kept)} of {len(table)} rows that differ most"
         table = table.iloc[kept]
     values = table.to_numpy(float)
     rows, columns = values.shape
-    figure, axes = plt.subplots(figsize=(2.6 + 0.62 * columns, 1.5 + 0.3 * rows))
-    bad = plt.get_cmap(cmap).with_extremes(bad=PALE)
-    drawn = axes.imshow(values * 100, cmap=bad, vmin=low * 100, vmax=high * 100, aspect="auto")
-    figure.colorbar(drawn, ax=axes, label=label, shrink=0.8)
+    figure, axes = plt.subplots(figsize=(3.2 + 0.62 * columns, 1.5 + 0.3 * rows))
+    axes.imshow(values, cmap=plt.get_cmap(cmap).with_extremes(bad=PALE), vmin=low, vmax=high, aspect="auto")
     _name_axes(axes, table)
     for i, j in np.argwhere(np.isfinite(values)):
         shade = (values[i, j] - low) / (high - low)
         colour = "white" if shade > 0.6 else "black"
         axes.text(j, i, f"{values[i, j] * 100:.0f}", ha="center", va="center", fontsize=7, color=colour)
-    axes.set_title(title)
+    _title(figure, title)
     return figure
 
 
@@ -143,18 +141,19 @@ def differences(pairs: pd.DataFrame) -> Figure:
             stars |= {(row.a, row.b), (row.b, row.a)}
     values = table.to_numpy(float) * 100
     most = max(1.0, np.nanmax(np.abs(values), initial=0.0))
-    side = 2.4 + 0.62 * len(names)
-    figure, axes = plt.subplots(figsize=(side + 0.6, 1.6 + 0.36 * len(names)))
+    figure, axes = plt.subplots(figsize=(3.2 + 0.62 * len(names), 1.8 + 0.36 * len(names)))
     colours = plt.get_cmap("PuOr_r").with_extremes(bad="white")
-    drawn = axes.imshow(values, cmap=colours, vmin=-most, vmax=most, aspect="auto")
-    figure.colorbar(drawn, ax=axes, label="row minus column, points", shrink=0.8)
+    axes.imshow(values, cmap=colours, vmin=-1.5 * most, vmax=1.5 * most, aspect="auto")
     _name_axes(axes, table)
     for i, j in np.argwhere(np.isfinite(values)):
         star = "*" if (names[i], names[j]) in stars else ""
-        colour = "white" if abs(values[i, j]) > 0.65 * most else "black"
-        axes.text(j, i, f"{values[i, j]:+.1f}{star}", ha="center", va="center", fontsize=7, color=colour)
-    axes.set_title("* evidence of a difference, all pairs considered (Holm)")
+        axes.text(j, i, f"{values[i, j]:+.1f}{star}", ha="center", va="center", fontsize=7)
+    _title(figure, "row minus column, in points\n* evidence of a difference, all pairs considered")
     return figure
+
+
+def _title(figure: Figure, text: str) -> None:
+    figure.suptitle(text, fontsize=plots.STYLE["axes.titlesize"], x=0.02, ha="left")
 
 
 def _name_axes(axes: Any, table: pd.DataFrame) -> None:

@@ -18,6 +18,7 @@ from labutil.paths import DataError
 from labutil.results import Board, Collection, Method
 
 CRITERIA = {"simclr": "InfoNCE", "byol": "BYOL", "barlow_twins": "Barlow Twins", "mse": "MSE", "bce": "BCE"}
+STAGES = {"pretrain", "autoencoder", "linear", "head", "fine-tune", "everything"}  # names of fits, in any lesson
 MOST_MAPS, MOST_MATRIX = 6, 12  # methods in one figure
 
 
@@ -74,6 +75,8 @@ def main_fits(method: Method) -> dict[str, dict]:
     """The trainings behind a method's result, by name: not those of a study, nor of networks that were not chosen."""
     record = method.members[0].record
     fits = {k: v for k, v in (record.get("fits") or {}).items() if isinstance(v, dict) and "seed" not in k}
+    if stages := {k: v for k, v in fits.items() if k in STAGES}:
+        return stages
     chosen = (record.get("model") or {}).get("encoder")
     others = set(map(str, method.params.get("encoders") or [])) - {chosen}
     return {k: v for k, v in fits.items() if k not in others or len(fits) == 1}
@@ -178,10 +181,9 @@ def _figures_with_images(board: Board) -> Iterator[tuple[str, Figure | str]]:
         said = [board.methods[0].members[0].probabilities[i].argmax() for i in hard[:16]]
         titles = [f"{names[board.y_true[i]]}\nnot {names[k]}" for i, k in zip(hard[:16], said, strict=True)]
         yield f"Wrong by every method: {len(hard)} images", plots.image_grid(images[hard[:16]], titles, columns=8)
-    rows = [(label, i) for label, index in comparison.only_one_right(board).items() for i in index[:4]]
-    if rows:
-        titles = [f"{label}:\n{names[board.y_true[i]]}" for label, i in rows]
-        yield "Right by one method alone", plots.image_grid(images[[i for _, i in rows]], titles, columns=8)
+    alone = dict(list(comparison.only_one_right(board).items())[:MOST_MAPS])
+    if any(map(len, alone.values())):
+        yield "Right by one method alone", compare_plots.only_right(images, alone, board.y_true, names)
     sample, xy, reasons = evaluation.stratified_sample(board.y_true, 300), {}, []
     for method in board.methods[:MOST_MAPS]:
         try:
@@ -194,7 +196,8 @@ def _figures_with_images(board: Board) -> Iterator[tuple[str, Figure | str]]:
         yield "No map", "; ".join(reasons)
 
 
-STYLE = """:root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;margin:0 auto;padding:1rem;max-width:60rem}
+STYLE = """:root{color-scheme:light dark}
+body{font:16px/1.5 system-ui,sans-serif;margin:0 auto;padding:1rem;max-width:60rem}
 h1{font-size:1.5rem}h2{font-size:1.2rem;margin-top:2.5rem}h3{font-size:1rem}.wide{overflow-x:auto}
 table{border-collapse:collapse;font-size:.85rem;white-space:nowrap}th,td{padding:.3rem .6rem;text-align:left;
 border-bottom:1px solid #8888}img{max-width:100%;height:auto;background:#fff;padding:.4rem;border-radius:.3rem;
@@ -217,8 +220,8 @@ def as_html(collection: Collection) -> str:
         lines = [f"{runs.show_path(path)}: {reason}" for path, reason in collection.left_out]
         body.append(f"<h2>Left out</h2>{_html_list(lines)}")
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-    title = "<title>Comparison of methods</title>"
-    return f'<!doctype html><html lang="en"><head>{head}{title}<style>{STYLE}</style></head><body>{"".join(body)}</body></html>\n'
+    head += f"<title>Comparison of methods</title><style>{STYLE}</style>"
+    return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n'
 
 
 def _html_table(table: pd.DataFrame, index: bool = True) -> str:

@@ -20,6 +20,8 @@ LAYERS = [
     ["compare_models"],
     ["prediction"],
     ["checks", "explore"],
+    ["checks_contrastive", "checks_comparison"],
+    ["checking"],
     ["compare_plots"],
     ["plots"],
     ["comparison"],

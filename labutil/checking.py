@@ -1,0 +1,77 @@
+"""What every exercise check is made of: the result it returns, and how it calls a learner's function.
+
+`checks` holds the checks themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a check found. status: "passed", "failed" or "not attempted"; its text is what the notebook shows."""
+
+    exercise: str
+    status: str
+    message: str = ""
+
+    def __repr__(self) -> str:
+        if self.status == "passed":
+            return f"✓ {self.exercise}: correct. {self.message}".rstrip()
+        if self.status == "failed":
+            return f"✗ {self.exercise}: {self.message}"
+        return f"○ {self.exercise}: not attempted yet"
+
+
+class NotAttempted(Exception):
+    pass
+
+
+class Wrong(Exception):
+    pass
+
+
+def checked(examine: Callable[[Callable], str | None]) -> Callable[[Callable], Result]:
+    """Make an examiner, which raises Wrong(reason) or returns a remark, into a check that never raises."""
+    exercise = examine.__name__
+
+    def check(function: Callable) -> Result:
+        try:
+            return Result(exercise, "passed", examine(function) or "")
+        except (NotAttempted, NotImplementedError):
+            return Result(exercise, "not attempted")
+        except Wrong as wrong:
+            return Result(exercise, "failed", str(wrong))
+        except Exception as error:  # whatever a learner's code may raise
+            return Result(exercise, "failed", f"your function raised {type(error).__name__}: {error}")
+
+    check.__name__, check.__doc__ = exercise, examine.__doc__
+    return check
+
+
+def call(function: Callable, *args: Any) -> Any:
+    answer = function(*args)
+    if answer is None or answer is ...:
+        raise NotAttempted
+    return answer
+
+
+def scalar(answer: Any) -> float:
+    try:
+        return float(answer)
+    except (TypeError, ValueError, RuntimeError) as error:
+        shape = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+        raise Wrong(f"the answer must be one number, yours is {shape}") from error
+
+
+def tensor(answer: Any, shape: tuple[int, ...]) -> Tensor:
+    if not isinstance(answer, Tensor):
+        raise Wrong(f"the answer must be a tensor, yours is {type(answer).__name__}")
+    if tuple(answer.shape) != shape:
+        raise Wrong(f"the answer must have shape {shape}, yours has {tuple(answer.shape)}")
+    return answer.detach().double()
