@@ -19,6 +19,12 @@ from labutil.checking import call as _call
 from labutil.checking import checked as _check
 from labutil.checking import scalar as _scalar
 from labutil.checking import tensor as _tensor
+from labutil.checks_comparison import (  # noqa: F401 (of notebook 07)
+    holm,
+    mcnemar,
+    paired_bootstrap,
+    standard_error,
+)
 from labutil.checks_contrastive import (  # noqa: F401 (of notebooks 04 and 05)
     collapsed_loss,
     info_nce,

@@ -260,6 +260,27 @@ def maps(
     return figure
 
 
+@plots._styled
+def only_right(images: Any, found: Mapping[str, Any], y_true: Any, classes: Sequence[str], *, n: int = 6) -> Figure:
+    """Images that one method alone has right, a row a method, its surest first, with their true classes.
+
+    Args:
+        images: (N, C, H, W). found: {method: indices}, as `comparison.only_one_right` gives it; empty ones have no row.
+
+    Example:
+        only_right(images, comparison.only_one_right(board), board.y_true, board.classes)
+    """
+    rows = {name: index for name, index in found.items() if len(index)}
+    n = min(n, max(map(len, rows.values())))
+    tiles, titles = [], []
+    for index in rows.values():
+        shown = index[:n]
+        tiles += [images[int(i)] for i in shown] + [None] * (n - len(shown))
+        titles += [plots._short(classes[y_true[i]]) for i in shown] + [""] * (n - len(shown))
+    labels = [f"{plots._wrap(str(name), 24)}\n{len(index)} images" for name, index in rows.items()]
+    return plots._sheet(tiles, n, titles=titles, row_labels=labels)
+
+
 def label_efficiency(curves: pd.DataFrame, *, chance: float | None = None) -> Figure:
     """Accuracy against the number of labels, a line a method; the band is one standard deviation over seeds.
 

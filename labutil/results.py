@@ -31,7 +31,7 @@ NO_METHODS = {
     "01_data_cleaning": "lesson 01 prepares data: no method to compare",
     "07_comparison": "lesson 07 compares: no method of its own",
 }
-_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "normalize.mean", "normalize.std")
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +153,7 @@ def collect(root: Path | str | None = None) -> Collection:
 
 
 def count_parameters(path: Path) -> float:
-    """Numbers in a .safetensors file, without batch norm's running statistics; NaN where it cannot be read."""
+    """Numbers in a .safetensors file, without statistics that were not learned; NaN where it cannot be read."""
     try:
         with open(path, "rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
