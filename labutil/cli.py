@@ -92,6 +92,10 @@ def plan(notebook: Path, recipe: str | None, overrides: dict[str, str]) -> dict[
     params = parameters.merge(notebook, *layers, overrides)
     if "dataset" in params:
         params["dataset"] = sources.resolve(params["dataset"])
+    if params.get("runs"):
+        params["runs"] = os.path.abspath(os.path.expanduser(params["runs"]))
+        if not os.path.isdir(params["runs"]):
+            raise parameters.ParameterError(f"runs={params['runs']} is no directory: give one that holds runs")
     return params
 
 

@@ -169,12 +169,12 @@ def _read(directory: Path, record: dict[str, Any]) -> Member | str:
     facts = {name: record.get(name) for name in ("params", "metrics")}
     if not isinstance(record.get("notebook"), str) or not all(isinstance(v, dict) for v in facts.values()):
         return "foreign: its run.json is not of this workbook"
+    if record["notebook"] in NO_METHODS:
+        return NO_METHODS[record["notebook"]]
     if record["status"] == "failed":
         return "failed" + _first_line(directory / "error.txt")
     if record["status"] != "complete":
         return f"not complete but {record['status']}: its command, given again, continues it"
-    if record["notebook"] in NO_METHODS:
-        return NO_METHODS[record["notebook"]]
     data = record.get("dataset")
     if not isinstance(data, dict) or not {"name", "fingerprint", "classes"} <= set(data):
         return "its record names no data set"

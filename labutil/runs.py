@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from labutil.datasets import Dataset
 
 KERNEL_LOCK_SECONDS = 60  # a killed run's kernel notices within a second or two that its parent is gone
+FILL_IN = "smoke"  # folder, beside the notebooks' own, of runs that notebook 07 makes because they are missing
 _held: dict[Path, BaseFileLock] = {}
 
 
@@ -206,11 +207,26 @@ def read_records(root: Path) -> tuple[list[tuple[Path, dict[str, Any]]], list[Pa
     return [(d, r) for d, r in found if r is not None], [d for d, r in found if r is None]
 
 
-def run_id(notebook: Path, params: dict[str, Any]) -> str:
-    """Ten hex digits for a notebook's code, its merged parameters and its data source."""
+def run_id(notebook: Path, params: dict[str, Any], out: Path | None = None) -> str:
+    """Ten hex digits for a notebook's code, its merged parameters and its data source.
+
+    Of a notebook that reads runs (parameter `runs`; None: those beside its own, in `out`) also for what is there.
+    """
     stamp = sources.stamp(params["dataset"]) if "dataset" in params else ""
+    if "runs" in params:
+        stamp += _runs_stamp(Path(params["runs"] or out or paths.runs_dir()), notebook.stem)
     identity = json.dumps([parameters.code_cells(notebook), params, stamp], sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()[:10]
+
+
+def _runs_stamp(root: Path, reader: str) -> str:
+    """Changes when a run below root is added or finishes, other than the reader's own and those it makes itself."""
+    found = []
+    for file in sorted(root.glob("**/run.json")):
+        if not {reader, FILL_IN} & set(file.relative_to(root).parts):
+            status = file.stat()
+            found.append((str(file.relative_to(root)), status.st_size, status.st_mtime_ns))
+    return json.dumps(found)
 
 
 def execute(
@@ -229,7 +245,7 @@ def execute(
     Raises RunError when the notebook raised (its directory then holds the executed notebook and error.txt), or when
     another process is executing this very run.
     """
-    directory = ((out or paths.runs_dir()) / notebook.stem / run_id(notebook, params)).resolve()
+    directory = ((out or paths.runs_dir()) / notebook.stem / run_id(notebook, params, out)).resolve()
     directory.mkdir(parents=True, exist_ok=True)
     lock = _acquire(directory / ".lock", 0)
     try:
