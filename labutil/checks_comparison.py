@@ -74,7 +74,7 @@ def paired_bootstrap(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> st
     """`function(right_a, right_b, drawn) -> (B,)`: differences in accuracy on resampled test sets; drawn (B, N) int."""
     g = torch.Generator().manual_seed(0)
     ease = torch.rand(40, generator=g)
-    a, b = (torch.rand(2, 40, generator=g) < ease.expand(2, 40)).unbind()
+    a, b = (torch.rand(2, 40, generator=g) < ease * torch.tensor([[1.2], [0.7]])).unbind()
     drawn = torch.randint(40, (6, 40), generator=g)
     expected = a[drawn].double().mean(1) - b[drawn].double().mean(1)
     answer = tensor(call(function, a.clone(), b.clone(), drawn.clone()), (6,))
@@ -95,7 +95,7 @@ def paired_bootstrap(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> st
 @checked
 def holm(function: Callable[[list[float]], list[float]]) -> str:
     """`function(p) -> list`: Holm's corrected p values, in the order given."""
-    for p in ([0.01, 0.04, 0.03], [0.2, 0.001, 0.9, 0.04], [0.5]):
+    for p in ([0.01, 0.04, 0.03], [0.2, 0.001, 0.9, 0.04], [0.6, 0.4, 0.9], [0.5]):
         expected = significance.holm(p)
         answer = np.asarray(call(function, list(p)), float)
         if answer.shape != (len(p),):
