@@ -74,7 +74,8 @@ def cost(table: pd.DataFrame) -> Figure:
         x, y = table[column].to_numpy(float), table.accuracy.to_numpy(float)
         front = np.flatnonzero(pareto(x, y))
         front = front[np.argsort(x[front], kind="stable")]
-        cell.plot(x[front], y[front], color=PALE, lw=4, zorder=0, label="no other is cheaper and better")
+        look = {"color": PALE, "lw": 4, "marker": "o", "ms": 14, "zorder": 0}
+        cell.plot(x[front], y[front], label="no other is cheaper and better", **look)
         for i, method in enumerate(table.index):
             look = plots._look(i)
             label = plots._wrap(str(method), 26)
@@ -175,18 +176,19 @@ def grouped(
     rows, columns = table.shape
     figure, axes = plt.subplots(figsize=(6.8, 0.8 + rows * (0.18 + 0.2 * columns)))
     height = 0.84 / columns
+    present = table.notna().to_numpy()
     for j, column in enumerate(table):
-        y = np.arange(rows) + (j - (columns - 1) / 2) * height
-        values = table[column].to_numpy(float)
-        errors = np.full(rows, np.nan) if std is None else std[column].to_numpy(float)
-        axes.barh(y, np.nan_to_num(values), height * 0.92, color=COLOURS[j % len(COLOURS)], label=column)
-        for place, value, error in zip(y, values, errors, strict=True):
-            if not math.isfinite(value):
-                continue
-            if math.isfinite(error):
+        errors = std[column] if std is not None else pd.Series(np.nan, table.index)
+        drawn = {"color": COLOURS[j % len(COLOURS)], "label": column}
+        for i in np.flatnonzero(present[:, j]):
+            place = i + (present[i, :j].sum() - (present[i].sum() - 1) / 2) * height
+            value, error = table[column].iloc[i], np.nan_to_num(errors.iloc[i])
+            axes.barh(place, value, height * 0.92, **drawn)
+            drawn["label"] = None  # once in the legend
+            if error:
                 axes.errorbar(value, place, xerr=error, color="black", capsize=2, lw=0.8)
-            end = value + (error if math.isfinite(error) else 0)
-            axes.annotate(f"{value:.3f}", (end, place), (3, 0), textcoords="offset points", va="center", fontsize=7)
+            end = (value + error, place)
+            axes.annotate(f"{value:.3f}", end, (3, 0), textcoords="offset points", va="center", fontsize=7)
     if chance is not None and math.isfinite(chance):
         axes.axvline(chance, ls="--", color="black", lw=1, zorder=0, label="chance")
     axes.set_yticks(range(rows), [plots._wrap(str(n), 28) for n in table.index])
@@ -277,7 +279,7 @@ def only_right(images: Any, found: Mapping[str, Any], y_true: Any, classes: Sequ
         shown = index[:n]
         tiles += [images[int(i)] for i in shown] + [None] * (n - len(shown))
         titles += [plots._short(classes[y_true[i]]) for i in shown] + [""] * (n - len(shown))
-    labels = [f"{plots._wrap(str(name), 24)}\n{len(index)} images" for name, index in rows.items()]
+    labels = [f"{plots._wrap(str(name), 24)}\nimages: {len(index)}" for name, index in rows.items()]
     return plots._sheet(tiles, n, titles=titles, row_labels=labels)
 
 

@@ -165,7 +165,7 @@ def figures(board: Board) -> Iterator[tuple[str, Figure | str]]:
     yield "Calibration", compare_plots.calibrations(board.y_true, first)
     for title, columns in comparison.METRIC_FIGURES.items():
         mean, std = comparison.metric_table(board, columns)
-        if mean.shape[1] > 1:
+        if len(mean):
             yield title, compare_plots.grouped(mean, std=std)
     yield from _figures_with_images(board)
 

@@ -13,7 +13,7 @@ from labutil.results import Board, Method
 # Figures that put recorded metrics side by side: title, {name of the bars: metric}
 METRIC_FIGURES = {
     "At home and elsewhere": {"home": "test_accuracy", "shifted": "shifted_accuracy", "noise": "noise_accuracy"},
-    "Three ways to read an encoder": {
+    "Ways to read an encoder": {
         "k-NN": "knn_accuracy",
         "linear": "linear_accuracy",
         "whole method": "test_accuracy",
@@ -152,18 +152,21 @@ def label_curves(board: Board) -> pd.DataFrame:
 def metric_table(board: Board, columns: dict[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Means and standard deviations over seeds of recorded metrics: rows methods, columns as named; NaN where missing.
 
-    Columns and rows without any value are left out.
+    What a run has recorded twice (lessons 04 and 05: linear and test accuracy) is kept once. Columns without a value
+    are left out, and rows with fewer than two: there is nothing to set side by side.
 
     Example:
         mean, std = metric_table(board, {"home": "test_accuracy", "shifted": "shifted_accuracy"})
     """
-    mean, std = pd.DataFrame(), pd.DataFrame()
+    mean = pd.DataFrame(index=[m.label for m in board.methods], columns=list(columns), dtype=float)
+    std = mean.copy()
     for method in board.methods:
         for column, name in columns.items():
             values = method.metric(name)
-            mean.loc[method.label, column] = values.mean()
-            std.loc[method.label, column] = values.std(ddof=1) if len(values) > 1 else np.nan
-    mean = mean.dropna(axis=0, how="all").dropna(axis=1, how="all")
+            if values.mean() not in mean.loc[method.label].tolist():
+                mean.loc[method.label, column] = values.mean()
+                std.loc[method.label, column] = values.std(ddof=1) if len(values) > 1 else np.nan
+    mean = mean[mean.notna().sum(axis=1) > 1].dropna(axis=1, how="all")
     return mean, std.loc[mean.index, mean.columns]
 
 

@@ -241,7 +241,7 @@ def test_recall_agreement_and_images_against_slow_loops(tmp_path):
 
 
 def test_metric_tables_leave_out_what_nobody_recorded(tmp_path):
-    leave_run(tmp_path, "02_supervised_baseline", y_true=Y)
+    leave_run(tmp_path, "02_supervised_baseline", y_true=Y, metrics={"knn_accuracy": 0.3})
     for seed in (0, 1):
         metrics = {"shifted_accuracy": 0.4 + seed / 10, "knn_accuracy": 0.5}
         leave_run(tmp_path, "03_transfer_learning", y_true=Y, seed=seed, metrics=metrics)
@@ -251,6 +251,8 @@ def test_metric_tables_leave_out_what_nobody_recorded(tmp_path):
     assert mean.columns.tolist() == ["shifted", "k-NN"]
     assert mean.loc["transfer", "shifted"] == pytest.approx(0.45)
     assert std.loc["transfer", "shifted"] == pytest.approx(np.std([0.4, 0.5], ddof=1))
+    mean, _ = comparison.metric_table(board_of(tmp_path), columns | {"neighbours": "knn_accuracy"})
+    assert mean.columns.tolist() == ["shifted", "k-NN"]  # the same number, once
 
 
 def test_label_curves_are_read_where_they_are(tmp_path):
