@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import html
 import io
 from collections.abc import Iterator
@@ -25,13 +26,13 @@ MOST_MAPS, MOST_MATRIX = 6, 12  # methods in one figure
 def summary_table(board: Board, summary: pd.DataFrame | None = None) -> pd.DataFrame:
     """Report B's table as text: accuracy, macro F1 and macro AUC as mean ± std over seeds. Chance and a random encoder
     come first, the ensemble of all methods last."""
-    summary = comparison.summary(board) if summary is None else summary
+    summary = _tables(board)[0] if summary is None else summary
     columns = ["recipe", "seeds", "accuracy", "95% interval", "macro F1", "macro AUC", "seconds", "parameters"]
     rows: dict[str, list[str]] = {}
     for label, name in (("chance", "chance_accuracy"), ("random encoder, k-NN", "random_encoder_knn_accuracy")):
-        values = np.concatenate([m.metric(name) for m in board.methods])
-        if np.isfinite(values).any():
-            rows[label] = ["", "", f"{np.nanmean(values):.4f}", "", "", "", "", ""]
+        value = comparison.floor(board, name)
+        if value is not None:
+            rows[label] = ["", "", f"{value:.4f}", "", "", "", "", ""]
     for label, row in summary.iterrows():
         means = [_plus_minus(row[n], row[f"{n}_std"]) for n in ("accuracy", "macro_f1", "macro_auc")]
         cost = [f"{row[n]:,.0f}" if np.isfinite(row[n]) else "" for n in ("train_seconds", "parameters")]
@@ -49,12 +50,14 @@ def settings_table(board: Board) -> pd.DataFrame:
     """Report A's table as text: a row for each training of a method, its test accuracy on the last of them."""
     rows = []
     for method in board.methods:
-        record, fits = method.members[0].record, main_fits(method)
-        size = record["dataset"].get("image_size")
-        scores = [(m.probabilities.argmax(1) == m.y_true).mean() for m in method.members]
-        accuracy = _plus_minus(np.mean(scores), np.std(scores, ddof=1) if len(scores) > 1 else np.nan)
-        for i, (name, fit) in enumerate(fits.items() or [("", {})]):
-            last = i == max(0, len(fits) - 1)
+        size = method.members[0].record["dataset"].get("image_size")
+        tested, tuned = method.metric("test_accuracy"), method.metric("fine_tuned_accuracy")
+        fits = [(name, fit, np.array([])) for name, fit in main_fits(method).items()] or [("", {}, tested)]
+        if np.isfinite(tuned).all() and not np.array_equal(tuned, tested):
+            # lesson 03 tests what validation chose, which need not be the network that it has fine-tuned
+            fits = [(*fits[-1][:2], tuned), ("linear or other head on frozen features", {}, tested)]
+        fits[-1] = (*fits[-1][:2], tested)
+        for name, fit, accuracy in fits:
             stage = f", {name}" if len(fits) > 1 or name not in method.label else ""
             rate = fit.get("lr", "")
             rows.append({
@@ -65,17 +68,25 @@ def settings_table(board: Board) -> pd.DataFrame:
                 "Image Size": "x".join(map(str, size)) if isinstance(size, list) else size,
                 "Batch Size": fit.get("batch_size", ""),
                 "Epochs": fit.get("epochs_run", fit.get("epochs", "")),
-                "Criterion": criterion(method, name, fit) if name else "",
-                "Test Accuracy": accuracy if last else "",
+                "Criterion": criterion(method, name, fit) if fit else "",
+                "Test Accuracy": _mean_std(accuracy) if len(accuracy) else "",
             })  # fmt: skip
     return pd.DataFrame(rows).astype(str)
+
+
+@functools.lru_cache(maxsize=8)
+def _tables(board: Board) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`comparison.summary` and `comparison.pairs`, once for text, CSV and page."""
+    return comparison.summary(board), comparison.pairs(board)
 
 
 def main_fits(method: Method) -> dict[str, dict]:
     """The trainings behind a method's result, by name: not those of a study, nor of networks that were not chosen."""
     record = method.members[0].record
     fits = {k: v for k, v in (record.get("fits") or {}).items() if isinstance(v, dict) and "seed" not in k}
-    if stages := {k: v for k, v in fits.items() if k in STAGES}:
+    own = results.NAMES.get(method.notebook, "")
+    known = {own: "pretrain", f"linear, {own}": "linear"} | {name: name for name in STAGES}
+    if stages := {known[k]: v for k, v in fits.items() if k in known}:
         return stages
     chosen = (record.get("model") or {}).get("encoder")
     others = set(map(str, method.params.get("encoders") or [])) - {chosen}
@@ -116,9 +127,9 @@ def board_title(board: Board) -> str:
 def pair_sentences(board: Board, table: pd.DataFrame | None = None) -> list[str]:
     """Which method is ahead of which, or that there is no evidence: all pairs of up to five methods, of more the best
     against each other one. Corrected for all pairs in any case."""
-    table = comparison.pairs(board) if table is None else table
+    table = _tables(board)[1] if table is None else table
     if len(board.methods) > 5:
-        best = comparison.summary(board, replicates=2).accuracy.idxmax()
+        best = _tables(board)[0].accuracy.idxmax()
         table = table[(table.a == best) | (table.b == best)]
     several = all(len(m.members) > 1 for m in board.methods)
     words = [*table.words]
@@ -133,7 +144,7 @@ def as_csv(collection: Collection) -> pd.DataFrame:
     """A row for each method and each board's ensemble, numbers as they are."""
     frames = []
     for board in collection.boards:
-        table = comparison.summary(board).rename_axis("method").reset_index()
+        table = _tables(board)[0].rename_axis("method").reset_index()
         together = comparison.ensemble(board)
         if together is not None:
             found = pd.DataFrame([evaluation.classification_metrics(board.y_true, p) for p in together])
@@ -148,8 +159,8 @@ def as_csv(collection: Collection) -> pd.DataFrame:
 
 def figures(board: Board) -> Iterator[tuple[str, Figure | str]]:
     """(title, figure) of everything that the board's runs allow; a figure that cannot be drawn is a sentence."""
-    summary, together = comparison.summary(board), comparison.pairs(board)
-    chance = np.nanmean([*np.concatenate([m.metric("chance_accuracy") for m in board.methods]), np.nan])
+    summary, together = _tables(board)
+    chance = comparison.floor(board, "chance_accuracy")
     yield "Accuracy with intervals", compare_plots.intervals(summary, chance=chance)
     if len(board.methods) > 1 and len(board.methods) <= MOST_MATRIX:
         yield "Every method against every other", compare_plots.differences(together)
@@ -157,7 +168,11 @@ def figures(board: Board) -> Iterator[tuple[str, Figure | str]]:
     curves = comparison.label_curves(board)
     if len(curves):
         yield "How many labels?", compare_plots.label_efficiency(curves)
-    yield "Accuracy by class", compare_plots.heat(comparison.class_recall(board), label="% of the class right")
+    most = summary.accuracy.nlargest(MOST_MATRIX).index  # more columns cannot be read
+    recall, label = comparison.class_recall(board), "% of the class right"
+    if len(most) < len(summary):
+        recall, label = recall[most], f"{label}, the {len(most)} most accurate methods"
+    yield "Accuracy by class", compare_plots.heat(recall, label=label)
     if 1 < len(board.methods) <= MOST_MATRIX:
         yield "Agreement", compare_plots.heat(comparison.agreement(board), label="% of images named alike")
     shown = board.methods[: len(plots.COLOURS)]
@@ -268,3 +283,7 @@ def write(root: Path | str | None = None) -> tuple[str, Path]:
 
 def _plus_minus(mean: float, std: float) -> str:
     return f"{mean:.4f} ± {std:.4f}" if np.isfinite(std) else f"{mean:.4f}"
+
+
+def _mean_std(values: np.ndarray) -> str:
+    return _plus_minus(values.mean(), values.std(ddof=1) if len(values) > 1 else np.nan)

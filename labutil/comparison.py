@@ -149,6 +149,12 @@ def label_curves(board: Board) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
 
+def floor(board: Board, name: str) -> float | None:
+    """A metric that all runs should agree on (chance_accuracy, random_encoder_knn_accuracy), their mean; None: none."""
+    values = np.concatenate([m.metric(name) for m in board.methods])
+    return float(np.nanmean(values)) if np.isfinite(values).any() else None
+
+
 def metric_table(board: Board, columns: dict[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Means and standard deviations over seeds of recorded metrics: rows methods, columns as named; NaN where missing.
 

@@ -117,6 +117,23 @@ def test_settings_table_is_report_a_s(planted_runs):
     assert "±" not in table["Test Accuracy"][3]
 
 
+def test_settings_of_lessons_that_name_their_trainings_otherwise(tmp_path):
+    fits = {"SupCon": fit_of(), "SimCLR": fit_of(), "linear, SimCLR": fit_of(), "linear, SupCon": fit_of(epochs=20)}
+    leave_run(tmp_path, "05_supcon", y_true=Y, fits=fits)
+    fits = {"BasicCNN, 10% of labels, seed 0": fit_of(), "fine-tune": fit_of(lr=0.001), "head 3": fit_of()}
+    leave_run(tmp_path, "03_transfer_learning", y_true=Y, fits=fits, metrics={"fine_tuned_accuracy": 0.25})
+    (board,) = results.collect(tmp_path).boards
+    table = compare_report.settings_table(board).set_index("Model")
+    assert table.index.tolist() == [
+        "transfer, fine-tune", "transfer, linear or other head on frozen features",
+        "SupCon, pretrain", "SupCon, linear",
+    ]  # fmt: skip
+    tested = [f"{m.metric('test_accuracy')[0]:.4f}" for m in board.methods]
+    assert table["Test Accuracy"].tolist() == ["0.2500", tested[0], "", tested[1]]
+    assert table.Criterion.tolist() == ["cross-entropy", "", "SupCon", "cross-entropy"]
+    assert table.Epochs.tolist() == ["5", "", "5", "20"]
+
+
 def test_images_and_features_are_those_that_the_runs_saw(planted_runs):
     (board,) = results.collect(planted_runs).boards
     images = compare_models.test_images(board)
