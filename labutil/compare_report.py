@@ -132,7 +132,9 @@ def pair_sentences(board: Board, table: pd.DataFrame | None = None) -> list[str]
         best = _tables(board)[0].accuracy.idxmax()
         table = table[(table.a == best) | (table.b == best)]
     several = all(len(m.members) > 1 for m in board.methods)
-    words = [*table.words]
+    words, count = [*table.words], len(board.methods) * (len(board.methods) - 1) // 2
+    if words:
+        words.append(f"Intervals: each pair alone, over test images and seeds. p: corrected for {count} pairs (Holm).")
     if words and not several:
         spread, measured = comparison.seed_std(board)
         source = "as measured where there are several" if measured else "assumed, as in the reports"
