@@ -35,7 +35,7 @@ def summary_table(board: Board, summary: pd.DataFrame | None = None) -> pd.DataF
             rows[label] = ["", "", f"{value:.4f}", "", "", "", "", ""]
     for label, row in summary.iterrows():
         means = [_plus_minus(row[n], row[f"{n}_std"]) for n in ("accuracy", "macro_f1", "macro_auc")]
-        cost = [f"{row[n]:,.0f}" if np.isfinite(row[n]) else "" for n in ("train_seconds", "parameters")]
+        cost = [f"{row[n]:,.{d}f}" if np.isfinite(row[n]) else "" for n, d in (("train_seconds", 1), ("parameters", 0))]
         rows[label] = [row.recipe, str(row.seeds), means[0], f"{row.low:.3f} to {row.high:.3f}", *means[1:], *cost]
     together = comparison.ensemble(board)
     if together is not None:

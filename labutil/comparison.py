@@ -169,7 +169,7 @@ def metric_table(board: Board, columns: dict[str, str]) -> tuple[pd.DataFrame, p
     for method in board.methods:
         for column, name in columns.items():
             values = method.metric(name)
-            if values.mean() not in mean.loc[method.label].tolist():
+            if not np.isclose(values.mean(), mean.loc[method.label], rtol=0, atol=1e-6).any():
                 mean.loc[method.label, column] = values.mean()
                 std.loc[method.label, column] = values.std(ddof=1) if len(values) > 1 else np.nan
     mean = mean[mean.notna().sum(axis=1) > 1].dropna(axis=1, how="all")

@@ -213,7 +213,7 @@ def in_words(a: str, b: str, found: Difference, p: float | None = None, level: f
     else:
         low, high = found.low, found.high
     numbers = f"{abs(found.value) * 100:.1f} points, interval {low * 100:+.1f} to {high * 100:+.1f}"
-    runs = "" if found.measured else "; a single run, so its spread between seeds is not known"
+    runs = "" if found.measured else "; of a single run"
     if p < 1 - level:
         return f"{a} is ahead of {b} ({numbers}, p {p:.2g}{runs})"
     return f"no evidence of a difference between {a} and {b} ({numbers}, p {p:.2g}{runs})"

@@ -220,4 +220,4 @@ def test_in_words():
     assert sig.in_words("A", "B", found, p=0.2).startswith("no evidence of a difference between B and A (3.1 points")
     single = sig.Difference(0.002, -0.03, 0.034, 0.9, 0.01, (1, 3), False)
     assert "no evidence of a difference" in sig.in_words("A", "B", single)
-    assert "its spread between seeds is not known" in sig.in_words("A", "B", single)
+    assert "of a single run" in sig.in_words("A", "B", single)
