@@ -29,11 +29,11 @@ class Result:
 
 
 class NotAttempted(Exception):
-    pass
+    """The function is still a stub."""
 
 
 class Wrong(Exception):
-    pass
+    """The answer is wrong; the text says why."""
 
 
 def checked(examine: Callable[[Callable], str | None]) -> Callable[[Callable], Result]:
@@ -55,6 +55,7 @@ def checked(examine: Callable[[Callable], str | None]) -> Callable[[Callable], R
 
 
 def call(function: Callable, *args: Any) -> Any:
+    """The function's answer; a stub's None or ... counts as not attempted."""
     answer = function(*args)
     if answer is None or answer is ...:
         raise NotAttempted
@@ -62,6 +63,7 @@ def call(function: Callable, *args: Any) -> Any:
 
 
 def scalar(answer: Any) -> float:
+    """The answer as one number."""
     try:
         return float(answer)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -70,6 +72,7 @@ def scalar(answer: Any) -> float:
 
 
 def tensor(answer: Any, shape: tuple[int, ...]) -> Tensor:
+    """The answer as float64, if it is a tensor of this shape."""
     if not isinstance(answer, Tensor):
         raise Wrong(f"the answer must be a tensor, yours is {type(answer).__name__}")
     if tuple(answer.shape) != shape:
