@@ -18,6 +18,7 @@ $(STAMP): pyproject.toml
 
 run: $(STAMP)
 	$(PY) -m labutil run all
+	$(PY) -m labutil compare
 
 test: $(STAMP) lint
 	$(PY) -m pytest -m 'not long'

@@ -25,6 +25,12 @@ from labutil.checks_autoencoder import (  # noqa: F401 (of notebook 06)
     decoder_parameters,
     pca_error,
 )
+from labutil.checks_comparison import (  # noqa: F401 (of notebook 07)
+    holm,
+    mcnemar,
+    paired_bootstrap,
+    standard_error,
+)
 from labutil.checks_contrastive import (  # noqa: F401 (of notebooks 04 and 05)
     collapsed_loss,
     info_nce,

@@ -92,6 +92,10 @@ def plan(notebook: Path, recipe: str | None, overrides: dict[str, str]) -> dict[
     params = parameters.merge(notebook, *layers, overrides)
     if "dataset" in params:
         params["dataset"] = sources.resolve(params["dataset"])
+    if params.get("runs"):
+        params["runs"] = os.path.abspath(os.path.expanduser(params["runs"]))
+        if not os.path.isdir(params["runs"]):
+            raise parameters.ParameterError(f"runs={params['runs']} is no directory: give one that holds runs")
     return params
 
 
@@ -148,6 +152,23 @@ def predict(run_name: str, spec: str, part: str | None, out: Path | None) -> Non
 
 for report_command in (report_commands.autoencoder, report_commands.classification):
     main.command()(one_line_errors(report_command))
+
+
+@main.command()
+@click.argument("directory", required=False, type=click.Path(path_type=Path))
+@one_line_errors
+def compare(directory: Path | None) -> None:
+    """Set all finished runs below DIRECTORY (the project's runs, when left out) side by side.
+
+    Prints the table, mean ± std over seeds, and leaves compare_summary.txt, .csv and .html there.
+    """
+    root = directory or paths.runs_dir()
+    if not root.is_dir():  # before anything heavy is imported
+        raise sources.DataError(f"{root} is no directory: give one that holds runs, or make some with labutil run all")
+    from labutil import compare_report
+
+    text, page = compare_report.write(root)
+    click.echo(f"{text}\n{runs.show_path(page)}")
 
 
 @main.command(context_settings={"ignore_unknown_options": True})

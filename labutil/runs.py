@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from labutil.datasets import Dataset
 
 KERNEL_LOCK_SECONDS = 60  # a killed run's kernel notices within a second or two that its parent is gone
+FILL_IN = "smoke"  # folder, beside the notebooks' own, of runs that notebook 07 makes because they are missing
 _held: dict[Path, BaseFileLock] = {}
 
 
@@ -200,15 +201,36 @@ def read_record(directory: Path) -> dict[str, Any] | None:
     return record if isinstance(record, dict) and "status" in record else None
 
 
-def run_id(notebook: Path, params: dict[str, Any]) -> str:
-    """Ten hex digits for a notebook's code, its merged parameters, its data source and the files that it names."""
+def read_records(root: Path) -> tuple[list[tuple[Path, dict[str, Any]]], list[Path]]:
+    """Every run below a directory, (its directory, run.json), by path; and directories whose run.json is none."""
+    found = [(file.parent, read_record(file.parent)) for file in sorted(root.glob("**/run.json"))]
+    return [(d, r) for d, r in found if r is not None], [d for d, r in found if r is None]
+
+
+def run_id(notebook: Path, params: dict[str, Any], out: Path | None = None) -> str:
+    """Ten hex digits for a notebook's code, its merged parameters, its data source and the files that it names.
+
+    Of a notebook that reads runs (parameter `runs`; None: those beside its own, in `out`) also for what is there.
+    """
     stamp = sources.stamp(params["dataset"]) if "dataset" in params else ""
+    if "runs" in params:
+        stamp += _runs_stamp(Path(params["runs"] or out or paths.runs_dir()), notebook.stem)
     parts = [parameters.code_cells(notebook), params, stamp]
     files = [Path(v) for k, v in params.items() if k != "dataset" and isinstance(v, str) and Path(v).is_file()]
     if files:
         parts.append([(file.stat().st_size, file.stat().st_mtime_ns) for file in files])
     identity = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()[:10]
+
+
+def _runs_stamp(root: Path, reader: str) -> str:
+    """Changes when a run below root is added or finishes, other than the reader's own and those it makes itself."""
+    found = []
+    for file in sorted(root.glob("**/run.json")):
+        if not {reader, FILL_IN} & set(file.relative_to(root).parts):
+            status = file.stat()
+            found.append((str(file.relative_to(root)), status.st_size, status.st_mtime_ns))
+    return json.dumps(found)
 
 
 def execute(
@@ -227,7 +249,7 @@ def execute(
     Raises RunError when the notebook raised (its directory then holds the executed notebook and error.txt), or when
     another process is executing this very run.
     """
-    directory = ((out or paths.runs_dir()) / notebook.stem / run_id(notebook, params)).resolve()
+    directory = ((out or paths.runs_dir()) / notebook.stem / run_id(notebook, params, out)).resolve()
     directory.mkdir(parents=True, exist_ok=True)
     lock = _acquire(directory / ".lock", 0)
     try:
@@ -308,14 +330,12 @@ def load_runs(path: Path | str | None = None) -> pd.DataFrame:
     """
     import pandas as pd
 
-    root = Path(path) if path else paths.runs_dir()
+    records, unreadable = read_records(Path(path) if path else paths.runs_dir())
+    for directory in unreadable:
+        print(f"left out: {directory / 'run.json'} is not a run record")
     rows = []
-    for file in sorted(root.glob("**/run.json")):
-        record = read_record(file.parent)
-        if record is None:
-            print(f"left out: {file} is not a run record")
-            continue
-        row = {"path": str(file.parent)}
+    for directory, record in records:
+        row = {"path": str(directory)}
         row |= {k: record.get(k) for k in ("notebook", "recipe", "status", "started", "seconds")}
         row |= record.get("metrics") or {}
         row |= {f"params.{k}": v for k, v in (record.get("params") or {}).items()}

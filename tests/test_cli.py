@@ -27,6 +27,7 @@ def call(*args):
         (("run", "02", "-p", "dataset", "folder:/no/such/folder"), "/no/such/folder does not exist"),
         (("data", "folder:/no/such/folder"), "/no/such/folder does not exist"),
         (("run", "all", "-p", "epoch", "3"), "no parameter 'epoch'"),
+        (("run", "07", "-p", "runs", "/no/such/folder"), "runs=/no/such/folder is no directory"),
         (("lab", "--lesson", "99"), "no notebook '99'"),
     ],
 )

@@ -13,8 +13,10 @@ import pandas as pd
 import papermill
 import pytest
 from PIL import Image
+from planted import leave_run
 
 from labutil import cli, parameters, runs
+from labutil.datasets import load_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -31,7 +33,33 @@ OWN_METRICS = {
         *("knn_accuracy", "random_encoder_knn_accuracy", "linear_accuracy", "simclr_knn_accuracy"),
         *("val_knn_accuracy", "val_reconstruction_mse", "test_reconstruction_mse"),
     ),
+    "07": ("methods", "compared_runs"),
 }
+
+
+def runs_to_compare(root):
+    """What notebook 07 reads: planted runs of four methods on the data of its smoke recipe, two seeds of each."""
+    data = load_dataset("cells:600", image_size=24)
+    known = {"y_true": data.test.labels.numpy(), "classes": data.classes, "dataset": "cells:600", "recipe": "smoke"}
+    known |= {"fingerprint": data.fingerprint, "image_size": 24}
+    fit = {"optimizer": "adamw", "schedule": "cosine", "lr": 0.002, "batch_size": 64, "epochs": 2}
+    curve = pd.DataFrame({"labels": [40, 400], "share": [0.1, 1.0], "accuracy": [0.4, 0.6], "split": "test", "seed": 0})
+    for seed in (0, 1):
+        for notebook, share in (("02_supervised_baseline", 0.6), ("03_transfer_learning", 0.8)):
+            leave_run(root, notebook, seed=seed, share=share, fits={"fine-tune": fit}, model="resnet8",
+                      metrics={"shifted_accuracy": share - 0.2}, **known)  # fmt: skip
+        for method in ("simclr", "byol"):
+            directory = leave_run(
+                root, "04_simclr", seed=seed, share=0.6, params={"method": method}, model="resnet8",
+                fits={"pretrain": fit, "linear": fit}, metrics={"knn_accuracy": 0.5, "linear_accuracy": 0.6}, **known,
+            )  # fmt: skip
+            curve.assign(method=method).to_csv(directory / "label_efficiency.csv", index=False)
+    return root
+
+
+def needs(notebook, root):
+    """Parameters without which a notebook would first have to run other lessons."""
+    return {"runs": str(runs_to_compare(root))} if notebook.stem[:2] == "07" else {}
 
 
 def command(*args, **environment):
@@ -42,8 +70,10 @@ def command(*args, **environment):
 
 
 @each_notebook
-def test_smoke_run_leaves_a_record(notebook, tmp_path):
-    args = ("run", notebook.stem, "--recipe", "smoke", "--out", tmp_path)
+def test_smoke_run_leaves_a_record(notebook, tmp_path, tmp_path_factory):
+    given = needs(notebook, tmp_path_factory.mktemp("runs"))
+    overrides = [word for item in given.items() for word in ("-p", *item)]
+    args = ("run", notebook.stem, "--recipe", "smoke", "--out", tmp_path, *overrides)
     done = command(*args)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -57,7 +87,8 @@ def test_smoke_run_leaves_a_record(notebook, tmp_path):
     metrics = record["metrics"]
     promised = {"accuracy", "macro_precision", "macro_recall", "macro_f1", "macro_auc", "errors", "ece"}
     assert {f"test_{name}" for name in promised} <= set(metrics)
-    assert {"chance_accuracy", "val_accuracy", "train_seconds", *OWN_METRICS.get(notebook.stem[:2], ())} <= set(metrics)
+    assert {"chance_accuracy", "train_seconds", *OWN_METRICS.get(notebook.stem[:2], ())} <= set(metrics)
+    assert "val_accuracy" in metrics or notebook.stem[:2] == "07"  # which chooses nothing
     with np.load(directory / "predictions.npz") as file:
         assert file["probabilities"].shape == (record["dataset"]["sizes"]["test"], len(record["dataset"]["classes"]))
         accuracy = (file["probabilities"].argmax(1) == file["y_true"]).mean()
@@ -68,7 +99,7 @@ def test_smoke_run_leaves_a_record(notebook, tmp_path):
             sizes = record["dataset"]["sizes"]
             assert len(file["train_images"]) == sizes["train"] - metrics["removed_images"]
             assert len(file["test_labels"]) == sizes["test"]
-    else:
+    elif notebook.stem[:2] != "07":  # which trains nothing: its predictions are the ensemble's
         history = pd.read_csv(directory / "history.csv")
         assert {"fit", "epoch", "lr", "train_loss", "val_loss", "seconds"} <= set(history)
         assert (directory / "model.safetensors").exists()
@@ -92,7 +123,7 @@ def test_smoke_run_leaves_a_record(notebook, tmp_path):
 def test_nbval_agrees_with_the_committed_outputs(notebook, tmp_path):
     """Cells marked NBVAL_CHECK_OUTPUT print the same at smoke size, in a kernel that papermill did not start."""
     copy = tmp_path / notebook.name
-    settings = cli.plan(notebook, "smoke", {})
+    settings = cli.plan(notebook, "smoke", needs(notebook, tmp_path / "runs"))
     papermill.execute_notebook(str(notebook), str(copy), settings, prepare_only=True)
     marked = sum("NBVAL_CHECK_OUTPUT" in "".join(c["source"]) for c in json.loads(copy.read_text())["cells"])
     assert marked >= 2
@@ -140,6 +171,7 @@ OWN_CUT = {
         "label_seeds": 1, "finetune_subset": 40, "trials": 1, "augmentations": ["none", "stretch"], "shifted": None,
     },
     "06": {"contrast_epochs": 1, "classifier_epochs": [1, 1]},
+    "07": {"lessons": ["02"], "replicates": 100, "simulations": 10, "map_points": 40},
 }  # fmt: skip
 
 
@@ -154,3 +186,21 @@ def test_recipes_run_cut_to_a_few_steps(path, stand_ins, tmp_path):
     cut |= OWN_CUT.get(path.stem[:2], {})
     _, record, _ = runs.execute(notebook, parameters.merge(notebook, settings, cut), out=tmp_path)
     assert record["status"] == "complete"
+
+
+def test_lesson_07_makes_runs_that_are_missing_and_reads_them(tmp_path):
+    args = ("run", "07", "--recipe", "smoke", "--out", tmp_path)
+    done = command(*args)
+    assert done.returncode == 0, done.stderr
+    (made,) = tmp_path.glob("smoke/02_supervised_baseline/*/run.json")
+    record = json.loads(made.read_text())
+    assert (record["status"], record["recipe"]) == ("complete", "smoke")
+    assert record["params"]["dataset"] == "cells:600"
+    (own,) = tmp_path.glob("07_comparison/*/run.json")
+    assert json.loads(own.read_text())["metrics"]["compared_runs"] == 1
+    assert "no run of 02_supervised_baseline yet" in (own.parent / "notebook.ipynb").read_text()
+    # Its own runs do not make it run anew; another run beside it does.
+    assert "already complete" in command(*args).stdout
+    leave_run(tmp_path, "05_supcon", y_true=np.arange(8) % 4)
+    notebook, params = NOTEBOOKS[-1], cli.plan(NOTEBOOKS[-1], "smoke", {})
+    assert runs.run_id(notebook, params, tmp_path) != own.parent.name

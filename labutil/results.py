@@ -1,0 +1,275 @@
+"""Finished runs, read from their directories, as methods that can be compared: same test images, same classes.
+
+Runs that differ in nothing but `seed` are one method. Runs of other data sets, splits or classes are other boards, and
+nothing is averaged or compared across boards. What cannot be used is named, with its reason.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from labutil import evaluation, paths, runs
+
+NAMES = {
+    "02_supervised_baseline": "supervised",
+    "03_transfer_learning": "transfer",
+    "05_supcon": "SupCon",
+    "06_autoencoder": "autoencoder",
+}
+SELF_SUPERVISED = {"simclr": "SimCLR", "byol": "BYOL", "barlow_twins": "Barlow Twins"}
+NO_METHODS = {
+    "01_data_cleaning": "lesson 01 prepares data: no method to compare",
+    "07_comparison": "lesson 07 compares: no method of its own",
+}
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "normalize.mean", "normalize.std")
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One run: its directory, its record (run.json), and what it said of the test images, float32 (N, K)."""
+
+    dir: Path
+    record: dict[str, Any]
+    y_true: np.ndarray
+    probabilities: np.ndarray
+
+    @property
+    def seed(self) -> Any:
+        return self.record["params"].get("seed", 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Method:
+    """Runs of one notebook with the same parameters but `seed`, one a seed. label: its name in tables and figures."""
+
+    label: str
+    members: tuple[Member, ...]
+
+    @property
+    def notebook(self) -> str:
+        return self.members[0].record["notebook"]
+
+    @property
+    def recipe(self) -> str:
+        return self.members[0].record.get("recipe") or "quick"
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return self.members[0].record["params"]
+
+    @cached_property
+    def y_pred(self) -> np.ndarray:
+        """Predicted classes (S, N), a row a run."""
+        return np.stack([m.probabilities.argmax(1) for m in self.members])
+
+    def metric(self, name: str) -> np.ndarray:
+        """A metric of the records, (S,); NaN where a run has none."""
+        return np.array([m.record["metrics"].get(name, np.nan) for m in self.members], float)
+
+    def parameters(self) -> float:
+        """Numbers that were learned, in the saved models, on average; NaN without a model."""
+        counts = [count_parameters(m.dir / "model.safetensors") for m in self.members]
+        return float(np.mean(counts))
+
+
+@dataclass(frozen=True, eq=False)
+class Board:
+    """The methods that were tested on the same images, y_true int64 (N,), of the same classes."""
+
+    name: str
+    fingerprint: str
+    classes: tuple[str, ...]
+    y_true: np.ndarray
+    methods: tuple[Method, ...]
+
+    def find(self, **wanted: Any) -> list[Method]:
+        """Methods whose notebook begins with `notebook`, or whose parameters have these values.
+
+        Example:
+            board.find(notebook="04", method="simclr")
+        """
+        notebook = str(wanted.pop("notebook", ""))
+        missing = object()
+        return [
+            m
+            for m in self.methods
+            if m.notebook.startswith(notebook) and all(m.params.get(k, missing) == v for k, v in wanted.items())
+        ]
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What a directory of runs holds. left_out: (directory, reason). notes: what else a reader must know."""
+
+    root: Path
+    boards: list[Board] = field(default_factory=list)
+    left_out: list[tuple[Path, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def collect(root: Path | str | None = None) -> Collection:
+    """Read every run below a directory (the project's runs, when None) and sort them into boards and methods.
+
+    Of runs that agree in everything, the newest counts. Failed, running, foreign and corrupt runs are left out.
+
+    Example:
+        board = collect("runs").boards[0]
+    """
+    root = Path(root) if root else paths.runs_dir()
+    records, unreadable = runs.read_records(root)
+    left_out = [(d, "foreign or corrupt: run.json is not a run record") for d in unreadable]
+    groups: dict[tuple, dict[str, list[Member]]] = {}
+    for directory, record in records:
+        member = _read(directory, record)
+        if isinstance(member, str):
+            left_out.append((directory, member))
+            continue
+        facts = record["dataset"]
+        board = (facts["fingerprint"], tuple(facts["classes"]), member.y_true.tobytes())
+        groups.setdefault(board, {}).setdefault(_settings(record), []).append(member)
+    boards = []
+    for (fingerprint, classes, _), methods in groups.items():
+        kept = []
+        for members in methods.values():
+            newest = {m.seed: m for m in sorted(members, key=lambda m: str(m.record.get("started")))}
+            kept.append(tuple(sorted(newest.values(), key=lambda m: str(m.seed).zfill(9))))
+            left_out += [(m.dir, "a newer run has the same settings and seed") for m in members if m not in kept[-1]]
+        kept.sort(key=lambda members: (members[0].record["notebook"], str(members[0].record.get("started"))))
+        labelled = tuple(Method(label, members) for label, members in zip(_labels(kept), kept, strict=True))
+        first = kept[0][0]
+        boards.append(Board(first.record["dataset"]["name"], fingerprint, classes, first.y_true, labelled))
+    boards.sort(key=lambda b: (-len(b.methods), b.name, b.fingerprint))
+    return Collection(root, boards, sorted(left_out), list(_notes(boards)))
+
+
+def count_parameters(path: Path) -> float:
+    """Numbers in a .safetensors file, without statistics that were not learned; NaN where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(min(length, 10**8)))
+        shapes = [v["shape"] for k, v in header.items() if k != "__metadata__" and not k.endswith(_BUFFERS)]
+        return float(sum(np.prod(shape, dtype=np.int64) for shape in shapes))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
+        return float("nan")
+
+
+def _read(directory: Path, record: dict[str, Any]) -> Member | str:
+    """A run that can be compared, or why not."""
+    facts = {name: record.get(name) for name in ("params", "metrics")}
+    if not isinstance(record.get("notebook"), str) or not all(isinstance(v, dict) for v in facts.values()):
+        return "foreign: its run.json is not of this workbook"
+    if record["notebook"] in NO_METHODS:
+        return NO_METHODS[record["notebook"]]
+    if record["status"] == "failed":
+        return "failed" + _first_line(directory / "error.txt")
+    if record["status"] != "complete":
+        return f"not complete but {record['status']}: its command, given again, continues it"
+    data = record.get("dataset")
+    if not isinstance(data, dict) or not {"name", "fingerprint", "classes"} <= set(data):
+        return "its record names no data set"
+    try:
+        with np.load(directory / "predictions.npz", allow_pickle=False) as file:
+            index, y, p = file["index"], file["y_true"], file["probabilities"]
+        metrics = evaluation.classification_metrics(y, p)  # checks shapes, labels and sums
+    except FileNotFoundError:
+        return "it has no predictions.npz"
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        return f"corrupt predictions.npz ({' '.join(str(error).split())[:100]})"
+    if not np.array_equal(index, np.arange(len(y))):
+        return "corrupt predictions.npz (index is not 0 to N - 1)"
+    if p.shape[1] != len(data["classes"]):
+        return f"corrupt predictions.npz ({p.shape[1]} columns for {len(data['classes'])} classes)"
+    recorded = record["metrics"].get("test_accuracy")
+    if not isinstance(recorded, int | float) or abs(recorded - metrics["accuracy"]) > 2 / len(y):
+        return f"predictions.npz has an accuracy of {metrics['accuracy']:.4f}, run.json says {recorded}"
+    return Member(directory, record, y.astype(np.int64), p.astype(np.float32))
+
+
+def _first_line(path: Path) -> str:
+    try:
+        return f": {path.read_text(encoding='utf-8').splitlines()[0][:160]}"
+    except (OSError, UnicodeDecodeError, IndexError):
+        return ""
+
+
+def _settings(record: dict[str, Any]) -> str:
+    """What two runs must share to be averaged. The data set is compared by its fingerprint."""
+    params = {k: v for k, v in record["params"].items() if k not in {"seed", "dataset"}}
+    return json.dumps([record["notebook"], params], sort_keys=True)
+
+
+def _labels(groups: Sequence[tuple[Member, ...]]) -> list[str]:
+    """A short name for each method: what it is and, of methods that would have the same name, what differs."""
+    names = []
+    for members in groups:
+        record = members[0].record
+        method = record["params"].get("method")
+        name = NAMES.get(record["notebook"]) or SELF_SUPERVISED.get(method, method)
+        names.append(str(name or record["notebook"]))
+    for name in set(names):
+        same = [i for i, other in enumerate(names) if other == name]
+        if len(same) > 1:
+            for i, text in zip(same, _differences([groups[i][0].record for i in same]), strict=True):
+                names[i] = f"{name} ({text})"
+    return names
+
+
+def _differences(records: Sequence[dict[str, Any]]) -> list[str]:
+    """For each of several runs, the fewest settings that tell it from the others; its recipe, where that does."""
+    recipes = [record.get("recipe") or "quick" for record in records]
+    if len(set(recipes)) == len(recipes):
+        return recipes
+    params = [{k: v for k, v in r["params"].items() if k not in {"seed", "dataset"}} for r in records]
+    keys = dict.fromkeys(k for p in params for k in p)
+    values = {k: [_show(k, p) for p in params] for k in keys}
+    differing = sorted(
+        (k for k in keys if len(set(values[k])) > 1), key=lambda k: (k.startswith("study"), -len(set(values[k])))
+    )
+    chosen: list[str] = []
+    for key in differing:
+        before = len(set(zip(*(values[k] for k in chosen), strict=True))) if chosen else 1
+        if len(set(zip(*(values[k] for k in [*chosen, key]), strict=True))) > before:
+            chosen.append(key)
+    return [", ".join(values[k][i] for k in chosen) or f"no. {i + 1}" for i in range(len(records))]
+
+
+def _show(key: str, params: dict[str, Any]) -> str:
+    if key not in params:
+        return f"without {key}"
+    value = params[key]
+    if isinstance(value, bool) or value is None:
+        return f"{key} {str(value).lower()}"
+    if isinstance(value, list):
+        value = "+".join(map(str, value))
+    if key in {"encoder", "encoders"}:
+        return str(value)
+    return f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
+
+
+def _notes(boards: Sequence[Board]) -> Iterator[str]:
+    """What is on which board, when there are several, and why boards of one name are kept apart."""
+    if len(boards) < 2:
+        return
+    yield (
+        f"{len(boards)} sets of test images here: each has a table of its own, and nothing is averaged or compared "
+        "across them"
+    )
+    for i, board in enumerate(boards):
+        for other in boards[:i]:
+            if board.name != other.name and board.fingerprint != other.fingerprint:
+                continue
+            reason = "other images or splits (data_seed, or the source changed)"
+            if board.fingerprint == other.fingerprint:
+                reason = "other classes" if board.classes != other.classes else "other true labels"
+            yield f"{other.name} and {board.name} (fingerprints {other.fingerprint}, {board.fingerprint}) have {reason}"
