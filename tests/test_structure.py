@@ -20,6 +20,8 @@ LAYERS = [
     ["compare_models", "missing"],
     ["prediction", "report_commands"],
     ["checks", "explore"],
+    ["explore_transfer", "explore_contrastive", "explore_autoencoder", "explore_comparison"],
+    ["exploring"],
     ["checks_contrastive", "checks_transfer", "checks_autoencoder", "checks_comparison"],
     ["checking"],
     ["compare_plots"],

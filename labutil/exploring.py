@@ -1,0 +1,28 @@
+"""What every explorer is made of: widgets where a person can move them, else one static figure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from labutil import device
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def explore(draw: Callable[..., Figure], **controls: Any) -> None:
+    """Show `draw(**values)`: with widgets where a person can move them, else once, at the widgets' first values."""
+    if not device.has_front_end():
+        draw(**{name: control.value for name, control in controls.items()})
+        return
+    import ipywidgets
+    import matplotlib.pyplot as plt
+    from IPython.display import display
+
+    def show(**values: Any) -> None:
+        figure = draw(**values)
+        display(figure)
+        plt.close(figure)
+
+    display(ipywidgets.VBox([*controls.values(), ipywidgets.interactive_output(show, controls)]))
