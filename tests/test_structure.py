@@ -46,7 +46,7 @@ LAYERS = [
     ["readers", "cache", "splits", "defects"],
     ["download"],
     ["device"],
-    ["parameters", "answers"],
+    ["parameters"],
     ["sources"],
     ["cells", "medmnist", "paths", "messages"],
 ]
