@@ -55,7 +55,7 @@ WRONG = [
     ("bce_gradient", lambda z, x: ((1 - x) / (1 - z.sigmoid()) - x / z.sigmoid()) / 48, "chain rule"),
     ("bce_gradient", lambda z, x: torch.func.grad(lambda z: ((z.sigmoid() - x) ** 2).mean())(z), "MSE's gradient"),
     ("bce_gradient", lambda z, x: (z - x) / 48, "sigmoid of the logits"),
-    ("bce_gradient", lambda z, x: z * 0, "yours is 0.00000"),
+    ("bce_gradient", lambda z, x: torch.zeros_like(z), "yours is 0.00000"),
     ("bce_gradient", lambda z, x: z.sum(), "must have shape"),
     ("pca_error", lambda x, k: eigenvalues(x)[-k:].sum() / 6, "what the code keeps"),
     ("pca_error", lambda x, k: eigenvalues(x)[:-k].sum(), "over the D values"),

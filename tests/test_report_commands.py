@@ -222,7 +222,7 @@ def test_a_run_s_identity_covers_the_files_it_names(files, tmp_path):
 def test_both_commands_run_the_notebook(files, tmp_path):
     """From images without labels to the classification report, through the notebook itself."""
     model = tmp_path / "trained.safetensors"
-    common = ("--recipe", "smoke", "-p", "subset", "None", "-p", "study", "none", "-p", "contrast_epochs", "0")
+    common = ("--recipe", "smoke", "-p", "subset", "null", "-p", "study", "none", "-p", "contrast_epochs", "0")
     run = [sys.executable, "-m", "labutil"]
     first = [*run, "autoencoder", "-d", files["d"], "-save", model, "--filters", "4,8", *common]
     done = subprocess.run(first, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
