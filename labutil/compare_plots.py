@@ -241,9 +241,9 @@ def maps(
     present = np.unique(labels)
     if len(present) > plots.MOST_CLASSES:
         present = np.sort(np.random.default_rng(seed).choice(present, plots.MOST_CLASSES, replace=False))
-    columns = min(3, max(1, len(xy)))
-    rows = math.ceil(len(xy) / columns)
-    figure, cells = plt.subplots(rows, columns, figsize=(2.7 * columns + 1.4, 2.7 * rows), squeeze=False)
+    columns = min(6, max(1, len(xy)))
+    rows, side = math.ceil(len(xy) / columns), min(2.7, 10 / columns)
+    figure, cells = plt.subplots(rows, columns, figsize=(side * columns + 1.4, side * rows + 0.2), squeeze=False)
     for cell in cells.flat:
         cell.set(xticks=[], yticks=[])
         cell.spines[:].set_visible(False)
@@ -257,7 +257,7 @@ def maps(
             cell.scatter(*points[labels == k].T, s=11, alpha=0.8, lw=0, label=label, **look)
         if chosen is not None:
             cell.scatter(*points[chosen], s=130, facecolor="none", edgecolor="black", lw=1.6)
-        cell.set_title(plots._wrap(str(name), 34))
+        cell.set_title(plots._wrap(str(name), round(12 * side)))
     figure.legend(loc="outside right upper", markerscale=1.4)
     return figure
 
