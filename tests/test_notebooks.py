@@ -26,6 +26,27 @@ each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.s
 OWN_METRICS = {
     "01": ("duplicate_recall", "duplicate_precision", "outlier_recall", "outlier_precision", "label_issue_auroc"),
     "02": ("random_encoder_knn_accuracy",),
+    "04": (
+        "knn_accuracy",
+        "random_encoder_knn_accuracy",
+        "linear_accuracy",
+        "retrieval_top5",
+        "ood_knn_accuracy",
+        "val_knn_accuracy",
+        "val_linear_accuracy",
+        "val_retrieval_top5",
+        "supervised_accuracy",
+    ),
+    "05": (
+        "knn_accuracy",
+        "random_encoder_knn_accuracy",
+        "linear_accuracy",
+        "ood_knn_accuracy",
+        "val_knn_accuracy",
+        "val_linear_accuracy",
+        "simclr_linear_accuracy",
+        "supervised_accuracy",
+    ),
 }
 
 
@@ -112,7 +133,12 @@ def images(n, side, channels, classes, seed=0):
 def stand_ins(tmp_path_factory):
     """Data of the shape that each recipe is for: its name (or the kind of its path) -> a specification."""
     root = tmp_path_factory.mktemp("standins")
-    for name, (side, classes) in {"cifar100": (32, 100), "cells": (96, 8), "bloodmnist@128": (128, 8)}.items():
+    for name, (side, classes) in {
+        "cifar100": (32, 100),
+        "cells": (96, 8),
+        "bloodmnist@128": (128, 8),
+        "tiny_imagenet": (64, 30),
+    }.items():
         pixels, labels = images(4 * max(classes, 20), side, 3, classes)
         np.savez(root / f"{name}.npz", images=pixels, labels=labels)
     pixels, labels = images(75, 200, 3, 15)
@@ -125,7 +151,15 @@ def stand_ins(tmp_path_factory):
 
 
 # What makes a run of any lesson short; a lesson takes those that it has.
-CUT = {"epochs": 1, "seeds": 1, "study_epochs": 1, "study_seeds": 1, "study_subset": 40}
+CUT = {
+    "probe": [2, 64, 0.01],
+    "supervised_epochs": 1,
+    "epochs": 1,
+    "seeds": 1,
+    "study_epochs": 1,
+    "study_seeds": 1,
+    "study_subset": 40,
+}
 
 
 @pytest.mark.long
