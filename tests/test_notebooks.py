@@ -29,6 +29,27 @@ OWN_METRICS = {
     "01": ("duplicate_recall", "duplicate_precision", "outlier_recall", "outlier_precision", "label_issue_auroc"),
     "02": ("random_encoder_knn_accuracy",),
     "03": ("linear_accuracy", "fine_tuned_accuracy", "val_accuracy_probe", "val_accuracy_fine_tuned", "noise_accuracy"),
+    "04": (
+        "knn_accuracy",
+        "random_encoder_knn_accuracy",
+        "linear_accuracy",
+        "retrieval_top5",
+        "ood_knn_accuracy",
+        "val_knn_accuracy",
+        "val_linear_accuracy",
+        "val_retrieval_top5",
+        "supervised_accuracy",
+    ),
+    "05": (
+        "knn_accuracy",
+        "random_encoder_knn_accuracy",
+        "linear_accuracy",
+        "ood_knn_accuracy",
+        "val_knn_accuracy",
+        "val_linear_accuracy",
+        "simclr_linear_accuracy",
+        "supervised_accuracy",
+    ),
     "06": (
         *("knn_accuracy", "random_encoder_knn_accuracy", "linear_accuracy", "simclr_knn_accuracy"),
         *("val_knn_accuracy", "val_reconstruction_mse", "test_reconstruction_mse"),
@@ -148,7 +169,12 @@ def images(n, side, channels, classes, seed=0):
 def stand_ins(tmp_path_factory):
     """Data of the shape that each recipe is for: its name (or the kind of its path) -> a specification."""
     root = tmp_path_factory.mktemp("standins")
-    for name, (side, classes) in {"cifar100": (32, 100), "cells": (96, 8), "bloodmnist@128": (128, 8)}.items():
+    for name, (side, classes) in {
+        "cifar100": (32, 100),
+        "cells": (96, 8),
+        "bloodmnist@128": (128, 8),
+        "tiny_imagenet": (64, 30),
+    }.items():
         pixels, labels = images(4 * max(classes, 20), side, 3, classes)
         np.savez(root / f"{name}.npz", images=pixels, labels=labels)
     pixels, labels = images(80, 28, 1, 10)
@@ -170,6 +196,8 @@ OWN_CUT = {
         "encoder": "tf_efficientnet_lite0", "input_size": 64, "baseline_passes": 60, "baseline_seeds": 1,
         "label_seeds": 1, "finetune_subset": 40, "trials": 1, "augmentations": ["none", "stretch"], "shifted": None,
     },
+    "04": {"probe": [2, 64, 0.01], "supervised_epochs": 1},
+    "05": {"probe": [2, 64, 0.01]},
     "06": {"contrast_epochs": 1, "classifier_epochs": [1, 1]},
     "07": {"lessons": ["02"], "replicates": 100, "simulations": 10, "map_points": 40},
 }  # fmt: skip
