@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from labutil import checks, device, explore, plots
+from labutil import checks, device, explore, explore_autoencoder, plots
 from labutil.autoencoders import ConvAutoencoder
 
 
@@ -87,8 +87,8 @@ def test_explorers_draw_what_their_controls_say(monkeypatch):
     monkeypatch.setattr(plots, "image_rows", lambda rows, **_: drawn.append(rows) or SimpleNamespace())
     monkeypatch.setattr(device, "has_front_end", lambda: False)
     monkeypatch.setattr(
-        explore,
-        "_explore",
+        explore_autoencoder,
+        "explore",
         lambda draw, **c: (controls.update(draw=draw, **c), draw(**{k: v.value for k, v in c.items()})),
     )
     images = torch.randint(0, 256, (9, 1, 12, 12), dtype=torch.uint8)

@@ -233,7 +233,7 @@ def test_what_has_no_map_is_refused(model, x, target, message):
 
 def test_tokens_are_no_maps():
     model = models.Classifier(models.encoder("vit_tiny_patch16_224", input_size=224), 2)
-    with pytest.raises(ValueError, match=r"feature_maps of _TimmEncoder are \(1, 197, 192\), not \(N, D, h, w\)"):
+    with pytest.raises(ValueError, match=r"feature_maps of TimmEncoder are \(1, 197, 192\), not \(N, D, h, w\)"):
         explanations.grad_cam(model, images(1))
 
 
