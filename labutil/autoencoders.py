@@ -6,9 +6,9 @@ normalisation would, and zero, which is what convolutions pad with, stays the bl
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from labutil import paths
+from labutil.device import evaluation_mode
 from labutil.messages import check_choice
 from labutil.paths import DataError
 
@@ -66,14 +67,11 @@ class ConvAutoencoder(nn.Module):
         code_size: int | None = None,
     ) -> None:
         super().__init__()
-        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-        self.settings: dict[str, Any] = {
-            "channels": channels, "filters": list(filters), "image_size": [height, width], "kernel_size": kernel_size,
-            "dropout": dropout, "batch_norm": batch_norm, "halving": halving, "code_size": code_size,
-        }  # fmt: skip
-        _check_settings(**self.settings)
-        self.encoder = _Encoder(**self.settings)
-        self.decoder = _Decoder(**self.settings)
+        sides = (image_size, image_size) if isinstance(image_size, int) else image_size
+        made = _Settings(channels, list(filters), list(sides), kernel_size, dropout, batch_norm, halving, code_size)
+        self.settings: dict[str, Any] = dataclasses.asdict(made)
+        self.encoder = _Encoder(made)
+        self.decoder = _Decoder(made)
         self.num_features = self.encoder.num_features
 
     def encode(self, x: Tensor) -> Tensor:
@@ -89,32 +87,66 @@ class ConvAutoencoder(nn.Module):
         return self.decode(self.encode(x)).sigmoid()
 
 
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+    """What `ConvAutoencoder` was asked for, checked; image_size is [height, width]."""
+
+    channels: int
+    filters: list[int]
+    image_size: list[int]
+    kernel_size: int
+    dropout: float
+    batch_norm: str
+    halving: str
+    code_size: int | None
+
+    def __post_init__(self) -> None:
+        filters, side = self.filters, min(self.image_size)
+        check_choice("batch_norm", self.batch_norm, BATCH_NORMS)
+        check_choice("halving", self.halving, HALVINGS)
+        if not filters or min(filters) < 1:
+            raise ValueError(f"filters={filters} must hold at least one number, each at least 1")
+        if 2 ** (len(filters) - 1) >= side:
+            raise ValueError(f"filters={filters}: {len(filters)} layers halve a side of {side} pixels too often")
+        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size={self.kernel_size} must be odd, so that a convolution has a middle")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout={self.dropout} must be at least 0 and below 1")
+        if self.code_size is not None and self.code_size < 1:
+            raise ValueError(f"code_size={self.code_size} must be at least 1, or None")
+        if self.channels < 1:
+            raise ValueError(f"channels={self.channels} must be at least 1")
+
+    def sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of the image and after each halving; odd sides round up."""
+        height, width = self.image_size
+        return [(-(-height // 2**i), -(-width // 2**i)) for i in range(len(self.filters) + 1)]
+
+    def block(self, convolution: nn.Module, resize: list[nn.Module]) -> list[nn.Module]:
+        """Convolution, ReLU and what changes the size, with batch norm where it belongs, then dropout."""
+        channels = convolution.out_channels
+        after_conv = [nn.BatchNorm2d(channels)] if self.batch_norm == "conv" else []
+        after_pool = [nn.BatchNorm2d(channels)] if self.batch_norm == "pool" else []
+        last = [nn.Dropout(self.dropout)] if self.dropout else []
+        return [convolution, *after_conv, nn.ReLU(inplace=True), *resize, *after_pool, *last]
+
+
 class _Encoder(nn.Module):
     """Images -> representations (N, num_features)."""
 
-    def __init__(
-        self,
-        channels: int,
-        filters: Sequence[int],
-        image_size: Sequence[int],
-        kernel_size: int,
-        dropout: float,
-        batch_norm: str,
-        halving: str,
-        code_size: int | None,
-    ) -> None:
+    def __init__(self, settings: _Settings) -> None:
         super().__init__()
-        stride = 2 if halving == "stride" else 1
+        filters, kernel_size = settings.filters, settings.kernel_size
+        strided = settings.halving == "stride"
         layers: list[nn.Module] = []
-        for c_in, c_out in zip([channels, *filters], filters, strict=False):
-            convolution = nn.Conv2d(c_in, c_out, kernel_size, stride, kernel_size // 2)
-            pool = [] if halving == "stride" else [nn.MaxPool2d(2, ceil_mode=True)]
-            layers += _block(convolution, c_out, pool, batch_norm, dropout)
+        for c_in, c_out in pairwise([settings.channels, *filters]):
+            convolution = nn.Conv2d(c_in, c_out, kernel_size, 2 if strided else 1, kernel_size // 2)
+            layers += settings.block(convolution, [] if strided else [nn.MaxPool2d(2, ceil_mode=True)])
         self.layers = nn.Sequential(*layers)
-        height, width = _sizes(image_size, len(filters))[-1]
+        height, width = settings.sizes()[-1]
         maps = filters[-1] * height * width
-        self.num_features = code_size or maps
-        self.code = nn.Linear(maps, code_size) if code_size else nn.Identity()
+        self.num_features = settings.code_size or maps
+        self.code = nn.Linear(maps, settings.code_size) if settings.code_size else nn.Identity()
 
     def feature_maps(self, x: Tensor) -> Tensor:
         """x (N, C, H, W) in [0, 1] -> the last maps (N, filters[-1], h, w)."""
@@ -127,80 +159,29 @@ class _Encoder(nn.Module):
 class _Decoder(nn.Module):
     """Representations (N, num_features) -> logits of images."""
 
-    def __init__(
-        self,
-        channels: int,
-        filters: Sequence[int],
-        image_size: Sequence[int],
-        kernel_size: int,
-        dropout: float,
-        batch_norm: str,
-        halving: str,
-        code_size: int | None,
-    ) -> None:
+    def __init__(self, settings: _Settings) -> None:
         super().__init__()
-        sizes, padding = _sizes(image_size, len(filters)), kernel_size // 2
+        filters, kernel_size = settings.filters, settings.kernel_size
+        sizes, padding = settings.sizes(), kernel_size // 2
         height, width = sizes[-1]
         maps = filters[-1] * height * width
-        self.code = nn.Linear(code_size, maps) if code_size else nn.Identity()
+        self.code = nn.Linear(settings.code_size, maps) if settings.code_size else nn.Identity()
         self.unflatten = nn.Unflatten(1, (filters[-1], height, width))
         layers: list[nn.Module] = []
         # Each layer's channels are those that the encoder had at the same place: 256 -> 256, then 256 -> 128.
         backwards = [filters[-1], *reversed(filters)]
         for (c_in, c_out), size in zip(pairwise(backwards), sizes[-2::-1], strict=True):
-            if halving == "stride":
+            if settings.halving == "stride":
                 missing = [1 - side % 2 for side in size]  # m pixels become 2m - 1, and an even side is 2m
                 convolution = nn.ConvTranspose2d(c_in, c_out, kernel_size, 2, padding, missing)
-                layers += _block(convolution, c_out, [], batch_norm, dropout)
+                layers += settings.block(convolution, [])
             else:
                 convolution = nn.Conv2d(c_in, c_out, kernel_size, padding=padding)
-                layers += _block(convolution, c_out, [nn.Upsample(size)], batch_norm, dropout)
-        self.layers = nn.Sequential(*layers, nn.Conv2d(filters[0], channels, kernel_size, padding=padding))
+                layers += settings.block(convolution, [nn.Upsample(size)])
+        self.layers = nn.Sequential(*layers, nn.Conv2d(filters[0], settings.channels, kernel_size, padding=padding))
 
     def forward(self, h: Tensor) -> Tensor:
         return self.layers(self.unflatten(self.code(h))).float()
-
-
-def _block(
-    convolution: nn.Module, channels: int, resize: list[nn.Module], batch_norm: str, dropout: float
-) -> list[nn.Module]:
-    """Convolution, ReLU and what changes the size, with batch norm where it belongs, then dropout."""
-    after_conv = [nn.BatchNorm2d(channels)] if batch_norm == "conv" else []
-    after_pool = [nn.BatchNorm2d(channels)] if batch_norm == "pool" else []
-    last = [nn.Dropout(dropout)] if dropout else []
-    return [convolution, *after_conv, nn.ReLU(inplace=True), *resize, *after_pool, *last]
-
-
-def _sizes(image_size: Sequence[int], layers: int) -> list[tuple[int, int]]:
-    """(height, width) of the image and after each halving; odd sides round up."""
-    height, width = image_size
-    return [(-(-height // 2**i), -(-width // 2**i)) for i in range(layers + 1)]
-
-
-def _check_settings(
-    channels: int,
-    filters: Sequence[int],
-    image_size: Sequence[int],
-    kernel_size: int,
-    dropout: float,
-    batch_norm: str,
-    halving: str,
-    code_size: int | None,
-) -> None:
-    check_choice("batch_norm", batch_norm, BATCH_NORMS)
-    check_choice("halving", halving, HALVINGS)
-    if not filters or min(filters) < 1:
-        raise ValueError(f"filters={filters} must hold at least one number, each at least 1")
-    if 2 ** (len(filters) - 1) >= min(image_size):
-        raise ValueError(f"filters={filters}: {len(filters)} layers halve a side of {min(image_size)} pixels too often")
-    if kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(f"kernel_size={kernel_size} must be odd, so that a convolution has a middle")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout={dropout} must be at least 0 and below 1")
-    if code_size is not None and code_size < 1:
-        raise ValueError(f"code_size={code_size} must be at least 1, or None")
-    if channels < 1:
-        raise ValueError(f"channels={channels} must be at least 1")
 
 
 def reconstruction_loss(logits: Tensor, x: Tensor, loss: str = "mse", reduction: str = "mean") -> Tensor:
@@ -260,7 +241,7 @@ def layer_table(model: nn.Module, image: Sequence[int]) -> pd.DataFrame:
     layers = [m for m in model.modules() if not list(m.children()) and not isinstance(m, nn.Identity)]
     hooks = [layer.register_forward_hook(note) for layer in layers]
     try:
-        with _in_evaluation(model):
+        with evaluation_mode(model), torch.no_grad():
             model(torch.zeros(1, *image, device=next(model.parameters()).device))
     finally:
         for hook in hooks:
@@ -278,23 +259,10 @@ def interpolate(model: ConvAutoencoder, first: Tensor, second: Tensor, steps: in
         plots.image_grid(interpolate(model, data.val.images[0], data.val.images[1]))
     """
     x = torch.stack([image / 255 if image.dtype == torch.uint8 else image for image in (first, second)])
-    with _in_evaluation(model):
+    with evaluation_mode(model), torch.no_grad():
         a, b = model.encode(x.to(next(model.parameters()).device))
         t = torch.linspace(0, 1, steps, device=a.device)[:, None]
         return model.decode((1 - t) * a + t * b).sigmoid().cpu()
-
-
-@contextlib.contextmanager
-def _in_evaluation(model: nn.Module) -> Iterator[None]:
-    """Without gradients, dropout and batch statistics; every submodule gets its mode back."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def save(model: ConvAutoencoder, path: Path | str) -> None:

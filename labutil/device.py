@@ -10,6 +10,7 @@ import platform
 import random
 import sys
 import zlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -104,6 +105,29 @@ def _prepare_one(module: nn.Module) -> nn.Module:
     if get_device().type == "cuda":
         module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
     return accelerator().prepare_model(module)
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """A module without the wrapper that `prepare` puts on under `torchrun`."""
+    return module.module if isinstance(module, nn.parallel.DistributedDataParallel) else module
+
+
+@contextlib.contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode (no dropout, no batch statistics) for a while; every submodule gets its own mode back, so that
+    an encoder frozen in `eval()` is still in `eval()` afterwards.
+
+    Example:
+        with evaluation_mode(model), torch.no_grad():
+            logits = model(x)
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def seed_everything(seed: int) -> None:

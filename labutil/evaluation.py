@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from labutil.device import autocast, get_device, to_float
+from labutil.device import autocast, evaluation_mode, get_device, to_float, unwrapped
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,21 +53,14 @@ def predict(
         )
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1")
-    if isinstance(model, nn.parallel.DistributedDataParallel):
-        model = model.module  # the wrapper synchronises buffers in every forward pass, so one process would wait
+    model = unwrapped(model)  # the wrapper synchronises buffers in every forward pass, so one process would wait
     tensors = [*model.parameters(), *model.buffers()]
     device = tensors[0].device if tensors else get_device()
-    modes = [(module, module.training) for module in model.modules()]
     outputs = []
-    try:
-        model.eval()
-        with torch.inference_mode(), autocast(precision, device):
-            # max: an empty set still passes through once, and comes out as (0, ...)
-            for start in range(0, max(len(images), 1), batch_size):
-                outputs.append(model(to_float(images[start : start + batch_size], device)).float().cpu())
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with evaluation_mode(model), torch.inference_mode(), autocast(precision, device):
+        # max: an empty set still passes through once, and comes out as (0, ...)
+        for start in range(0, max(len(images), 1), batch_size):
+            outputs.append(model(to_float(images[start : start + batch_size], device)).float().cpu())
     return torch.cat(outputs)  # outside inference mode, so that a linear probe can train on it
 
 

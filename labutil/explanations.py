@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from labutil.device import to_float
+from labutil.device import evaluation_mode, to_float
 from labutil.models import Mirrored
 
 
@@ -48,18 +48,13 @@ def grad_cam(
             raise ValueError(f"target: expected a class for each image, ({len(images)},), got {tuple(target.shape)}")
     encoder = _with_feature_maps(model)
     device = next(model.parameters()).device
-    modes = [(module, module.training) for module in model.modules()]
     found = [torch.zeros(0, *images.shape[2:])]
-    try:
-        model.eval()
+    with evaluation_mode(model):
         for start in range(0, len(images), batch_size):
             x = to_float(images[start : start + batch_size], device)
             classes = None if target is None else target[start : start + batch_size].to(device)
             heat = _evidence(model, encoder, x, classes).relu()
             found.append(F.interpolate(heat, x.shape[2:], mode="bilinear", align_corners=False)[:, 0].cpu())
-    finally:
-        for module, mode in modes:
-            module.training = mode
     heat = torch.cat(found)
     largest = heat.amax((1, 2), keepdim=True) if len(heat) else heat
     return heat / torch.where(largest > 0, largest, 1.0)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from labutil.autoencoders import ConvAutoencoder
+from labutil.device import unwrapped
 from labutil.messages import did_you_mean
 from labutil.networks import RESNETS, BasicCNN, ResNet, TimmEncoder, stem_stride
 from labutil.pretrained import load, normalisation
@@ -285,7 +286,7 @@ def momentum_copy(module: nn.Module) -> nn.Module:
         follow = lambda progress: update_target(target, online, byol_momentum(progress))
         fit(step, [online, predictor, target], ..., after_step=follow)
     """
-    return copy.deepcopy(_unwrapped(module)).requires_grad_(False)
+    return copy.deepcopy(unwrapped(module)).requires_grad_(False)
 
 
 @torch.no_grad()
@@ -296,11 +297,6 @@ def update_target(target: nn.Module, online: nn.Module, momentum: float) -> None
     and keep statistics of what they see themselves, which fit the target's weights better than the online network's do.
     """
     torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), 1 - momentum)
-
-
-def _unwrapped(module: nn.Module) -> nn.Module:
-    """Without the wrapper that `prepare` puts on under `torchrun`."""
-    return module.module if isinstance(module, nn.parallel.DistributedDataParallel) else module
 
 
 def byol_momentum(progress: float, base: float = 0.996) -> float:

@@ -309,22 +309,18 @@ def _by_rate(
     scaled: dict[float, list[nn.Parameter]] = {}
     unused = set(lr_scale)
     for module in modules:
-        for name, parameter in _unwrapped(module).named_parameters():
+        for name, parameter in dev.unwrapped(module).named_parameters():
             fitting = [prefix for prefix in lr_scale if name.startswith(prefix)]
             unused -= set(fitting)
             if parameter.requires_grad:
                 scale = float(lr_scale[max(fitting, key=len)]) if fitting else 1.0
                 scaled.setdefault(scale, []).append(parameter)
     if unused:
-        some = ", ".join(dict.fromkeys(f"{name}." for m in modules for name, _ in _unwrapped(m).named_children()))
+        some = ", ".join(dict.fromkeys(f"{name}." for m in modules for name, _ in dev.unwrapped(m).named_children()))
         prefix = next(prefix for prefix in lr_scale if prefix in unused)
         raise ValueError(f"lr_scale: no parameter's name begins with {prefix!r}; they begin with {some}")
     scales = sorted(scaled, key=lambda scale: (scale != 1, -scale))
     return [{"params": scaled[scale], "lr": lr * scale} for scale in scales], scales
-
-
-def _unwrapped(module: nn.Module) -> nn.Module:
-    return module.module if isinstance(module, nn.parallel.DistributedDataParallel) else module
 
 
 def _place(images: Tensor, device: torch.device) -> Tensor:
