@@ -26,14 +26,10 @@ def judge(board: Board, *, replicates: int = significance.REPLICATES) -> pd.Data
         claims.judge(results.collect().boards[0])
     """
     spread = comparison.seed_std(board)[0]
-    cache: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    known = comparison.resample(board, "accuracy", replicates)
 
     def compare(a: Method, b: Method) -> significance.Difference:
-        for m in (a, b):
-            if m.label not in cache:
-                resampled = significance.resample(board.y_true, m.y_pred, replicates=replicates)
-                cache[m.label] = (significance.score(board.y_true, m.y_pred), resampled)
-        scores, resampled = zip(cache[a.label], cache[b.label], strict=True)
+        scores, resampled = zip(known[a.label], known[b.label], strict=True)
         return significance.difference(scores, resampled, seed_std=spread)
 
     simclr = lambda: pick(board, "04", method="simclr")  # noqa: E731

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from labutil import parameters, paths, prediction, report_commands, runs, sources
+from labutil.parameters import plan
 
 NOTEBOOKS = "notebooks"
 
@@ -66,8 +67,7 @@ def run(
         directory, record, found = runs.execute(
             path, params, recipe=recipe, out=out, force=force, progress=sys.stderr.isatty()
         )
-        state = f"already complete ({record['started']})" if found else f"complete in {record['seconds']:.1f} s"
-        click.echo(f"{path.stem}: {state}\n  {runs.show_path(directory)}\n{runs.format_metrics(record['metrics'])}")
+        click.echo(f"{runs.outcome(directory, record, found)}\n{runs.format_metrics(record['metrics'])}")
 
 
 def choose(names: tuple[str, ...], recipe: str | None) -> list[Path]:
@@ -79,24 +79,6 @@ def choose(names: tuple[str, ...], recipe: str | None) -> list[Path]:
     if recipe is None:
         return found
     return [p for p in found if parameters.read_recipe(folder / "recipes", recipe, p.stem) is not None]
-
-
-def plan(notebook: Path, recipe: str | None, overrides: dict[str, str]) -> dict[str, Any]:
-    """All parameters of a run, checked before anything starts."""
-    layers: list[dict[str, Any]] = []
-    if recipe is not None:
-        settings = parameters.read_recipe(paths.project_root() / NOTEBOOKS / "recipes", recipe, notebook.stem)
-        if settings is None:
-            raise parameters.ParameterError(f"recipe {recipe!r} has no settings for {notebook.stem}")
-        layers.append(settings)
-    params = parameters.merge(notebook, *layers, overrides)
-    if "dataset" in params:
-        params["dataset"] = sources.resolve(params["dataset"])
-    if params.get("runs"):
-        params["runs"] = os.path.abspath(os.path.expanduser(params["runs"]))
-        if not os.path.isdir(params["runs"]):
-            raise parameters.ParameterError(f"runs={params['runs']} is no directory: give one that holds runs")
-    return params
 
 
 @main.command()

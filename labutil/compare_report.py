@@ -37,12 +37,11 @@ def summary_table(board: Board, summary: pd.DataFrame | None = None) -> pd.DataF
         means = [_plus_minus(row[n], row[f"{n}_std"]) for n in ("accuracy", "macro_f1", "macro_auc")]
         cost = [f"{row[n]:,.{d}f}" if np.isfinite(row[n]) else "" for n, d in (("train_seconds", 1), ("parameters", 0))]
         rows[label] = [row.recipe, str(row.seeds), means[0], f"{row.low:.3f} to {row.high:.3f}", *means[1:], *cost]
-    together = comparison.ensemble(board)
-    if together is not None:
-        found = pd.DataFrame([evaluation.classification_metrics(board.y_true, p) for p in together])
+    found = comparison.ensemble_scores(board)
+    if found is not None:
         mean, std = found.mean(), found.std()
         means = [_plus_minus(mean[n], std[n]) for n in ("accuracy", "macro_f1", "macro_auc")]
-        rows[f"ensemble of all {len(board.methods)}"] = ["", str(len(together)), means[0], "", *means[1:], "", ""]
+        rows[f"ensemble of all {len(board.methods)}"] = ["", str(len(found)), means[0], "", *means[1:], "", ""]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 
@@ -147,9 +146,8 @@ def as_csv(collection: Collection) -> pd.DataFrame:
     frames = []
     for board in collection.boards:
         table = _tables(board)[0].rename_axis("method").reset_index()
-        together = comparison.ensemble(board)
-        if together is not None:
-            found = pd.DataFrame([evaluation.classification_metrics(board.y_true, p) for p in together])
+        found = comparison.ensemble_scores(board)
+        if found is not None:
             row = {"method": "ensemble", "seeds": len(found)}
             for name in ("accuracy", "macro_f1", "macro_auc"):
                 row |= {name: found[name].mean(), f"{name}_std": found[name].std()}

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pandas as pd
 
-from labutil import evaluation, significance
+from labutil import ensembles, evaluation, significance
 from labutil.results import Board, Method
 
 # Figures that put recorded metrics side by side: title, {name of the bars: metric}
@@ -40,7 +40,7 @@ def summary(
     std is NaN for a single run. low, high: Wilson's interval for a single run (test images only), else over images
     and seeds. train_seconds and parameters: means, NaN where unknown.
     """
-    rows, resampled = {}, _resample(board, "accuracy", replicates)
+    rows, resampled = {}, resample(board, "accuracy", replicates)
     for method in board.methods:
         found = [evaluation.classification_metrics(board.y_true, m.probabilities) for m in method.members]
         row = {"notebook": method.notebook, "recipe": method.recipe, "seeds": len(found)}
@@ -57,8 +57,8 @@ def summary(
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def _resample(board: Board, metric: str, replicates: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """For each method the scores of its runs (S,), and on resampled test sets (S, B), the same sets for all."""
+def resample(board: Board, metric: str, replicates: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """By each method's label the scores of its runs (S,), and on resampled test sets (S, B), the same sets for all."""
     everything = np.concatenate([m.y_pred for m in board.methods])
     scores = significance.score(board.y_true, everything, metric)
     resampled = significance.resample(board.y_true, everything, metric=metric, replicates=replicates)
@@ -100,7 +100,7 @@ def pairs(
     test is of the first run of either: two networks, whatever their seeds.
     """
     y, spread = board.y_true, seed_std(board, metric)[0]
-    known = _resample(board, metric, replicates)
+    known = resample(board, metric, replicates)
     rows, found = [], []
     for a, b in itertools.combinations(board.methods, 2):
         scores, resampled = zip(known[a.label], known[b.label], strict=True)
@@ -125,8 +125,16 @@ def ensemble(board: Board) -> np.ndarray | None:
     """
     if len(board.methods) < 2:
         return None
-    s = min(len(m.members) for m in board.methods)
-    return np.mean([[member.probabilities for member in m.members[:s]] for m in board.methods], axis=0)
+    sets = zip(*(m.members for m in board.methods), strict=False)  # as many as the fewest runs
+    return np.stack([ensembles.average([member.probabilities for member in members]) for members in sets])
+
+
+def ensemble_scores(board: Board) -> pd.DataFrame | None:
+    """`evaluation.classification_metrics` of each of the ensembles, a row each; None where there is none."""
+    together = ensemble(board)
+    if together is None:
+        return None
+    return pd.DataFrame([evaluation.classification_metrics(board.y_true, p) for p in together])
 
 
 def label_curves(board: Board) -> pd.DataFrame:

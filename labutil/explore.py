@@ -15,7 +15,7 @@ from labutil.explore_autoencoder import code_sizes, interpolation  # noqa: F401
 from labutil.explore_comparison import confusions, encoders  # noqa: F401
 from labutil.explore_contrastive import neighbours, positives, strength, temperature  # noqa: F401
 from labutil.explore_transfer import corruptions, heat_maps  # noqa: F401
-from labutil.exploring import explore
+from labutil.exploring import class_menu, explore
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,10 +57,9 @@ def errors(
         titles = [f"{classes[y_true[i]]}\n→ {classes[y_pred[i]]} {sure[i]:.0%}" for i in index[:n]]
         return plots.image_grid(images[index[:n]], titles, columns=6, title=title)
 
-    options = [("all classes", -1), *((name, k) for k, name in enumerate(classes))]
     explore(
         draw,
-        true_class=ipywidgets.Dropdown(options=options, value=-1, description="true class"),
+        true_class=class_menu(classes),
         least_confidence=ipywidgets.FloatSlider(
             value=confidence, min=0, max=1, step=0.05, description="confidence", continuous_update=False
         ),

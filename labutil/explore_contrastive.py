@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from labutil import device, plots
 from labutil.augment import simclr_views
-from labutil.exploring import explore
+from labutil.exploring import class_menu, explore
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -128,10 +128,9 @@ def neighbours(
         title = f"queries of {name}: {share:.0%} of the neighbours shown share their class"
         return plots.image_grid(pictures, titles, columns=nearest.shape[1] + 1, title=title, title_colours=colours)
 
-    options = [("all classes", -1), *((name, i) for i, name in enumerate(classes))]
     explore(
         draw,
-        true_class=ipywidgets.Dropdown(options=options, value=-1, description="class"),
+        true_class=class_menu(classes, "class"),
         draw_again=ipywidgets.IntSlider(value=0, min=0, max=50, description="draw", continuous_update=False),
     )
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from labutil import device, evaluation, plots, policies
-from labutil.exploring import explore
+from labutil.exploring import class_menu, explore
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -104,10 +104,9 @@ def heat_maps(
         rows = torch.from_numpy(shown)
         return plots.heat_maps(images[rows], maps[rows], titles, columns=n, title=title, title_colours=colours)
 
-    options = [("all classes", -1), *((name, k) for k, name in enumerate(classes))]
     explore(
         draw,
-        true_class=ipywidgets.Dropdown(options=options, value=-1, description="true class"),
+        true_class=class_menu(classes),
         show=ipywidgets.ToggleButtons(options=["all", "wrong", "right"], value="all", description="show"),
         page=ipywidgets.IntSlider(
             value=1, min=1, max=max(1, -(-len(y_true) // n)), description="page", continuous_update=False

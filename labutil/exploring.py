@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from labutil import device
@@ -26,3 +26,11 @@ def explore(draw: Callable[..., Figure], **controls: Any) -> None:
         plt.close(figure)
 
     display(ipywidgets.VBox([*controls.values(), ipywidgets.interactive_output(show, controls)]))
+
+
+def class_menu(classes: Sequence[str], description: str = "true class") -> Any:
+    """A dropdown of all classes (-1, where it begins) or one (0 to K - 1)."""
+    import ipywidgets
+
+    options = [("all classes", -1), *((name, k) for k, name in enumerate(classes))]
+    return ipywidgets.Dropdown(options=options, value=-1, description=description)

@@ -9,12 +9,14 @@ from __future__ import annotations
 import ast
 import contextlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from labutil import sources
 from labutil.messages import did_you_mean
 
 
@@ -124,6 +126,29 @@ def merge(notebook: Path, *layers: dict[str, Any]) -> dict[str, Any]:
                 )
             merged[name] = coerce(declared[name], value)
     return merged
+
+
+def plan(
+    notebook: Path, recipe: str | None, overrides: dict[str, Any], base: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """All parameters of a run, checked before anything starts: the notebook's own, `base`, the recipe's, `overrides`.
+
+    Raises ParameterError, or sources.DataError for a data set that there is not.
+    """
+    layers = [base or {}]
+    if recipe is not None:
+        settings = read_recipe(notebook.parent / "recipes", recipe, notebook.stem)
+        if settings is None:
+            raise ParameterError(f"recipe {recipe!r} has no settings for {notebook.stem}")
+        layers.append(settings)
+    params = merge(notebook, *layers, overrides)
+    if "dataset" in params:
+        params["dataset"] = sources.resolve(params["dataset"])
+    if params.get("runs"):
+        params["runs"] = os.path.abspath(os.path.expanduser(params["runs"]))
+        if not os.path.isdir(params["runs"]):
+            raise ParameterError(f"runs={params['runs']} is no directory: give one that holds runs")
+    return params
 
 
 def read_recipe(folder: Path, recipe: str, notebook: str) -> dict[str, Any] | None:

@@ -169,6 +169,12 @@ def _sheet(
     return figure
 
 
+def _check_titles(count: int, titles: Sequence[str] | None, title_colours: Sequence[str] | None) -> None:
+    for name, given in (("titles", titles), ("title_colours", title_colours)):
+        if given is not None and len(given) != count:
+            raise ValueError(f"{name}: {len(given)} for {count} images")
+
+
 @_styled
 def image_grid(
     images: Any,
@@ -191,9 +197,7 @@ def image_grid(
     Example:
         image_grid(data.train.images[:16], [data.classes[y] for y in data.train.labels[:16]])
     """
-    for name, given in (("titles", titles), ("title_colours", title_colours)):
-        if given is not None and len(given) != len(images):
-            raise ValueError(f"{name}: {len(given)} for {len(images)} images")
+    _check_titles(len(images), titles, title_colours)
     columns = max(1, min(columns, len(images)))
     return _sheet(list(images), columns, titles=titles, colours=title_colours, title=title)
 
@@ -227,9 +231,7 @@ def heat_maps(
         raise ValueError(
             f"maps: {maps.shape} for {len(images)} images of {shapes}; expected (N, H, W) of the same size"
         )
-    for name, given in (("titles", titles), ("title_colours", title_colours)):
-        if given is not None and len(given) != len(images):
-            raise ValueError(f"{name}: {len(given)} for {len(images)} images")
+    _check_titles(len(images), titles, title_colours)
     columns = max(1, min(columns, len(images)))
     tiles: list[Any] = []
     words, colours, rows = [], [], []
@@ -468,43 +470,6 @@ def bars(values: pd.Series, *, std: pd.Series | None = None, xlabel: str = "", c
     if chance is not None:
         axes.axvline(chance, ls="--", color="black", lw=1, zorder=0, label=f"chance, {chance:.3f}")
         figure.legend(loc="outside upper right")
-    return figure
-
-
-@_styled
-def paired_bars(
-    table: pd.DataFrame, *, std: pd.DataFrame | None = None, xlabel: str = "", chance: float | None = None
-) -> Figure:
-    """Horizontal bars in groups: a group a row, a bar a column, each with its value; `std` gives error bars.
-
-    Args:
-        table: numbers, indexed by the groups' names, columns named as the legend shows them.
-        std: same rows and columns; NaN where there was a single run.
-        chance: a dashed line.
-
-    Example:
-        paired_bars(pd.DataFrame({"home": [0.8], "away": [0.6]}, index=["none"]), xlabel="accuracy")
-    """
-    height = 0.8 / max(1, table.shape[1])
-    figure, cell = plt.subplots(figsize=(5.4, 0.6 + 0.22 * table.size + 0.1 * len(table)))
-    rows = np.arange(len(table))
-    for i, name in enumerate(table):
-        values = table[name].to_numpy(float)
-        spread = None if std is None else np.nan_to_num(std[name].to_numpy(float))
-        at = rows + height * (i - (table.shape[1] - 1) / 2)
-        cell.barh(at, values, height * 0.9, xerr=spread, color=COLOURS[i], label=str(name), error_kw={"lw": 1})
-        for j, value in enumerate(values):
-            ends = value + (0 if spread is None else spread[j])
-            text = f"{value:.3f}" + (f" ± {spread[j]:.3f}" if spread is not None and spread[j] > 0 else "")
-            cell.annotate(text, (ends, at[j]), (3, 0), textcoords="offset points", va="center", fontsize=8)
-    if chance is not None:
-        cell.axvline(chance, color="black", ls="--", lw=1, label=f"chance, {chance:.3f}")
-    cell.set_yticks(rows, [_wrap(_short(str(name), 60), 30) for name in table.index])
-    cell.invert_yaxis()
-    cell.margins(x=0.22)
-    cell.set_xlim(left=0)
-    cell.set_xlabel(xlabel)
-    figure.legend(loc="outside right upper")
     return figure
 
 

@@ -92,27 +92,27 @@ def few_labels(labels: Array, n: int, seed: int = 0) -> np.ndarray:
 
 
 def label_efficiency(
-    h: Array, labels: Array, h_val: Array, labels_val: Array, fractions: Sequence[float], *, seeds: int = 3
+    h: Array, labels: Array, h_val: Array, labels_val: Array, shares: Sequence[float], *, seeds: int = 3
 ) -> pd.DataFrame:
-    """Accuracy of `evaluation.linear_probe` with so many of the labels, each fraction drawn `seeds` times.
+    """Accuracy of `evaluation.linear_probe` with so many of the labels, each share of them drawn `seeds` times.
 
     Args:
         h, labels: representations (N, D) and labels (N,) to draw from. h_val, labels_val: to measure on.
-        fractions: in (0, 1].
+        shares: of the labels, in (0, 1].
 
-    Returns: DataFrame(fraction, labels, seed, accuracy), a row a draw; one draw where all labels are used.
+    Returns: DataFrame(share, labels, seed, accuracy), a row a draw; one draw where all labels are used.
 
     Example:
         table = label_efficiency(h, data.train.labels, h_val, data.val.labels, (0.01, 0.1, 1.0))
-        table.groupby("fraction").accuracy.agg(["mean", "std"])
+        table.groupby("share").accuracy.agg(["mean", "std"])
     """
     x, y, x_val, y_val = (evaluation.to_numpy(values) for values in (h, labels, h_val, labels_val))
     rows = []
-    for fraction in fractions:
-        if not 0 < fraction <= 1:
-            raise ValueError(f"fractions: {fraction} must be above 0 and at most 1")
-        for seed in range(seeds if fraction < 1 else 1):
-            index = few_labels(y, round(fraction * len(y)), seed)
+    for share in shares:
+        if not 0 < share <= 1:
+            raise ValueError(f"shares: {share} must be above 0 and at most 1")
+        for seed in range(seeds if share < 1 else 1):
+            index = few_labels(y, round(share * len(y)), seed)
             accuracy = evaluation.linear_probe(x[index], y[index]).score(x_val, y_val)
-            rows.append((fraction, len(index), seed, accuracy))
-    return pd.DataFrame(rows, columns=["fraction", "labels", "seed", "accuracy"])
+            rows.append((share, len(index), seed, accuracy))
+    return pd.DataFrame(rows, columns=["share", "labels", "seed", "accuracy"])

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from labutil import parameters, paths, runs, sources
+from labutil import parameters, paths, runs
 
 NOTEBOOK = "06_autoencoder"
 # What `autoencoder` asks for when it is given nothing at all: parameters of the notebook.
@@ -158,19 +158,11 @@ def _run(
     params: dict[str, Any], recipe: str | None, overrides: tuple[tuple[str, str], ...], out: Path | None, force: bool
 ) -> tuple[Path, dict[str, Any]]:
     """Check everything, then execute notebook 06, or find that it has been run."""
-    layers: list[dict[str, Any]] = [ALONE]
-    if recipe is not None:
-        found = parameters.read_recipe(paths.project_root() / "notebooks" / "recipes", recipe, NOTEBOOK)
-        if found is None:
-            raise parameters.ParameterError(f"recipe {recipe!r} has no settings for {NOTEBOOK}")
-        layers.append(found)
-    merged = parameters.merge(_notebook(), *layers, params, dict(overrides))
-    merged["dataset"] = sources.resolve(merged["dataset"])
+    merged = parameters.plan(_notebook(), recipe, params | dict(overrides), base=ALONE)
     _check_images(merged)
     progress = sys.stderr.isatty()
     directory, record, found = runs.execute(_notebook(), merged, recipe=recipe, out=out, force=force, progress=progress)
-    state = f"already complete ({record['started']})" if found else f"complete in {record['seconds']:.1f} s"
-    click.echo(f"{NOTEBOOK}: {state}\n  {runs.show_path(directory)}")
+    click.echo(runs.outcome(directory, record, found))
     return directory, record
 
 

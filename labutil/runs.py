@@ -345,6 +345,12 @@ def load_runs(path: Path | str | None = None) -> pd.DataFrame:
     return table.sort_values("started", ignore_index=True) if rows else table
 
 
+def outcome(directory: Path, record: dict[str, Any], found: bool) -> str:
+    """What `execute` came to, for a terminal: the notebook, whether it had been run before, and the directory."""
+    state = f"already complete ({record['started']})" if found else f"complete in {record['seconds']:.1f} s"
+    return f"{directory.parent.name}: {state}\n  {show_path(directory)}"
+
+
 def format_metrics(metrics: dict[str, float]) -> str:
     """Metrics as aligned lines, for a terminal."""
     width = max((len(name) for name in metrics), default=0)

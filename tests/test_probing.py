@@ -91,7 +91,7 @@ def test_few_labels_hold_every_class(n):
 def test_label_efficiency_is_the_probe_on_those_labels():
     (h, y), (h_val, y_val) = blobs(300, spread=0.8), blobs(200, seed=1, spread=0.8)
     table = probing.label_efficiency(h, y, h_val, y_val, (0.02, 0.1, 1.0), seeds=2)
-    assert table.fraction.tolist() == [0.02, 0.02, 0.1, 0.1, 1.0]
+    assert table.share.tolist() == [0.02, 0.02, 0.1, 0.1, 1.0]
     assert table.labels.tolist() == [6, 6, 30, 30, 300]
     index = probing.few_labels(y, 30, seed=1)
     probe = evaluation.linear_probe(h[index], y[index])
