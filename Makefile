@@ -17,7 +17,10 @@ $(STAMP): pyproject.toml
 	touch $(STAMP)
 
 run: $(STAMP)
-	$(PY) -m labutil run all
+	$(PY) -m labutil run 01 02 03 04 05 06
+	@# Lesson 06 is about digits: once more on the others' images, so that the table holds it.
+	$(PY) -m labutil run 06 -p dataset cells
+	$(PY) -m labutil run 07
 	$(PY) -m labutil compare
 
 test: $(STAMP) lint
