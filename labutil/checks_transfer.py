@@ -65,7 +65,8 @@ def mix_up(function: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Te
         if "must match the size" not in str(error):
             raise
         raise Wrong(
-            "share is (5,) and x (5, 3, 4, 4): write share[:, None, None, None], and share[:, None] for y"
+            "share is (5,) and x (5, 3, 4, 4): it lacks x's axes; write share[:, None, None, None], and share[:, None] "
+            "for y"
         ) from error
     if not isinstance(answer, tuple | list) or len(answer) != 2:
         raise Wrong("return two tensors: the mixed images, the mixed labels")
@@ -145,6 +146,7 @@ def grad_cam(function: Callable[[Tensor, Tensor], Tensor]) -> str:
         return "The gradient says which channels matter, the maps say where they are."
     mistakes = {
         "the ReLU is missing: places that speak against the class are cut off": weighted,
+        "a ReLU sets what is below zero to zero; yours turns it round": weighted.abs(),
         "the ReLU comes after the sum, not before: channels that speak against the class count too": (
             gradients.mean((1, 2), keepdim=True) * maps
         )

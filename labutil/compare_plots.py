@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from labutil import evaluation, plots
-from labutil.plots import COLOURS, MARKERS, PALE
+from labutil.drawing import COLOURS, MARKERS, MOST_CLASSES, PALE, STYLE, line_style, sheet, short, styled, wrap
 
 
 def pareto(cost: np.ndarray, score: np.ndarray) -> np.ndarray:
@@ -28,7 +28,7 @@ def pareto(cost: np.ndarray, score: np.ndarray) -> np.ndarray:
     return ~(as_good & better).any(0) & np.isfinite(cost) & np.isfinite(score)
 
 
-@plots._styled
+@styled
 def intervals(table: pd.DataFrame, *, chance: float | None = None, random_encoder: float | None = None) -> Figure:
     """Accuracy of each method, a point, with its interval, a line.
 
@@ -49,7 +49,7 @@ def intervals(table: pd.DataFrame, *, chance: float | None = None, random_encode
     for value, line, name in ((chance, "--", "chance"), (random_encoder, ":", "random encoder, k-NN")):
         if value is not None and np.isfinite(value):
             axes.axvline(value, ls=line, color="black", lw=1, zorder=0, label=f"{name}, {value:.3f}")
-    axes.set_yticks(range(len(table)), [plots._wrap(str(n), 30) for n in table.index])
+    axes.set_yticks(range(len(table)), [wrap(str(n), 30) for n in table.index])
     axes.set_ylim(len(table) - 0.5, -0.5)
     axes.set_xlabel("test accuracy, with its 95% interval")
     if axes.get_legend_handles_labels()[0]:
@@ -57,7 +57,7 @@ def intervals(table: pd.DataFrame, *, chance: float | None = None, random_encode
     return figure
 
 
-@plots._styled
+@styled
 def cost(table: pd.DataFrame) -> Figure:
     """Accuracy against training time and against parameters; a line joins the methods that no other beats (Pareto).
 
@@ -77,8 +77,8 @@ def cost(table: pd.DataFrame) -> Figure:
         look = {"color": PALE, "lw": 4, "marker": "o", "ms": 14, "zorder": 0}
         cell.plot(x[front], y[front], label="no other is cheaper and better", **look)
         for i, method in enumerate(table.index):
-            look = plots._look(i)
-            label = plots._wrap(str(method), 26)
+            look = line_style(i)
+            label = wrap(str(method), 26)
             cell.plot(x[i], y[i], ls="", color=look["color"], marker=look["marker"] or "o", ms=7, label=label)
         known = x[np.isfinite(x) & (x > 0)]
         if len(known):
@@ -95,7 +95,7 @@ def cost(table: pd.DataFrame) -> Figure:
     return figure
 
 
-@plots._styled
+@styled
 def heat(table: pd.DataFrame, *, label: str, low: float = 0.0, high: float = 1.0, cmap: str = "Blues") -> Figure:
     """A table of shares as colours, with the numbers in %; gray where there is none.
 
@@ -105,9 +105,9 @@ def heat(table: pd.DataFrame, *, label: str, low: float = 0.0, high: float = 1.0
         heat(comparison.class_recall(board), label="% of the class right")
     """
     title = label
-    if len(table) > plots.MOST_CLASSES:
+    if len(table) > MOST_CLASSES:
         spread = (table.max(axis=1) - table.min(axis=1)).to_numpy()
-        kept = np.sort(np.lexsort((table.mean(axis=1), -spread))[: plots.MOST_CLASSES])
+        kept = np.sort(np.lexsort((table.mean(axis=1), -spread))[:MOST_CLASSES])
         title += f"; the {len(kept)} of {len(table)} rows that differ most"
         table = table.iloc[kept]
     values = table.to_numpy(float)
@@ -123,7 +123,7 @@ def heat(table: pd.DataFrame, *, label: str, low: float = 0.0, high: float = 1.0
     return figure
 
 
-@plots._styled
+@styled
 def differences(pairs: pd.DataFrame) -> Figure:
     """Every method against every other: row minus column, in points; a star where there is evidence of a difference.
 
@@ -154,17 +154,17 @@ def differences(pairs: pd.DataFrame) -> Figure:
 
 
 def _title(figure: Figure, text: str) -> None:
-    figure.suptitle(text, fontsize=plots.STYLE["axes.titlesize"], x=0.02, ha="left")
+    figure.suptitle(text, fontsize=STYLE["axes.titlesize"], x=0.02, ha="left")
 
 
 def _name_axes(axes: Any, table: pd.DataFrame) -> None:
-    rows, columns = [[plots._wrap(plots._short(str(n), 44), 24) for n in names] for names in (table.index, table)]
+    rows, columns = [[wrap(short(str(n), 44), 24) for n in names] for names in (table.index, table)]
     axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(rows)), rows)
     axes.spines[:].set_visible(False)
 
 
-@plots._styled
+@styled
 def grouped(
     table: pd.DataFrame, *, std: pd.DataFrame | None = None, xlabel: str = "accuracy", chance: float | None = None
 ) -> Figure:
@@ -191,7 +191,7 @@ def grouped(
             axes.annotate(f"{value:.3f}", end, (3, 0), textcoords="offset points", va="center", fontsize=7)
     if chance is not None and math.isfinite(chance):
         axes.axvline(chance, ls="--", color="black", lw=1, zorder=0, label="chance")
-    axes.set_yticks(range(rows), [plots._wrap(str(n), 28) for n in table.index])
+    axes.set_yticks(range(rows), [wrap(str(n), 28) for n in table.index])
     axes.set_ylim(rows - 0.5, -0.5)
     axes.set_xlabel(xlabel)
     axes.margins(x=0.12)
@@ -199,7 +199,7 @@ def grouped(
     return figure
 
 
-@plots._styled
+@styled
 def calibrations(y_true: Any, probabilities: Mapping[str, Any], *, bins: int = 8) -> Figure:
     """Accuracy of predictions by their confidence, a line a method; below the diagonal: too sure.
 
@@ -214,17 +214,17 @@ def calibrations(y_true: Any, probabilities: Mapping[str, Any], *, bins: int = 8
     for i, (name, p) in enumerate(probabilities.items()):
         table = evaluation.calibration(y_true, p, bins)
         table = table[table["count"] >= 10]
-        look = plots._look(i)
+        look = line_style(i)
         look["marker"] = look["marker"] or "o"
         ece = evaluation.expected_calibration_error(y_true, p)
-        label = f"{plots._wrap(str(name), 26)}, ECE {ece:.3f}"
+        label = f"{wrap(str(name), 26)}, ECE {ece:.3f}"
         axes.plot(table.confidence, table.accuracy, markersize=4, label=label, **look)
     axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.03))
     figure.legend(loc="outside right upper")
     return figure
 
 
-@plots._styled
+@styled
 def maps(
     xy: Mapping[str, Any], labels: Any, classes: Sequence[str], *, seed: int = 0, chosen: int | None = None
 ) -> Figure:
@@ -239,8 +239,8 @@ def maps(
     """
     labels = evaluation.to_numpy(labels)
     present = np.unique(labels)
-    if len(present) > plots.MOST_CLASSES:
-        present = np.sort(np.random.default_rng(seed).choice(present, plots.MOST_CLASSES, replace=False))
+    if len(present) > MOST_CLASSES:
+        present = np.sort(np.random.default_rng(seed).choice(present, MOST_CLASSES, replace=False))
     columns = min(6, max(1, len(xy)))
     rows, side = math.ceil(len(xy) / columns), min(2.7, 10 / columns)
     figure, cells = plt.subplots(rows, columns, figsize=(side * columns + 1.4, side * rows + 0.2), squeeze=False)
@@ -253,16 +253,16 @@ def maps(
         cell.scatter(*points[rest].T, s=5, color=PALE, lw=0)
         for i, k in enumerate(present):
             look = {"marker": MARKERS[i // len(COLOURS)], "color": COLOURS[i % len(COLOURS)]}
-            label = plots._short(classes[k]) if cell is cells.flat[0] else None
+            label = short(classes[k]) if cell is cells.flat[0] else None
             cell.scatter(*points[labels == k].T, s=11, alpha=0.8, lw=0, label=label, **look)
         if chosen is not None:
             cell.scatter(*points[chosen], s=130, facecolor="none", edgecolor="black", lw=1.6)
-        cell.set_title(plots._wrap(str(name), round(12 * side)))
+        cell.set_title(wrap(str(name), round(12 * side)))
     figure.legend(loc="outside right upper", markerscale=1.4)
     return figure
 
 
-@plots._styled
+@styled
 def only_right(images: Any, found: Mapping[str, Any], y_true: Any, classes: Sequence[str], *, n: int = 6) -> Figure:
     """Images that one method alone has right, a row a method, its surest first, with their true classes.
 
@@ -278,9 +278,9 @@ def only_right(images: Any, found: Mapping[str, Any], y_true: Any, classes: Sequ
     for index in rows.values():
         shown = index[:n]
         tiles += [images[int(i)] for i in shown] + [None] * (n - len(shown))
-        titles += [plots._short(classes[y_true[i]]) for i in shown] + [""] * (n - len(shown))
-    labels = [f"{plots._wrap(str(name), 24)}\nimages: {len(index)}" for name, index in rows.items()]
-    return plots._sheet(tiles, n, titles=titles, row_labels=labels)
+        titles += [short(classes[y_true[i]]) for i in shown] + [""] * (n - len(shown))
+    labels = [f"{wrap(str(name), 24)}\nimages: {len(index)}" for name, index in rows.items()]
+    return sheet(tiles, n, titles=titles, row_labels=labels)
 
 
 def label_efficiency(curves: pd.DataFrame, *, chance: float | None = None) -> Figure:

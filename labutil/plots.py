@@ -1,60 +1,37 @@
-"""Every figure of the workbook, in one style. Each function returns a matplotlib Figure, which a notebook shows once.
+"""The figures of the lessons, in one style. Each function returns a matplotlib Figure, which a notebook shows once.
 
-Images are uint8 or float in [0, 1], (N, C, H, W), C = 1 or 3; labels are integers (N,); classes are names. Colours
-follow Okabe and Ito (2008), which colour-blind readers can tell apart; more than eight classes also differ by marker.
+Images are uint8 or float in [0, 1], (N, C, H, W), C = 1 or 3; labels are integers (N,); classes are names.
 """
 
 from __future__ import annotations
 
-import functools
-import math
-import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
-from PIL import Image
 
 from labutil import evaluation
+from labutil.drawing import (
+    COLOURS,
+    MARKERS,
+    MOST_CLASSES,
+    PALE,
+    RIGHT,
+    STYLE,
+    WRONG,
+    line_style,
+    sheet,
+    short,
+    styled,
+    wrap,
+)
 
-STYLE = {
-    "figure.dpi": 80, "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "xtick.labelsize": 8,
-    "ytick.labelsize": 8, "legend.fontsize": 8, "legend.frameon": False, "axes.spines.top": False,
-    "axes.spines.right": False,
-    "figure.constrained_layout.use": True, "image.cmap": "gray", "lines.linewidth": 1.6,
-    "text.parse_math": False,  # a class may be called "$5 to $10"
-}  # fmt: skip
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#8C6D1F", "#000000")
-MARKERS = ("o", "^", "s")
 LINES = {"train": "--", "val": "-", "": "-"}  # others dotted
-RIGHT, WRONG, PALE = "#0072B2", "#D55E00", "#BBBBBB"
-MOST_CLASSES = 20  # more cannot be told apart in one figure
-# Image figures are what makes a notebook heavy: noise hardly compresses. So many screen pixels of images a figure.
-PIXEL_BUDGET = 110_000
-
-
-def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Draw in the workbook's style without changing anybody else's."""
-
-    @functools.wraps(draw)
-    def styled(*args: Any, **kwargs: Any) -> Figure:
-        # Not plt.rc_context: the first figure loads the notebook's backend, which switches interactive mode on, and
-        # leaving the context would switch it off again.
-        before = {key: plt.rcParams[key] for key in STYLE}
-        plt.rcParams.update(STYLE)
-        try:
-            return draw(*args, **kwargs)
-        finally:
-            plt.rcParams.update(before)
-
-    return styled
 
 
 def reading(text: str) -> None:
@@ -69,113 +46,13 @@ def reading(text: str) -> None:
     display(Markdown(text))
 
 
-def _short(name: str, width: int = 26) -> str:
-    """A name for an axis or a legend, which skips names that begin with an underscore."""
-    name = f" {name}" if name.startswith("_") else name
-    return name if len(name) <= width else name[: width - 1] + "…"
-
-
-def _wrap(text: str, width: int, lines: int = 3) -> str:
-    """Lines of at most `width` characters, each of the text's own lines by itself."""
-    parts = [textwrap.wrap(line, width, max_lines=lines, placeholder="…") or [""] for line in text.split("\n")]
-    return "\n".join(part for line in parts for part in line)
-
-
-def _width(text: str, size: float) -> float:
-    """Screen pixels that the widest line of a text takes."""
-    renderer, font = RendererAgg(1, 1, STYLE["figure.dpi"]), FontProperties(size=size)
-    return max(renderer.get_text_width_height_descent(t, font, False)[0] for t in text.split("\n"))
-
-
-def _fit(text: str, pixels: float, size: float) -> str:
-    """The text wrapped into so many screen pixels, whatever letters it has."""
-    if _width(text, size) <= pixels:
-        return text
-    tries = (_wrap(text, width) for width in range(max(map(len, text.split("\n"))), 0, -1))
-    return next((t for t in tries if _width(t, size) <= pixels), "")
-
-
-def _pixels(image: Any, side: int) -> np.ndarray:
-    """uint8 (h, w, 3) ready to show at about `side` screen pixels: small images enlarged by a whole number, so that
-    their pixels stay square and sharp, large ones averaged down. 32 levels a channel look the same at this size and
-    halve the file."""
-    array = np.moveaxis(evaluation.to_numpy(image), 0, -1)
-    if array.ndim != 3 or array.shape[-1] not in (1, 3):
-        raise ValueError(f"images: expected (N, C, H, W) with C = 1 or 3, got (N, {', '.join(map(str, image.shape))})")
-    if array.dtype != np.uint8:
-        array = (np.clip(array.astype(np.float32), 0, 1) * 255).round().astype(np.uint8)
-    array = np.repeat(array, 3, axis=2) if array.shape[-1] == 1 else array
-    longest = max(array.shape[:2])
-    if longest <= side:
-        times = max(1, (100 if side > 70 else 66) // longest)  # beyond the budget: repeated pixels compress well
-        array = array.repeat(times, 0).repeat(times, 1)
-    else:
-        size = [max(1, round(length * side / longest)) for length in (array.shape[1], array.shape[0])]
-        array = np.asarray(Image.fromarray(array).resize(size, Image.Resampling.BOX))
-    return ((array >> 3).astype(np.uint16) * 255 // 31).astype(np.uint8)
-
-
-def _sheet(
-    images: Sequence[Any],
-    columns: int,
-    *,
-    titles: Sequence[str] | None = None,
-    colours: Sequence[str] | None = None,
-    row_labels: Sequence[str] | None = None,
-    title: str | None = None,
-) -> Figure:
-    """Images in rows, on whole screen pixels; None leaves a place empty. One axes for all: 64 of them take a second."""
-    side = int(np.clip(math.sqrt(PIXEL_BUDGET / max(sum(i is not None for i in images), 1)), 40, 76))
-    tiles = [None if image is None else _pixels(image, side) for image in images]
-    high, wide = (max((t.shape[d] for t in tiles if t is not None), default=side) for d in (0, 1))
-    gap, line, size = 8, 12, 8
-    step = wide + gap
-    if titles:
-        most = max(step, min(150, 760 / columns))  # screen pixels for a title
-        titles = [_fit(t, most - gap, size) for t in titles]
-        step = max(step, math.ceil(max(_width(t, size) for t in titles)) + gap)
-    left = 0 if row_labels is None else math.ceil(max(_width(t, size) for t in row_labels)) + 2 * gap
-    width = left + columns * step
-    if title is not None:
-        width = max(width, 400)
-        title = _fit(title, width - 2 * gap, STYLE["axes.titlesize"])
-    y = 0 if title is None else line * (title.count("\n") + 1) + gap
-    places = []
-    for start in range(0, len(tiles), columns):
-        lines = max((t.count("\n") + 1 for t in (titles or [])[start : start + columns] if t), default=0)
-        y += gap + line * lines
-        places += [(left + j * step + step // 2, y) for j in range(len(tiles[start : start + columns]))]
-        y += high
-    dpi = STYLE["figure.dpi"]
-    figure = plt.figure(figsize=(width / dpi, (y + gap) / dpi), layout="none")
-    axes = figure.add_axes((0, 0, 1, 1))
-    for i, (tile, (x, top)) in enumerate(zip(tiles, places, strict=True)):
-        if tile is None:
-            continue
-        x0, y0 = x - tile.shape[1] // 2, top + (high - tile.shape[0]) // 2
-        axes.imshow(tile, extent=(x0, x0 + tile.shape[1], y0 + tile.shape[0], y0), interpolation="nearest")
-        if tile.min() > 240:  # a white image on a white page
-            axes.plot(x0 + np.array([0, 1, 1, 0, 0]) * tile.shape[1], y0 + np.array([0, 0, 1, 1, 0]) * tile.shape[0],
-                      color="0.7", lw=0.6)  # fmt: skip
-        if titles:
-            colour = "black" if colours is None else colours[i]
-            axes.text(x, top - 3, titles[i], ha="center", va="bottom", fontsize=size, color=colour)
-    for row, label in enumerate(row_labels or []):
-        axes.text(left - gap, places[row * columns][1] + high / 2, label, ha="right", va="center", fontsize=size)
-    if title is not None:
-        figure.suptitle(title, y=1 - gap / 2 / (y + gap), va="top", fontsize=STYLE["axes.titlesize"])
-    axes.set(xlim=(0, width), ylim=(y + gap, 0))
-    axes.axis("off")
-    return figure
-
-
 def _check_titles(count: int, titles: Sequence[str] | None, title_colours: Sequence[str] | None) -> None:
     for name, given in (("titles", titles), ("title_colours", title_colours)):
         if given is not None and len(given) != count:
             raise ValueError(f"{name}: {len(given)} for {count} images")
 
 
-@_styled
+@styled
 def image_grid(
     images: Any,
     titles: Sequence[str] | None = None,
@@ -199,10 +76,10 @@ def image_grid(
     """
     _check_titles(len(images), titles, title_colours)
     columns = max(1, min(columns, len(images)))
-    return _sheet(list(images), columns, titles=titles, colours=title_colours, title=title)
+    return sheet(list(images), columns, titles=titles, colours=title_colours, title=title)
 
 
-@_styled
+@styled
 def heat_maps(
     images: Any,
     maps: Any,
@@ -243,7 +120,7 @@ def heat_maps(
         words += [titles[i] if titles else "" for i in index] + [""] * (empty + columns)
         colours += [title_colours[i] if title_colours else "black" for i in index] + ["black"] * (empty + columns)
         rows += ["image", "map"]
-    return _sheet(
+    return sheet(
         tiles, columns, titles=words if titles else None, colours=colours, row_labels=rows or None, title=title
     )
 
@@ -256,7 +133,7 @@ def _under(image: Any, heat: np.ndarray) -> np.ndarray:
     return np.moveaxis(0.5 * gray[..., None] + 0.5 * colour, -1, 0)
 
 
-@_styled
+@styled
 def image_rows(rows: Mapping[str, Any], *, titles: Sequence[str] | None = None, title: str | None = None) -> Figure:
     """Rows of images with a name before each, such as originals and their reconstructions below them.
 
@@ -270,12 +147,12 @@ def image_rows(rows: Mapping[str, Any], *, titles: Sequence[str] | None = None, 
     columns = len(images[0])
     if {len(row) for row in images} != {columns} or (titles is not None and len(titles) != columns):
         raise ValueError(f"rows: {[len(row) for row in images]} images; all rows (and titles) must be as many")
-    names = [_wrap(name, 18) for name in rows]
+    names = [wrap(name, 18) for name in rows]
     heads = None if titles is None else [*titles, *[""] * (columns * (len(images) - 1))]
-    return _sheet([i for row in images for i in row], columns, titles=heads, row_labels=names, title=title)
+    return sheet([i for row in images for i in row], columns, titles=heads, row_labels=names, title=title)
 
 
-@_styled
+@styled
 def class_samples(images: Any, labels: Any, classes: Sequence[str], *, per_class: int = 6, seed: int = 0) -> Figure:
     """A row of random images for each class (of more than 12 classes, 12 spread evenly over the list).
 
@@ -295,10 +172,10 @@ def class_samples(images: Any, labels: Any, classes: Sequence[str], *, per_class
         index = rng.permutation(np.flatnonzero(labels == k))[:per_class]
         tiles += [images[int(i)] for i in index] + [None] * (per_class - len(index))
     title = f"{len(shown)} of {len(classes)} classes" if len(shown) < len(classes) else None
-    return _sheet(tiles, per_class, row_labels=[_wrap(classes[k], 18) for k in shown], title=title)
+    return sheet(tiles, per_class, row_labels=[wrap(classes[k], 18) for k in shown], title=title)
 
 
-@_styled
+@styled
 def class_balance(counts: Any, classes: Sequence[str]) -> Figure:
     """Number of images of each class, in the order of the classes.
 
@@ -317,17 +194,17 @@ def class_balance(counts: Any, classes: Sequence[str]) -> Figure:
     if isinstance(counts, Mapping):
         figure.legend(loc="outside upper center", ncols=len(sets))
     if len(classes) > 30:
-        axes.set_xlabel(f"{len(classes)} classes, from {_short(classes[0])} to {_short(classes[-1])}")
+        axes.set_xlabel(f"{len(classes)} classes, from {short(classes[0])} to {short(classes[-1])}")
         axes.set_xticks([])
     else:
         turned = (
             {"rotation": 40, "ha": "right"} if len(classes) <= 15 else {"rotation": 90, "ha": "right", "va": "center"}
         )
-        axes.set_xticks(range(len(classes)), [_short(c) for c in classes], rotation_mode="anchor", **turned)
+        axes.set_xticks(range(len(classes)), [short(c) for c in classes], rotation_mode="anchor", **turned)
     return figure
 
 
-@_styled
+@styled
 def curves(history: pd.DataFrame | Mapping[str, pd.DataFrame], *, x: str = "epoch", lr: bool = False) -> Figure:
     """Loss and accuracy during training: training dashed, validation solid, what else was measured dotted.
 
@@ -348,7 +225,7 @@ def curves(history: pd.DataFrame | Mapping[str, pd.DataFrame], *, x: str = "epoc
     # what was measured, in the order of the columns: "train", "val", "knn", ...
     parts = list(dict.fromkeys(part for k in kinds for h in histories.values() for part in _measured(h, k)))
     panels = [*kinds, "lr"] if lr else kinds
-    names = [_wrap(_short(name, 60), 24) for name in histories]
+    names = [wrap(short(name, 60), 24) for name in histories]
     lines = len(parts) + sum(name.count("\n") + 1 for name in names) if several else 0
     size = (3.4 * len(panels) + 0.6, max(2.7, 0.17 * lines + 0.3))
     figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False)
@@ -357,7 +234,7 @@ def curves(history: pd.DataFrame | Mapping[str, pd.DataFrame], *, x: str = "epoc
             at = frame["seconds"].cumsum() if x == "seconds" else frame[x]
             for part in _measured(frame, kind):
                 values = frame[f"{part}_{kind}".lstrip("_")].dropna().astype(float)
-                look = _look(i if several else parts.index(part) if part in parts else 0)
+                look = line_style(i if several else parts.index(part) if part in parts else 0)
                 look["marker"] = look["marker"] or ("o" if len(values) < 15 else None)
                 fill = "white" if part == "train" else look["color"]
                 cell.plot(at[values.index], values, LINES.get(part, ":"), markersize=4, mfc=fill, **look)
@@ -374,10 +251,10 @@ def curves(history: pd.DataFrame | Mapping[str, pd.DataFrame], *, x: str = "epoc
     words = {"train": "training", "val": "validation"}
     handles = [
         Line2D([], [], ls=LINES.get(part, ":"), label=words.get(part, part.replace("_", " ")),
-               color="black" if several else _look(i)["color"]) for i, part in enumerate(parts)
+               color="black" if several else line_style(i)["color"]) for i, part in enumerate(parts)
     ]  # fmt: skip
     if several:
-        handles += [Line2D([], [], label=name, **_look(i)) for i, name in enumerate(names)]
+        handles += [Line2D([], [], label=name, **line_style(i)) for i, name in enumerate(names)]
         figure.legend(handles=handles, loc="outside right upper")
     else:
         figure.legend(handles=handles, loc="outside lower center", ncols=4)
@@ -389,13 +266,7 @@ def _measured(frame: pd.DataFrame, kind: str) -> list[str]:
     return [c.removesuffix(kind).removesuffix("_") for c in frame if c == kind or c.endswith(f"_{kind}")]
 
 
-def _look(i: int) -> dict[str, Any]:
-    """Colour of the i-th line, and beyond the eight colours a marker."""
-    row = i // len(COLOURS) % (len(MARKERS) + 1)
-    return {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[row - 1] if row else None}
-
-
-@_styled
+@styled
 def lines(
     table: pd.DataFrame,
     *,
@@ -421,9 +292,9 @@ def lines(
     for i, name in enumerate(table):
         values = table[name].to_numpy(float)
         known = np.isfinite(values)
-        look = _look(i)
+        look = line_style(i)
         look["marker"] = look["marker"] or "o"
-        cell.plot(x[known], values[known], markersize=4, label=_wrap(_short(str(name), 60), 24), **look)
+        cell.plot(x[known], values[known], markersize=4, label=wrap(short(str(name), 60), 24), **look)
         if std is not None:
             spread = np.nan_to_num(std[name].to_numpy(float))[known]
             low, high = values[known] - spread, values[known] + spread
@@ -440,7 +311,7 @@ def lines(
     return figure
 
 
-@_styled
+@styled
 def bars(values: pd.Series, *, std: pd.Series | None = None, xlabel: str = "", chance: float | None = None) -> Figure:
     """Horizontal bars, one for each entry, with its value; `std` gives error bars, `chance` a dashed line.
 
@@ -451,7 +322,7 @@ def bars(values: pd.Series, *, std: pd.Series | None = None, xlabel: str = "", c
     Example:
         bars(table["mean"], std=table["std"], xlabel="test accuracy", chance=1 / 8)
     """
-    names, numbers = [_wrap(str(n), 26) for n in values.index], values.to_numpy(float)
+    names, numbers = [wrap(str(n), 26) for n in values.index], values.to_numpy(float)
     counts = np.issubdtype(values.dtype, np.integer)
     errors = np.full(len(names), np.nan) if std is None else std.to_numpy(float)
     figure, axes = plt.subplots(figsize=(6.5, 0.55 + 0.36 * len(names) + (0.3 if chance is not None else 0)))
@@ -473,7 +344,7 @@ def bars(values: pd.Series, *, std: pd.Series | None = None, xlabel: str = "", c
     return figure
 
 
-@_styled
+@styled
 def confusion(matrix: Any, classes: Sequence[str]) -> Figure:
     """Confusion matrix, each row (true class) scaled to 100%, with numbers for up to 15 classes.
 
@@ -490,7 +361,7 @@ def confusion(matrix: Any, classes: Sequence[str]) -> Figure:
     rates = np.divide(
         matrix, matrix.sum(1, keepdims=True), out=np.full_like(matrix, np.nan), where=matrix.sum(1, keepdims=True) > 0
     )
-    names, note = [_short(c) for c in classes], ""
+    names, note = [short(c) for c in classes], ""
     if len(names) > 30:
         off = matrix - np.diag(matrix.diagonal())
         kept = np.sort(np.argsort(-(off.sum(0) + off.sum(1)), kind="stable")[:MOST_CLASSES])
@@ -521,7 +392,7 @@ def confusion(matrix: Any, classes: Sequence[str]) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def tsne(xy: Any, labels: Any, classes: Sequence[str], *, seed: int = 0) -> Figure:
     """A map of points coloured by class, legend beside it. Of more than 20 classes, 20 random ones are coloured.
 
@@ -544,7 +415,7 @@ def tsne(xy: Any, labels: Any, classes: Sequence[str], *, seed: int = 0) -> Figu
     axes.scatter(*xy[rest].T, s=6, color=PALE, lw=0)
     for i, k in enumerate(chosen):
         marker, colour = MARKERS[i // len(COLOURS)], COLOURS[i % len(COLOURS)]
-        axes.scatter(*xy[labels == k].T, s=16, marker=marker, color=colour, alpha=0.75, lw=0, label=_short(classes[k]))
+        axes.scatter(*xy[labels == k].T, s=16, marker=marker, color=colour, alpha=0.75, lw=0, label=short(classes[k]))
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_xlabel("t-SNE 1")
@@ -555,7 +426,7 @@ def tsne(xy: Any, labels: Any, classes: Sequence[str], *, seed: int = 0) -> Figu
     return figure
 
 
-@_styled
+@styled
 def roc(y_true: Any, probabilities: Any, classes: Sequence[str]) -> Figure:
     """ROC curves one against the rest: their macro average, and each class (of more than 10, the five worst).
 
@@ -575,7 +446,7 @@ def roc(y_true: Any, probabilities: Any, classes: Sequence[str]) -> Figure:
     shown = found if len(found) <= 10 else sorted(found, key=lambda item: item[1][2])[:5]
     for i, (k, (fpr, tpr, auc)) in enumerate(shown):
         axes.plot(
-            fpr, tpr, "-" if i < 7 else "--", color=COLOURS[i % 7], lw=1.2, label=f"{_short(classes[k])}, {auc:.3f}"
+            fpr, tpr, "-" if i < 7 else "--", color=COLOURS[i % 7], lw=1.2, label=f"{short(classes[k])}, {auc:.3f}"
         )
     axes.plot([0, 1], [0, 1], ":", color=PALE, label="guessing, 0.500")
     axes.set_xlabel("false positive rate")
@@ -587,7 +458,7 @@ def roc(y_true: Any, probabilities: Any, classes: Sequence[str]) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def calibration(y_true: Any, probabilities: Any, *, bins: int = 10) -> Figure:
     """Reliability diagram (Guo et al. 2017): accuracy of predictions by their confidence, and how many there are.
 
@@ -610,7 +481,7 @@ def calibration(y_true: Any, probabilities: Any, *, bins: int = 10) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def confused_pairs(
     images: Any, y_true: Any, probabilities: Any, classes: Sequence[str], *, pairs: int = 4, per_pair: int = 5
 ) -> Figure:
@@ -639,11 +510,11 @@ def confused_pairs(
         tiles += [images[int(i)] for i in index] + [None] * empty
         titles += [f"{probabilities[i, b]:.0%}" for i in index] + [""] * empty
         noun = "image" if count == 1 else "images"
-        labels.append(f"{_short(classes[a])}\n→ {_short(classes[b])}\n{count} {noun}, {rate:.0%}")
-    return _sheet(tiles, per_pair, titles=titles, row_labels=labels)
+        labels.append(f"{short(classes[a])}\n→ {short(classes[b])}\n{count} {noun}, {rate:.0%}")
+    return sheet(tiles, per_pair, titles=titles, row_labels=labels)
 
 
-@_styled
+@styled
 def predictions(
     images: Any, y_true: Any, probabilities: Any, classes: Sequence[str], *, n: int = 10, seed: int = 0
 ) -> Figure:
@@ -667,7 +538,7 @@ def predictions(
     return image_grid([images[int(i)] for i in index], titles, columns=5, title_colours=colours)
 
 
-@_styled
+@styled
 def matrices(
     panels: Mapping[str, Any], *, limits: tuple[float, float] = (-1, 1), label: str = "", title: str = ""
 ) -> Figure:
@@ -686,11 +557,11 @@ def matrices(
     figure, axes = plt.subplots(1, len(arrays), figsize=(2.9 * len(arrays) + 0.9, 3.1), squeeze=False)
     for cell, name, array in zip(axes[0], panels, arrays, strict=True):
         drawn = cell.imshow(array, cmap=colours, vmin=limits[0], vmax=limits[1], interpolation="nearest")
-        cell.set_title(_wrap(name, 34))
+        cell.set_title(wrap(name, 34))
         cell.set_xticks([])
         cell.set_yticks([])
     if label:
         figure.colorbar(drawn, ax=axes, shrink=0.8, label=label)
     if title:
-        figure.suptitle(_wrap(title, 40 * len(arrays) + 10), fontsize=STYLE["axes.titlesize"])
+        figure.suptitle(wrap(title, 40 * len(arrays) + 10), fontsize=STYLE["axes.titlesize"])
     return figure

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from labutil import explanations, explore, models, plots
+from labutil import drawing, explanations, explore, models, plots
 
 torch.set_num_threads(1)
 LITE0 = "tf_efficientnet_lite0"
@@ -260,7 +260,7 @@ def test_heat_maps_show_each_image_above_its_map(n, channels, side):
     assert texts(figure).count("image") == texts(figure).count("map") == -(-n // 6)
     assert figure.get_suptitle() == "where it looks"
     pixels = sum(np.prod(i.get_array().shape[:2]) for i in figure.axes[0].images)
-    assert pixels < 2 * plots.PIXEL_BUDGET
+    assert pixels < 2 * drawing.PIXEL_BUDGET
     figure.canvas.draw()
 
 

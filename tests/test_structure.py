@@ -26,6 +26,7 @@ LAYERS = [
     ["checking"],
     ["compare_plots"],
     ["plots"],
+    ["drawing"],
     ["claims"],
     ["comparison"],
     ["results"],
