@@ -16,11 +16,15 @@ $(STAMP): pyproject.toml
 	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[test,bench]'
 	touch $(STAMP)
 
+# Every lesson; 06, which is about digits, once more on the others' images, so that 07's table holds it.
+define lessons
+$(PY) -m labutil run 01 02 03 04 05 06 $(1)
+$(PY) -m labutil run 06 -p dataset cells $(1)
+$(PY) -m labutil run 07 $(1)
+endef
+
 run: $(STAMP)
-	$(PY) -m labutil run 01 02 03 04 05 06
-	@# Lesson 06 is about digits: once more on the others' images, so that the table holds it.
-	$(PY) -m labutil run 06 -p dataset cells
-	$(PY) -m labutil run 07
+	$(call lessons)
 	$(PY) -m labutil compare
 
 test: $(STAMP) lint
@@ -41,7 +45,7 @@ bench: $(STAMP)
 
 # Execute every lesson with its quick values and put the result, with outputs, in its place (before a commit).
 notebooks: $(STAMP)
-	$(PY) -m labutil run all --force --out .executed
+	$(call lessons,--force --out .executed)
 	for n in notebooks/[0-9]*.ipynb; do $(PY) tests/commit_notebook.py $$n .executed; done
 
 clean:

@@ -3,7 +3,7 @@
     python tests/commit_notebook.py notebooks/02_supervised_baseline.ipynb .executed
 
 Removes papermill's injected cell and metadata, widget state, execution times and absolute paths' owners, so that the
-committed file differs only where the lesson does. Refuses a run that used other values than the notebook's own.
+committed file differs only where the lesson does. Runs that used other values than the notebook's own are passed over.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 
 import nbformat
+
+from labutil import parameters
 
 
 def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -39,13 +41,13 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 def main(source: str, runs: str) -> None:
     """Find the newest complete run of the notebook below `runs` and write its cleaned copy over the source."""
     path = Path(source)
-    found = []
+    own, found = parameters.merge(path), []
     for record in (Path(runs) / path.stem).glob("*/run.json"):
         run = json.loads(record.read_text())
-        if run["status"] == "complete" and run["recipe"] is None:
+        if run["status"] == "complete" and run["params"] == own:
             found.append((run["started"], record.parent / "notebook.ipynb"))
     if not found:
-        sys.exit(f"no complete run of {path.stem} below {runs}")
+        sys.exit(f"no complete run of {path.stem} with its own values below {runs}")
     notebook = clean(nbformat.read(max(found)[1], as_version=4))
     for cell in notebook.cells:
         for output in cell.get("outputs", []):

@@ -150,6 +150,7 @@ WRONG = [
     ("grad_cam", lambda a, g: g.mean((1, 2))[:, None, None] * a, "a map for each channel"),
     ("grad_cam", lambda a, g: (g * a).sum((1, 2)), "the places"),
     ("grad_cam", lambda a, g: (g.mean((1, 2))[:, None, None] * a).sum(0), "ReLU is missing"),
+    ("grad_cam", lambda a, g: (g.mean((1, 2))[:, None, None] * a).sum(0).abs(), "turns it round"),
     ("grad_cam", lambda a, g: (g.mean((1, 2))[:, None, None] * a).relu().sum(0), "after the sum"),
     ("grad_cam", lambda a, g: (g * a).sum(0).relu(), "place by place"),
     ("grad_cam", lambda a, g: (g.sum((1, 2))[:, None, None] * a).sum(0).relu(), "not the sum"),
