@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from labutil import evaluation, plots
+from labutil import device, evaluation, plots
 from labutil.exploring import explore
 
 if TYPE_CHECKING:
+    import ipywidgets
     from matplotlib.figure import Figure
     from torch import Tensor
 
@@ -23,7 +24,7 @@ def confusions(
     *,
     n: int = 12,
 ) -> None:
-    """Choose a cell of a confusion matrix, a method, a true and a predicted class: see the images in it.
+    """Click a cell of a confusion matrix, or choose a true and a predicted class: see the images in it.
 
     images: uint8 (N, C, H, W). y_true: int (N,). probabilities: {method: float (N, K)}. n: images shown at a time,
     the most confident first. It begins with the first method's commonest mistake.
@@ -52,12 +53,52 @@ def confusions(
         return plots.image_grid(images[index[:n]], titles, columns=6, title=title)
 
     names = [(name, k) for k, name in enumerate(classes)]
-    explore(
-        draw,
-        method=ipywidgets.Dropdown(options=list(p), value=first, description="method"),
-        true_class=ipywidgets.Dropdown(options=names, value=start[0], description="true"),
-        predicted=ipywidgets.Dropdown(options=names, value=start[1], description="predicted"),
-    )
+    method = ipywidgets.Dropdown(options=list(p), value=first, description="method")
+    true_class = ipywidgets.Dropdown(options=names, value=start[0], description="true")
+    predicted = ipywidgets.Dropdown(options=names, value=start[1], description="predicted")
+
+    def count(name: str) -> np.ndarray:
+        return evaluation.confusion_matrix(y_true, p[name].argmax(1), len(classes))
+
+    def choose(row: int, column: int) -> None:
+        true_class.value, predicted.value = row, column
+
+    matrix = []
+    if len(classes) <= plots.MOST_CLASSES and device.has_front_end():
+        grid, fill = _matrix(classes, choose)
+        fill(count(first))
+        method.observe(lambda change: fill(count(change["new"])), "value")
+        matrix = [grid]
+    explore(draw, *matrix, method=method, true_class=true_class, predicted=predicted)
+
+
+def _matrix(
+    classes: Sequence[str], choose: Callable[[int, int], None]
+) -> tuple[ipywidgets.GridBox, Callable[[np.ndarray], None]]:
+    """A confusion matrix of buttons, which call `choose(true, predicted)`; and what writes counts (K, K) on them."""
+    import ipywidgets
+    import matplotlib as mpl
+
+    blues, small = mpl.colormaps["Blues"], ipywidgets.Layout(width="44px", height="24px", margin="0", padding="0")
+    numbers = [ipywidgets.Label(str(k), layout=small, style={"font_size": "11px"}) for k in range(len(classes))]
+    cells, children = {}, [ipywidgets.Label("true, down; predicted, across"), *numbers]
+    for row, name in enumerate(classes):
+        children.append(ipywidgets.Label(f"{row} {name}"))
+        for column, other in enumerate(classes):
+            button = ipywidgets.Button(layout=small, tooltip=f"{name}, called {other}")
+            button.on_click(lambda _, row=row, column=column: choose(row, column))
+            cells[row, column] = button
+            children.append(button)
+
+    def fill(counts: np.ndarray) -> None:
+        shares = counts / counts.sum(1, keepdims=True).clip(1)
+        for place, button in cells.items():
+            button.description = str(counts[place])
+            button.style.button_color = mpl.colors.to_hex(blues(shares[place]))
+            button.style.text_color = "white" if shares[place] > 0.5 else "black"
+
+    columns = f"max-content repeat({len(classes)}, 44px)"
+    return ipywidgets.GridBox(children, layout=ipywidgets.Layout(grid_template_columns=columns, grid_gap="1px")), fill
 
 
 def encoders(

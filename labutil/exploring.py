@@ -11,8 +11,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def explore(draw: Callable[..., Figure], **controls: Any) -> None:
-    """Show `draw(**values)`: with widgets where a person can move them, else once, at the widgets' first values."""
+def explore(draw: Callable[..., Figure], *others: Any, **controls: Any) -> None:
+    """Show `draw(**values)`: with widgets where a person can move them, else once, at the widgets' first values.
+
+    others: widgets that stand below the controls and move them.
+    """
     if not device.has_front_end():
         draw(**{name: control.value for name, control in controls.items()})
         return
@@ -25,7 +28,7 @@ def explore(draw: Callable[..., Figure], **controls: Any) -> None:
         display(figure)
         plt.close(figure)
 
-    display(ipywidgets.VBox([*controls.values(), ipywidgets.interactive_output(show, controls)]))
+    display(ipywidgets.VBox([*controls.values(), *others, ipywidgets.interactive_output(show, controls)]))
 
 
 def class_menu(classes: Sequence[str], description: str = "true class") -> Any:

@@ -176,7 +176,16 @@ def test_explorers_show_the_images_of_a_cell_and_of_a_point(front_end, monkeypat
     explore.confusions(images, y, {"a": p, "b": q}, ["x", "y", "z"])
     assert any("VBox" in type(what).__name__ for what in shown) == front_end
     if front_end:
-        return  # widgets draw when a person moves them
+        (box,) = [what for what in shown if "VBox" in type(what).__name__]
+        method, (grid,) = box.children[0], [c for c in box.children if "GridBox" in type(c).__name__]
+        buttons = [c for c in grid.children if "Button" in type(c).__name__]
+        counted = lambda: np.array([int(b.description) for b in buttons]).reshape(3, 3)  # noqa: E731
+        assert np.array_equal(counted(), [[1, 2, 0], [1, 1, 0], [0, 0, 1]])
+        buttons[3].click()  # y taken for x
+        assert np.array_equal(drawn[-1][0], images[[4]]) and "1 images of y that it calls x" in drawn[-1][2]["title"]
+        method.value = "b"
+        assert np.array_equal(counted(), [[2, 1, 0], [0, 2, 0], [0, 0, 1]])
+        return
     found, titles, options = drawn[-1]
     assert np.array_equal(found, images[[1, 2]])  # the commonest mistake of a: x taken for y
     assert titles == ["100%\nright: 1 of 1", "100%\nright: 0 of 1"]
