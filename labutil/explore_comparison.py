@@ -80,7 +80,8 @@ def _matrix(
     import matplotlib as mpl
 
     blues, small = mpl.colormaps["Blues"], ipywidgets.Layout(width="44px", height="24px", margin="0", padding="0")
-    numbers = [ipywidgets.Label(str(k), layout=small, style={"font_size": "11px"}) for k in range(len(classes))]
+    middle = ipywidgets.Layout(width="44px", display="flex", justify_content="center")
+    numbers = [ipywidgets.Label(str(k), layout=middle) for k in range(len(classes))]
     cells, children = {}, [ipywidgets.Label("true, down; predicted, across"), *numbers]
     for row, name in enumerate(classes):
         children.append(ipywidgets.Label(f"{row} {name}"))
