@@ -1,6 +1,7 @@
 """The five reports' claims about methods, beside what finished runs show: agree, disagree, or not enough evidence.
 
-A claim is judged by runs that differ in nothing else, on the same test images, with the statistics of `significance`.
+Claims are judged on the same test images, with the statistics of `significance`: those about one setting by runs that
+differ in nothing else, those about methods by whole lessons.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,12 +16,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
+    from labutil.augment import Augment
 
-def strength(images: Tensor, *, size: int | None = None, start: float = 0.5, draws: int = 8) -> None:
+
+def strength(
+    images: Tensor, *, views: Callable[[float], Augment] | None = None, start: float = 0.5, draws: int = 8
+) -> None:
     """Move the strength of SimCLR's augmentation: each image with random views of it, the same draws at any strength.
 
-    images: uint8 (N, C, H, W), a few. size: pixels a side of a view; None: the image's. start: where the slider
-    begins, 0 (crop and flip only) to 1 (the paper's). draws: views of each image.
+    images: uint8 (N, C, H, W), a few. views: the augmentation of a strength; None: SimCLR's, of the image's size.
+    start: where the slider begins, 0 (crop and flip only) to 1 (the paper's). draws: views of each image.
 
     Example:
         explore.strength(data.train.images[:3])
@@ -29,13 +33,13 @@ def strength(images: Tensor, *, size: int | None = None, start: float = 0.5, dra
     import ipywidgets
 
     x = device.to_float(images)
-    side = size or min(x.shape[2:])
-    originals = F.interpolate(x, size=(side, side), mode="bilinear", antialias=True).cpu()
+    augmentation = views or (lambda value: simclr_views(min(x.shape[2:]), value))
 
     def draw(value: float) -> Figure:
         g = torch.Generator(x.device).manual_seed(0)
-        views = simclr_views(side, value)(x.repeat_interleave(draws, 0), g).unflatten(0, (len(x), draws)).cpu()
-        pictures = [picture for image, row in zip(originals, views, strict=True) for picture in (image, *row)]
+        drawn = augmentation(value)(x.repeat_interleave(draws, 0), g).unflatten(0, (len(x), draws)).cpu()
+        originals = F.interpolate(x, size=drawn.shape[3:], mode="bilinear", antialias=True).cpu()
+        pictures = [picture for image, row in zip(originals, drawn, strict=True) for picture in (image, *row)]
         titles = [name for _ in images for name in ("original", *[""] * draws)]
         return plots.image_grid(pictures, titles, columns=draws + 1, title=f"strength {value:.2f}")
 

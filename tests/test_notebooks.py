@@ -210,7 +210,8 @@ def test_recipes_run_cut_to_a_few_steps(path, stand_ins, tmp_path):
     declared = parameters.read_parameters(notebook)
     settings = parameters.read_recipe(RECIPES, path.parent.name, path.stem)
     wanted = settings.get("dataset", declared["dataset"].default)
-    cut = {k: v for k, v in CUT.items() if k in declared} | {"dataset": stand_ins[wanted.split(":")[0]]}
+    small = stand_ins.get(wanted.split(":")[0], wanted)  # what comes with the workbook stands for itself
+    cut = {k: v for k, v in CUT.items() if k in declared} | {"dataset": small}
     cut |= OWN_CUT.get(path.stem[:2], {})
     _, record, _ = runs.execute(notebook, parameters.merge(notebook, settings, cut), out=tmp_path)
     assert record["status"] == "complete"
