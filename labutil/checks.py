@@ -2,7 +2,7 @@
 
 A check calls the function on inputs it has chosen, compares with an independent answer, and looks for the mistakes that
 people make, so that its message says what is wrong and not only that something is. A stub returns None (or raises
-NotImplementedError); a check never raises, so a notebook runs through with every exercise untouched.
+an empty NotImplementedError); a check never raises, so a notebook runs through with every exercise untouched.
 """
 
 from __future__ import annotations

@@ -26,6 +26,8 @@ def conv_size(function: Callable[[int, int, int, int], int]) -> str:
             raise Wrong(f"{case}: round down, since a last step that would leave the image is not taken")
         if answer == math.ceil(span / stride) + 1:
             raise Wrong(f"{case}: round down, not up")
+        if stride > 1 and answer in {(span + 1) // stride, (span + 1) / stride}:
+            raise Wrong(f"{case}: add the 1 after dividing")
         if answer in {span // stride, span / stride}:
             raise Wrong(f"{case}: the kernel also stands at its first place: add 1")
         if answer == (n + padding - kernel) // stride + 1:
@@ -37,7 +39,7 @@ def conv_size(function: Callable[[int, int, int, int], int]) -> str:
 @checked
 def decoder_parameters(function: Callable[[Sequence[int], int, int], int]) -> str:
     """`function(filters, channels, kernel) -> int`: learnable numbers of the mirrored decoder, batch norms included."""
-    for filters, channels, kernel in (((128, 256), 1, 3), ((8, 16, 24), 3, 5), ((7,), 2, 1)):
+    for filters, channels, kernel in (((8, 16, 24), 3, 5), ((128, 256), 1, 3), ((7,), 2, 1)):
         chain = [filters[-1], *reversed(filters), channels]
         pairs = list(pairwise(chain))
         weights, biases = sum(a * b * kernel**2 for a, b in pairs), sum(chain[1:])
@@ -46,16 +48,22 @@ def decoder_parameters(function: Callable[[Sequence[int], int, int], int]) -> st
         answer = scalar(call(function, list(filters), channels, kernel))
         if answer == expected:
             continue
+        narrow = sum(a * b * kernel for a, b in pairs)
         first, last = (a * b * kernel**2 + b for a, b in (pairs[0], pairs[-1]))
+        no_first = (
+            "the first layer of the decoder keeps the number of channels (256 to 256 in the table): one convolution "
+            "for each of the encoder's, and one that makes the image"
+        )
         mistakes = {
+            narrow + biases + norms: "a kernel has height times width numbers: kernel**2",
             weights + norms: "the biases are missing, one for each output channel",
             weights + biases: "the batch norms are missing: a scale and a shift for each channel",
             weights + biases + norms // 2: "a batch norm learns two numbers a channel, a scale and a shift",
             weights + biases + 2 * norms: "running means and variances are not learned (Keras counts them, we do not)",
             expected + 2 * channels: "no batch norm follows the last convolution",
             expected - last: "the last convolution, which makes the image's channels, is missing",
-            expected - first - 2 * filters[-1]: "the first layer of the decoder keeps the number of channels "
-            "(256 to 256 in the table): one convolution for each of the encoder's, and one that makes the image",
+            expected - first: no_first,
+            expected - first - 2 * filters[-1]: no_first,
         }
         for value, reason in mistakes.items():
             if answer == value:
@@ -100,13 +108,13 @@ def bce_gradient(function: Callable[[Tensor, Tensor], Tensor]) -> str:
 def pca_error(function: Callable[[Tensor, int], Tensor]) -> str:
     """`function(x, k) -> scalar`: least mean squared error of any linear code of k numbers; x (N, D) float64."""
     g = torch.Generator().manual_seed(0)
-    x = torch.randn(40, 6, generator=g, dtype=torch.float64) * torch.tensor([5.0, 3, 2, 1, 0.5, 0.1]) + 2
+    x = torch.randn(40, 6, generator=g, dtype=torch.float64) * torch.tensor([80, 60, 10, 8, 1, 0.5]) + 20
     centred = x - x.mean(0)
     squares = torch.linalg.svdvals(centred) ** 2
     for k in (2, 4):
         expected = (squares[k:].sum() / x.numel()).item()
         answer = scalar(call(function, x.clone(), k))
-        if math.isclose(answer, expected, rel_tol=1e-6):
+        if math.isclose(answer, expected, rel_tol=1e-3):  # torch.pca_lowrank's is not exact
             continue
         raw = torch.linalg.svdvals(x) ** 2
         mistakes = {
@@ -119,7 +127,7 @@ def pca_error(function: Callable[[Tensor, int], Tensor]) -> str:
             (squares.sum() / x.numel()).item(): "that is the error of the mean image, k = 0",
         }
         for value, reason in mistakes.items():
-            if math.isclose(answer, value, rel_tol=1e-6):
+            if math.isclose(answer, value, rel_tol=1e-3):
                 raise Wrong(reason)
         raise Wrong(f"for k = {k} it is {expected:.5f}, yours is {answer:.5f}")
     return (

@@ -16,7 +16,7 @@ from labutil.checking import Wrong, call, checked, scalar, tensor
 @checked
 def standard_error(function: Callable[[int, int], float]) -> str:
     """`function(right, n) -> float`: the standard error of an accuracy, right of n images."""
-    for right, n in ((90, 100), (812, 1000), (1, 4)):
+    for right, n in ((812, 1000), (90, 100), (1, 4)):
         p = right / n
         expected = math.sqrt(p * (1 - p) / n)
         answer = scalar(call(function, right, n))
@@ -27,6 +27,7 @@ def standard_error(function: Callable[[int, int], float]) -> str:
             math.sqrt(p * (1 - p)): "that is the spread of a single image; the mean of n is sqrt(n) times as sure",
             math.sqrt(n * p * (1 - p)): "that is the standard error of the number right, not of the share",
             math.sqrt(p / n): "the share of wrong ones is missing: p (1 - p)",
+            100 * expected: "that is in percent; the accuracy is a share, and so is its standard error",
             1.96 * expected: "that is half of a 95% interval; the standard error is without the 1.96",
         }
         case = f"{right} right of {n}"
@@ -39,14 +40,20 @@ def standard_error(function: Callable[[int, int], float]) -> str:
     return "Four times as many test images halve it."
 
 
+def _images(only_a: int, only_b: int, both: int) -> tuple[Tensor, Tensor]:
+    """right_a, right_b of a test set in which three images are wrong with either."""
+    a = torch.tensor([True] * (only_a + both) + [False] * (only_b + 3))
+    b = torch.tensor([False] * only_a + [True] * (both + only_b) + [False] * 3)
+    return a, b
+
+
 @checked
 def mcnemar(function: Callable[[Tensor, Tensor], float]) -> str:
     """`function(right_a, right_b) -> p`: McNemar's exact test, two-sided; right_a, right_b (N,) bool."""
     for only_a, only_b, both in ((1, 5, 30), (12, 3, 40), (4, 4, 10), (0, 0, 5)):
-        a = torch.tensor([True] * (only_a + both) + [False] * (only_b + 3))
-        b = torch.tensor([False] * only_a + [True] * (both + only_b) + [False] * 3)
+        a, b = _images(only_a, only_b, both)
         n, k = only_a + only_b, min(only_a, only_b)
-        tail = sum(math.comb(n, i) for i in range(k + 1)) / 2**n
+        tail, seen = sum(math.comb(n, i) for i in range(k + 1)) / 2**n, math.comb(n, k) / 2**n
         expected = min(1.0, 2 * tail)
         try:
             answer = scalar(call(function, a.clone(), b.clone()))
@@ -59,29 +66,42 @@ def mcnemar(function: Callable[[Tensor, Tensor], float]) -> str:
             raise Wrong(f"{case}: p is {answer:.3f}; a probability is at most 1, so cut it there")
         if math.isclose(answer, tail, rel_tol=1e-6):
             raise Wrong(f"{case}: that is one tail; before looking, either of them could have been ahead: double it")
-        if math.isclose(answer, min(1.0, 2 * math.comb(n, k) / 2**n), rel_tol=1e-6):
+        if math.isclose(answer, min(1.0, 2 * seen), rel_tol=1e-6):
             raise Wrong(f"{case}: that is the chance of exactly {k}; outcomes still more extreme count as well")
+        if k and any(math.isclose(answer, tails * (tail - seen), rel_tol=1e-6) for tails in (1, 2)):
+            raise Wrong(f"{case}: the split that was seen counts as well: range(k + 1)")
         if n >= 1 and math.isclose(
             answer, math.erfc(max(0, abs(only_a - only_b) - 1) / math.sqrt(2 * n)), rel_tol=1e-4
         ):
             raise Wrong(f"{case}: that is the chi-square form, made for many disagreements; here count, exactly")
-        raise Wrong(f"{case}: expected {expected:.4f}, yours is {answer:.4f}; do images enter that both have right?")
+        more = scalar(call(function, *_images(only_a, only_b, both + 10)))
+        hint = "" if math.isclose(answer, more, rel_tol=1e-6) else "; do images enter that both have right?"
+        raise Wrong(f"{case}: expected {expected:.4f}, yours is {answer:.4f}{hint}")
     return "The images that both have right, or both wrong, never enter."
 
 
 @checked
 def paired_bootstrap(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str:
     """`function(right_a, right_b, drawn) -> (B,)`: differences in accuracy on resampled test sets; drawn (B, N) int."""
-    g = torch.Generator().manual_seed(0)
+    g = torch.Generator().manual_seed(1)
     ease = torch.rand(40, generator=g)
-    a, b = (torch.rand(2, 40, generator=g) < ease * torch.tensor([[1.2], [0.7]])).unbind()
-    drawn = torch.randint(40, (6, 40), generator=g)
+    a, b = (torch.rand(2, 40, generator=g) < ease * torch.tensor([[1.1], [0.9]])).unbind()
+    drawn = torch.randint(40, (6, 40), generator=g)  # a is ahead on five of the six, b on the other
     expected = a[drawn].double().mean(1) - b[drawn].double().mean(1)
-    answer = tensor(call(function, a.clone(), b.clone(), drawn.clone()), (6,))
+    try:
+        answer = tensor(call(function, a.clone(), b.clone(), drawn.clone()), (6,))
+    except RuntimeError as error:  # torch's NotImplementedError is one, too
+        if "Subtraction" in str(error):
+            raise Wrong("booleans cannot be subtracted: .float() first") from error
+        if "mean()" in str(error):
+            raise Wrong("only floats have a mean: .float() first") from error
+        raise
     if torch.allclose(answer, expected, atol=1e-6):
         return "Images that are hard for both come and go for both: that is what pairing saves."
     if torch.allclose(answer, -expected, atol=1e-6):
         raise Wrong("that is b minus a")
+    if torch.allclose(answer, expected.abs(), atol=1e-6):
+        raise Wrong("keep the sign: below 0 where b is ahead")
     if torch.allclose(answer, (a.double().mean() - b.double().mean()).expand(6), atol=1e-6):
         raise Wrong("that is the difference on the test set as it is, each time: index with drawn")
     if torch.allclose(answer, 40 * expected, atol=1e-6):

@@ -175,6 +175,12 @@ def test_right_untouched_and_crashing(name):
         raise NotImplementedError
 
     assert check(todo).status == "not attempted"
+
+    def unsupported(*args):
+        raise NotImplementedError("not for bool")
+
+    assert check(unsupported).status == "failed"  # as torch says it: an attempt
+    assert check(unsupported).message == "your function raised NotImplementedError: not for bool"
     assert check(lambda: 1).status == "failed"  # wrong number of arguments: said, not raised
 
 

@@ -14,6 +14,21 @@ from labutil import checks, device, explore, explore_autoencoder, plots
 from labutil.autoencoders import ConvAutoencoder
 
 
+def forgets_the_first(filters, channels, k):
+    """As `decoder`'s first=False, but with every batch norm."""
+    return decoder(filters, channels, k, first=False) + 2 * filters[-1]
+
+
+def line_kernel(filters, channels, k):
+    chain = [filters[-1], *filters[::-1], channels]
+    return sum(b * (a * k + 1) for a, b in itertools.pairwise(chain)) + 2 * sum(filters)
+
+
+def lowrank_error(x, k):
+    u, s, v = torch.pca_lowrank(x, q=k)
+    return (x - x.mean(0) - u * s @ v.T).square().mean()
+
+
 def decoder(filters, channels, k, *, bias=1, norm=2, first=True, last=True):
     """Counted from the modules that a decoder is made of, unlike the check's formula."""
     chain = [filters[-1], *filters[::-1]] if first else filters[::-1]
@@ -38,6 +53,8 @@ WRONG = [
     ("conv_size", lambda n, k, s, p: (n + 2 * p - k) / s + 1, "round down, since"),
     ("conv_size", lambda n, k, s, p: math.ceil((n + 2 * p - k) / s) + 1, "not up"),
     ("conv_size", lambda n, k, s, p: (n + 2 * p - k) // s, "add 1"),
+    ("conv_size", lambda n, k, s, p: (n + 2 * p - k + 1) // s, "add the 1 after dividing"),
+    ("conv_size", lambda n, k, s, p: (n + 2 * p - k + 1) / s, "add the 1 after dividing"),
     ("conv_size", lambda n, k, s, p: (n + p - k) // s + 1, "both sides"),
     ("conv_size", lambda n, k, s, p: 99, "is 28, yours is 99"),
     ("decoder_parameters", lambda f, c, k: decoder(f, c, k, bias=0), "biases are missing"),
@@ -47,7 +64,9 @@ WRONG = [
     ("decoder_parameters", lambda f, c, k: decoder(f, c, k) + 2 * c, "no batch norm follows"),
     ("decoder_parameters", lambda f, c, k: decoder(f, c, k, last=False), "last convolution"),
     ("decoder_parameters", lambda f, c, k: decoder(f, c, k, first=False), "keeps the number of channels"),
-    ("decoder_parameters", lambda f, c, k: 5, "is 887,041, yours is 5"),
+    ("decoder_parameters", forgets_the_first, "keeps the number of channels"),
+    ("decoder_parameters", line_kernel, "kernel**2"),
+    ("decoder_parameters", lambda f, c, k: 5, "is 27,947, yours is 5"),
     ("bce_gradient", lambda z, x: z.sigmoid() - x, "mean over all pixels"),
     ("bce_gradient", lambda z, x: (z.sigmoid() - x) / 3, "not by the number of images"),
     ("bce_gradient", lambda z, x: (z.sigmoid() - x) / 16, "number of images as well"),
@@ -80,6 +99,12 @@ def test_mistakes_are_named(name, answer, message):
     result = getattr(checks, name)(answer)
     assert result.status == "failed"
     assert message in result.message
+
+
+def test_an_approximate_pca_passes():
+    for seed in range(20):
+        torch.manual_seed(seed)
+        assert checks.pca_error(lowrank_error).status == "passed"
 
 
 def test_explorers_draw_what_their_controls_say(monkeypatch):

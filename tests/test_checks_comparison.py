@@ -15,10 +15,10 @@ from labutil import checks
 EXERCISES = ("standard_error", "mcnemar", "paired_bootstrap", "holm")
 
 
-def exact(a, b, tails=2, cut=True, tail=True):
+def exact(a, b, tails=2, cut=True, tail=True, seen=True, everything=False):
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-    n, k = only_a + only_b, min(only_a, only_b)
-    p = tails * sum(math.comb(n, i) for i in (range(k + 1) if tail else [k])) / 2**n
+    n, k = len(a) if everything else only_a + only_b, min(only_a, only_b)
+    p = tails * sum(math.comb(n, i) for i in (range(k + seen) if tail else [k])) / 2**n
     return min(1.0, p) if cut else p
 
 
@@ -68,14 +68,19 @@ WRONG = [
     ("standard_error", lambda r, n: math.sqrt(share(r, n) / n), "the share of wrong ones is missing"),
     ("standard_error", lambda r, n: 1.96 * error(r, n), "half of a 95% interval"),
     ("standard_error", lambda r, n: error(r, n) * math.sqrt(n / (n - 1)), "with n - 1"),
-    ("standard_error", lambda r, n: 0.5, "expected 0.03000"),
+    ("standard_error", lambda r, n: 100 * error(r, n), "that is in percent"),
+    ("standard_error", lambda r, n: 0.5, "expected 0.01236"),
     ("standard_error", lambda r, n: [1, 2], "must be one number"),
     ("mcnemar", lambda a, b: exact(a, b, cut=False), "at most 1"),
     ("mcnemar", lambda a, b: exact(a, b, tails=1), "that is one tail"),
     ("mcnemar", lambda a, b: exact(a, b, tail=False), "the chance of exactly"),
     ("mcnemar", chi_square, "chi-square form"),
+    ("mcnemar", lambda a, b: exact(a, b, seen=False), "the split that was seen counts as well: range(k + 1)"),
+    ("mcnemar", lambda a, b: exact(a, b, seen=False, tails=1), "range(k + 1)"),
+    ("mcnemar", lambda a, b: exact(a, b, everything=True), "do images enter that both have right?"),
     ("mcnemar", lambda a, b: 0.3, "expected 0.2188"),
     ("mcnemar", lambda a, b: exact(a, b) if (a != b).any() else 1 / 0, "p is 1"),
+    ("mcnemar", lambda a, b: exact(a, b) if (a != b).any() else 0.0, "expected 1.0000, yours is 0.0000"),
     ("paired_bootstrap", lambda a, b, d: -drawn_difference(a, b, d), "b minus a"),
     ("paired_bootstrap", lambda a, b, d: (a.float().mean() - b.float().mean()).expand(6), "index with drawn"),
     ("paired_bootstrap", lambda a, b, d: drawn_difference(a, b, d) * 40, "divide by N"),
@@ -84,6 +89,10 @@ WRONG = [
         lambda a, b, d: a[d].float().mean(1) - b[d.roll(1, 0)].float().mean(1),
         "must see the same drawn images",
     ),
+    ("paired_bootstrap", lambda a, b, d: drawn_difference(a, b, d).abs(), "keep the sign: below 0 where b is ahead"),
+    ("paired_bootstrap", lambda a, b, d: (a[d] - b[d]).mean(1), "booleans cannot be subtracted: .float() first"),
+    ("paired_bootstrap", lambda a, b, d: a[d].mean(1) - b[d].mean(1), "only floats have a mean: .float() first"),
+    ("paired_bootstrap", lambda a, b, d: torch.ones(2) @ torch.ones(3), "raised RuntimeError"),
     ("paired_bootstrap", lambda a, b, d: drawn_difference(a, b, d).mean(), "must have shape (6,)"),
     ("paired_bootstrap", lambda a, b, d: torch.zeros(6), "the first is"),
     ("holm", lambda p: [min(1, len(p) * x) for x in p], "those are Bonferroni's"),
@@ -108,6 +117,17 @@ def test_each_mistake_gets_its_reason(name, answer, reason):
     found = repr(getattr(checks, name)(answer))
     assert found.startswith(f"✗ {name}"), found
     assert reason in found
+
+
+def test_images_that_both_have_right_are_asked_for_only_where_they_matter():
+    assert checks.mcnemar(lambda a, b: 0.3).message.endswith("yours is 0.3000")
+
+
+def test_draws_are_there_on_which_b_is_ahead():
+    """Or an answer without its sign would pass."""
+    seen = []
+    checks.paired_bootstrap(lambda *given: seen.append(drawn_difference(*given)))
+    assert seen[0].min() < 0 < seen[0].max()
 
 
 def test_the_solutions_in_the_notebook_pass():

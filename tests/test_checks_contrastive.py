@@ -33,6 +33,12 @@ def nt_xent(z_a, z_b, tau, *, own=False, positive_in_sum=True):
     return (s.masked_fill(left_out, -torch.inf).logsumexp(1) - s[pairs(n)]).mean()
 
 
+def zero_diagonal(z_a, z_b, tau):
+    z = unit(z_a, z_b)
+    similarity = (z @ z.T / tau).fill_diagonal_(0)
+    return F.cross_entropy(similarity, torch.arange(len(z)).roll(len(z_a)))
+
+
 def overflows(z_a, z_b, tau):
     e = (unit(z_a, z_b) @ unit(z_a, z_b).T / tau).exp()
     return -(e[pairs(len(z_a))] / (e.sum(1) - e.diag())).log().mean()
@@ -80,6 +86,7 @@ WRONG = [
     ("view_pairs", lambda n: torch.rand(2 * n, 2 * n), "True and False only"),
     ("view_pairs", lambda n: pairs(n).roll(1, 0), "each row has one True"),
     ("info_nce", lambda a, b, t: nt_xent(a, b, t, own=True), "with itself are still in the sum"),
+    ("info_nce", zero_diagonal, r"e\^0 = 1 in the sum: use -inf"),
     ("info_nce", lambda a, b, t: nt_xent(a, b, t, positive_in_sum=False), "positive belongs into the sum"),
     ("info_nce", lambda a, b, t: nt_xent(a, b, t) * 12, "sum over the views"),
     ("info_nce", lambda a, b, t: nt_xent(a, b, t) * 2, "not by N"),
@@ -92,7 +99,11 @@ WRONG = [
     ("info_nce", lambda a, b, t: torch.zeros(12), "their mean"),
     ("info_nce", overflows, "overflows; use logsumexp"),
     ("info_nce", lambda a, b, t: 0.3, "yours is 0.3000"),
-    ("collapsed_loss", lambda n: math.log(2 * n), "only the positive is left"),
+    ("collapsed_loss", lambda n: math.log(2 * n - 1) if n > 1 else 0.7, "only the positive is left"),
+    ("collapsed_loss", lambda n: math.log(2 * n), "not compared with itself"),
+    ("collapsed_loss", lambda n: 2 * n - 1, "the number of answers; the loss is its logarithm"),
+    ("collapsed_loss", lambda n: math.log(2 * n - 1) - 1 / 0.2, "-1/tau and 1/tau cancel"),
+    ("collapsed_loss", lambda n: math.log(2 * n - 1) + 1 / 0.2, "-1/tau and 1/tau cancel"),
     ("collapsed_loss", lambda n: n - 1 and math.log(2 * n), "not compared with itself"),
     ("collapsed_loss", lambda n: n - 1 and math.log(2 * n - 2), "the positive is in the sum too"),
     ("collapsed_loss", math.log, "two views of each image"),
