@@ -172,11 +172,13 @@ def _drop(board: Board) -> tuple[str, str]:
     """Accuracy at home less that on shifted images, of every method that was tested on both."""
     found = []
     for method in board.methods:
-        home, away = method.metric("test_accuracy").mean(), method.metric("shifted_accuracy").mean()
+        at_home, shifted = method.metric("test_accuracy"), method.metric("shifted_accuracy")
+        home, away = at_home.mean(), shifted.mean()
         if math.isfinite(away):
             n = len(board.y_true)  # the shifted set may be larger; then this is on the careful side
-            error = math.sqrt(home * (1 - home) / n + away * (1 - away) / n)
-            found.append((method.label, home, away, (home - away) / max(error, 1e-9)))
+            by_images = (home * (1 - home) + away * (1 - away)) / n
+            by_seeds = np.var(at_home - shifted, ddof=1) / len(shifted) if len(shifted) > 1 else 0.0
+            found.append((method.label, home, away, (home - away) / max(math.sqrt(by_images + by_seeds), 1e-9)))
     if not found:
         return "needs a run with a shifted test set: labutil run 03", OPEN
     text = "; ".join(f"{label}: {home:.1%} at home, {away:.1%} shifted" for label, home, away, _ in found)

@@ -110,6 +110,19 @@ def test_home_and_elsewhere(tmp_path, away, expected):
     assert verdict(tmp_path, "the home test promises too much") == expected
 
 
+def test_a_drop_that_seeds_do_not_share_is_no_evidence(tmp_path):
+    y_pred = np.where(np.random.default_rng(0).random(len(Y)) < 0.8, Y, (Y + 1) % 4)
+    p = np.eye(4, dtype=np.float32)[y_pred]
+    for folder, drops in {"alike": (0.10, 0.11, 0.12), "unlike": (0.30, 0.03, 0.0)}.items():  # 0.11 on average
+        for seed, drop in enumerate(drops):
+            metrics = {"shifted_accuracy": float((y_pred == Y).mean() - drop)}
+            settings = {"params": {"seed": seed}, "metrics": metrics}
+            leave_run(tmp_path / folder, "03_transfer_learning", y_true=Y, probabilities=p, **settings)
+    claim = "the home test promises too much"
+    assert verdict(tmp_path / "alike", claim) == claims.AGREES
+    assert verdict(tmp_path / "unlike", claim) == claims.OPEN
+
+
 def test_missing_lessons_and_how_to_make_them(tmp_path):
     everything = missing.lessons(None)
     names = [p.stem for p in everything]
