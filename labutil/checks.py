@@ -100,8 +100,9 @@ def cross_entropy(function: Callable[[Tensor, Tensor], Tensor]) -> str:
     large = _scalar(_call(function, torch.tensor([[1000.0, 0.0], [0.0, -1000.0]]), torch.tensor([1, 0])))
     if not math.isclose(large, 500.0, rel_tol=1e-4):
         raise _Wrong(
-            f"right for small logits, but {large} where a logit is 1000: exp(1000) overflows, so subtract the largest "
-            "logit of each row first (torch.logsumexp does)"
+            f"right for small logits, but {large:g} where a logit is 1000, and 500 is right: exp(1000) overflows "
+            "(subtract each row's largest logit first), or p of the right class underflows to 0 (a small constant only "
+            "hides that): never form p, compute -z_y + log sum exp z"
         )
     return "And stable: it survives logits of 1000."
 
@@ -115,6 +116,17 @@ def cross_entropy_gradient(function: Callable[[Tensor, Tensor], Tensor]) -> str:
     expected, p = expected.double(), logits.detach().softmax(1).double()
     answer = _tensor(_call(function, logits.detach().clone(), y.clone()), (6, 4))
     if torch.allclose(answer, expected, atol=1e-5):
+        few = y.clamp(max=2)  # nobody is of class 3
+        (expected,) = torch.autograd.grad(F.cross_entropy(logits, few), logits)
+        try:
+            answer = _tensor(_call(function, logits.detach().clone(), few.clone()), (6, 4))
+        except (IndexError, RuntimeError, ValueError, _Wrong):
+            answer = None
+        if answer is None or not torch.allclose(answer, expected.double(), atol=1e-5):
+            raise _Wrong(
+                "right, but not for a batch without the highest class: F.one_hot(y) lacks its column then, so say how "
+                "many classes there are: F.one_hot(y, logits.shape[1])"
+            )
         return "Each row sums to 0: what the right class gains, the others lose."
     if torch.allclose(answer, 6 * expected, atol=1e-5):
         raise _Wrong("the loss is a mean over the batch, so the gradient is divided by N")
@@ -154,6 +166,13 @@ def macro_f1(function: Callable[[Tensor], float]) -> str:
         raise _Wrong("a class that is never predicted divides by zero; its F1 is 0")
     if not math.isclose(empty, _f1_variants(torch.tensor([[5, 0, 0], [1, 3, 0], [2, 0, 0]]))[0], rel_tol=1e-4):
         raise _Wrong("a class that is never predicted has F1 = 0 and still counts in the mean")
+    absent = torch.tensor([[5, 0, 0], [1, 3, 0], [0, 0, 0]])
+    try:
+        answer = _scalar(_call(function, absent.clone()))
+    except ZeroDivisionError:
+        answer = math.nan
+    if not math.isclose(answer, _f1_variants(absent)[0], rel_tol=1e-4):
+        raise _Wrong("a class with no image and no prediction is 0/0; count it as 0")
     return "A class nobody predicts costs as much as a common one."
 
 
@@ -189,7 +208,7 @@ def hamming(function: Callable[[Tensor, Tensor], Tensor]) -> str:
 @_check
 def robust_z(function: Callable[[Tensor], Tensor]) -> str:
     """`function(x) -> (N,)`: (x - median) / (1.4826 * median absolute deviation); x (N,) float."""
-    x = torch.tensor([1.0, 2.0, 2.5, 3.0, 4.0, 4.5, 1000.0])
+    x = torch.tensor([9.0, 1.0, 6.0, 4.0, 10.0, 3.0, 1000.0])  # median 6, median absolute deviation 3
     deviation = (x - x.median()).abs()
     expected = ((x - x.median()) / (1.4826 * deviation.median())).double()
     answer = _tensor(_call(function, x.clone()), (7,))
@@ -205,6 +224,8 @@ def robust_z(function: Callable[[Tensor], Tensor]) -> str:
         "the mean of the deviations is not robust: take their median": (x - x.median()) / (1.4826 * deviation.mean()),
         "keep the sign: small values are negative": expected.abs(),
         "divide by the deviation, do not multiply": (x - x.median()) * 1.4826 * deviation.median(),
+        "the factor belongs below, with the deviation": 1.4826 * (x - x.median()) / deviation.median(),
+        "the median absolute deviation is missing": (x - x.median()) / 1.4826,
     }
     for reason, value in mistakes.items():
         if torch.allclose(answer, value.double(), rtol=1e-3):

@@ -28,7 +28,9 @@ def trainable_parameters(function: Callable[[int, Sequence[int], int], int]) -> 
         if not sizes:
             if answer == weights:
                 raise Wrong(f"{case}: the last layer has a bias for each class")
-            raise Wrong(f"{case}: without hidden layers the head is one linear layer, {ours} numbers, not {answer:g}")
+            raise Wrong(
+                f"{case}: without hidden layers the head is one linear layer, {ours} numbers, not {answer:,.10g}"
+            )
         mistakes = {
             ours - 2 * hidden: "the batch norms are missing: a weight and a bias for each hidden unit",
             ours - hidden: "a batch norm learns two numbers for each hidden unit, a weight and a bias",
@@ -39,10 +41,14 @@ def trainable_parameters(function: Callable[[int, Sequence[int], int], int]) -> 
             weights: "biases and batch norms are missing",
             ours - sizes[-1] * classes - classes: "the last layer, to the classes, is missing",
             ours - classes: "the last layer has a bias for each class",
+            ours + len(sizes): "dropout learns nothing",
+            sum((features + 1) * w + 2 * w for w in sizes) + (features + 1) * classes: (
+                "a layer's inputs are the units of the layer before it"
+            ),
         }
         if answer in mistakes:
             raise Wrong(f"{case}: {mistakes[answer]}")
-        raise Wrong(f"{case} is {ours}, yours is {answer:g}")
+        raise Wrong(f"{case} is {ours:,}, yours is {answer:,.10g}")
     return "Nearly all of it is in the first layer: features times 512."
 
 
@@ -112,9 +118,13 @@ def majority_vote(function: Callable[[Tensor, int], Tensor]) -> str:
         if single.tolist() != [4, 0, 2]:
             raise Wrong("with a single model its own votes are the answer")
         return "Equal votes are common with few models: say how they are broken."
-    last = 4 - counts.flip(0).argmax(0)
-    if torch.equal(answer, last.double()):
-        raise Wrong("right but for ties: of classes with equally many votes the smallest wins")
+    winners = ((counts == counts.amax(0)) & (torch.arange(5)[:, None] == answer)).any(0)
+    i = int(((answer != expected) & (~winners | winners.all())).nonzero()[0])  # a tie only if nothing else is wrong
+    if winners.all():
+        raise Wrong(
+            "right but for ties: of classes with equally many votes the smallest wins, so votes "
+            f"{votes[:, i].tolist()} give {expected[i]:.0f}, yours is {answer[i]:g}"
+        )
     if torch.equal(answer, counts.amax(0).double()):
         raise Wrong("that is how many votes the winner has; which class is it?")
     if torch.equal(answer, votes.double().mean(0).round()) or torch.equal(answer, votes.double().mean(0)):
@@ -123,7 +133,6 @@ def majority_vote(function: Callable[[Tensor, int], Tensor]) -> str:
         raise Wrong("that is the median of the class numbers, but classes are names: they have no order")
     if torch.equal(answer, votes[0].double()):
         raise Wrong("that is the first model's vote")
-    i = int((answer != expected).nonzero()[0])
     raise Wrong(f"votes {votes[:, i].tolist()} give {expected[i]:.0f}, yours is {answer[i]:g}")
 
 
@@ -132,7 +141,7 @@ def grad_cam(function: Callable[[Tensor, Tensor], Tensor]) -> str:
     """`function(maps, gradients) -> (h, w)`: ReLU of the sum of the maps, each weighted by the mean of its gradient
     over the places; maps and gradients (D, h, w)."""
     g = torch.Generator().manual_seed(3)
-    maps, gradients = torch.rand(6, 4, 5, generator=g), torch.randn(6, 4, 5, generator=g)
+    maps, gradients = torch.randn(6, 4, 5, generator=g), torch.randn(6, 4, 5, generator=g)
     gradients -= gradients.mean()  # so that some places speak for the class and some against it
     weighted = (gradients.mean((1, 2), keepdim=True) * maps).sum(0).double()
     expected = weighted.relu()
@@ -155,6 +164,21 @@ def grad_cam(function: Callable[[Tensor, Tensor], Tensor]) -> str:
         "the weights are the gradients' means over the places first; yours multiplies place by place": (
             gradients * maps
         )
+        .sum(0)
+        .relu(),
+        "the gradients' mean is taken with both signs": (gradients.relu().mean((1, 2), keepdim=True) * maps)
+        .sum(0)
+        .relu(),
+        "the weights keep their signs: channels that speak against the class count too": (
+            gradients.mean((1, 2), keepdim=True).relu() * maps
+        )
+        .sum(0)
+        .relu(),
+        "mean over the places (1, 2), not over the channels": (gradients.mean(0) * maps).sum(0).relu(),
+        "the maps are taken with both signs: the ReLU comes last": (gradients.mean((1, 2), keepdim=True) * maps.relu())
+        .sum(0)
+        .relu(),
+        "the maps are taken with both signs, not their sizes": (gradients.mean((1, 2), keepdim=True) * maps.abs())
         .sum(0)
         .relu(),
         "right up to a factor: the weight of a channel is the mean of its gradient, not the sum": 20 * expected,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from collections import Counter
 
 import pytest
 import torch
@@ -38,6 +39,14 @@ def head_parameters(d, sizes, k, norm=2, bias=True, last=True):
 def mixed(x, y, share_x, share_y, order):
     a, b = share_x[:, None, None, None], share_y[:, None]
     return a * x + (1 - a) * x[order], b * y + (1 - b) * y[order]
+
+
+def first_of_equals(votes, k):
+    return torch.tensor([Counter(c).most_common(1)[0][0] for c in votes.T.tolist()])
+
+
+def same_inputs(d, sizes, k):
+    return sum((d + 1) * w + 2 * w for w in sizes) + (d + 1) * k
 
 
 def in_place(x, y, s, o):
@@ -76,11 +85,18 @@ WRONG = [
     ("cross_entropy", lambda z, y: F.cross_entropy(z.softmax(1), y), "applied twice"),
     ("cross_entropy", lambda z, y: z.exp().sum().log() - z[range(len(y)), y].mean(), "dim=1"),
     ("cross_entropy", lambda z, y: (z.exp().sum(1).log() - z[range(len(y)), y]).mean(), "overflows"),
+    (
+        "cross_entropy",
+        lambda z, y: -z.softmax(1)[range(len(y)), y].log().mean(),
+        "but inf .* 500 is right: .*underflows",
+    ),
+    ("cross_entropy", lambda z, y: -(z.softmax(1)[range(len(y)), y] + 1e-12).log().mean(), "but 13.8155 .*only hides"),
     ("cross_entropy", lambda z, y: torch.tensor(0.5), "yours is 0.5000"),
     ("cross_entropy", lambda z, y: z @ z, "raised RuntimeError"),
     ("cross_entropy_gradient", lambda z, y: z.softmax(1) - onehot(y, 4), "divided by N"),
     ("cross_entropy_gradient", lambda z, y: (onehot(y, 4) - z.softmax(1)) / len(y), "sign"),
     ("cross_entropy_gradient", lambda z, y: z.softmax(1) / len(y), "stands alone"),
+    ("cross_entropy_gradient", lambda z, y: (z.softmax(1) - F.one_hot(y)) / len(y), "without the highest class"),
     ("cross_entropy_gradient", lambda z, y: z * 0, "differs from autograd"),
     ("cross_entropy_gradient", lambda z, y: z.sum(0), r"shape \(6, 4\), yours has \(4,\)"),
     ("cross_entropy_gradient", lambda z, y: 3.0, "must be a tensor"),
@@ -93,6 +109,9 @@ WRONG = [
     ("macro_f1", lambda c: (2 / (c.sum(1) / c.diag() + c.sum(0) / c.diag())).mean() * 0.5, "yours is"),
     ("macro_f1", lambda c: f1_naive(c).mean(), "divides by zero"),
     ("macro_f1", lambda c: f1_naive(c).nanmean(), "still counts"),
+    ("macro_f1", lambda c: (2 * c.diag() / (c.sum(0) + c.sum(1))).mean(), "no image and no prediction"),
+    ("macro_f1", lambda c: (2 * c.diag() / (c.sum(0) + c.sum(1))).nanmean(), "count it as 0"),
+    ("macro_f1", lambda c: sum(2 * int(c[i, i]) / int(c[i].sum() + c[:, i].sum()) for i in range(3)) / 3, "is 0/0"),
     ("hamming", lambda a, b: (b[:, None] ^ a[None]).sum(2), "turned round"),
     ("hamming", lambda a, b: (a[:, None] == b[None]).sum(2), "bits that agree"),
     ("hamming", lambda a, b: (a[:, None] ^ b[None]).float().mean(2), "share of bits"),
@@ -104,6 +123,10 @@ WRONG = [
     ("robust_z", lambda x: (x - x.median()) / (1.4826 * (x - x.median()).abs().mean()), "take their median"),
     ("robust_z", lambda x: RIGHT["robust_z"](x).abs(), "keep the sign"),
     ("robust_z", lambda x: (x - x.median()) * 1.4826 * (x - x.median()).abs().median(), "do not multiply"),
+    ("robust_z", lambda x: 1.4826 * (x - x.median()) / (x - x.median()).abs().median(), "belongs below"),
+    ("robust_z", lambda x: (x - x.median()) / 1.4826, "median absolute deviation is missing"),
+    ("robust_z", lambda x: (x - x.median()) * (x - x.median()).abs().median() / 1.4826, "the last value is"),
+    ("robust_z", lambda x: (x - x.median()) / (1.4826 * (x - x.median()).abs().median() ** 2), "the last value is"),
     ("robust_z", lambda x: x, "the last value is"),
     ("recall_precision", lambda f, t: len(f & t) / len(t), "return two numbers"),
     ("recall_precision", lambda f, t: (len(f & t) / len(f), len(f & t) / len(t)), "exchanged"),
@@ -125,7 +148,9 @@ WRONG = [
     ("trainable_parameters", lambda d, s, k: head_parameters(d, s, k) + 2 * k * bool(s), "no batch norm follows"),
     ("trainable_parameters", lambda d, s, k: head_parameters(d, s, k) - k * bool(s), "has a bias for each class"),
     ("trainable_parameters", lambda d, s, k: d, "without hidden layers the head is one linear layer"),
-    ("trainable_parameters", lambda d, s, k: head_parameters(d, s, k) + 7 * bool(s), "yours is"),
+    ("trainable_parameters", lambda d, s, k: head_parameters(d, s, k) + 7 * bool(s), "is 822,920, yours is 822,927"),
+    ("trainable_parameters", same_inputs, "units of the layer before it"),
+    ("trainable_parameters", lambda d, s, k: head_parameters(d, s, k) + len(s), "dropout learns nothing"),
     ("mix_up", lambda x, y, s, o: s * x + (1 - s) * x[o], r"write share\[:, None, None, None\]"),
     ("mix_up", lambda x, y, s, o: mixed(x, y, s, s, o)[0], "return two tensors"),
     ("mix_up", lambda x, y, s, o: mixed(x, y, 1 - s, 1 - s, o), "yours is turned round"),
@@ -141,6 +166,8 @@ WRONG = [
     ("mix_up", in_place, "have changed"),
     ("majority_vote", lambda v, k: v.mode(1).values, "a vote for each model"),
     ("majority_vote", lambda v, k: k - 1 - F.one_hot(v, k).sum(0).flip(1).argmax(1), "right but for ties"),
+    ("majority_vote", first_of_equals, r"ties: .* the smallest wins, so votes \[3, 3, 0, 0\] give 0, yours is 3"),
+    ("majority_vote", lambda v, k: torch.tensor([max(c, key=c.count) for c in v.T.tolist()]), "the smallest wins"),
     ("majority_vote", lambda v, k: F.one_hot(v, k).sum(0).amax(1), "which class is it"),
     ("majority_vote", lambda v, k: v.float().mean(0).round(), "mean of the class numbers"),
     ("majority_vote", lambda v, k: v.median(0).values, "median of the class numbers"),
@@ -159,6 +186,11 @@ WRONG = [
     ("grad_cam", lambda a, g: a.sum(0), "know nothing of the class"),
     ("grad_cam", lambda a, g: (a.mean((1, 2))[:, None, None] * g).sum(0).relu(), "exchanged"),
     ("grad_cam", lambda a, g: RIGHT["grad_cam"](a, g) / RIGHT["grad_cam"](a, g).max(), "do not scale"),
+    ("grad_cam", lambda a, g: RIGHT["grad_cam"](a.relu(), g), "maps are taken with both signs: the ReLU"),
+    ("grad_cam", lambda a, g: RIGHT["grad_cam"](a.abs(), g), "maps are taken with both signs, not their sizes"),
+    ("grad_cam", lambda a, g: RIGHT["grad_cam"](a, g.relu()), "mean is taken with both signs"),
+    ("grad_cam", lambda a, g: (g.mean((1, 2)).relu()[:, None, None] * a).sum(0).relu(), "weights keep their signs"),
+    ("grad_cam", lambda a, g: (g.mean(0) * a).sum(0).relu(), "not over the channels"),
     ("grad_cam", lambda a, g: a[0] * 0 + 1, "differs from the answer"),
 ]
 
