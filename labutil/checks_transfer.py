@@ -143,7 +143,8 @@ def grad_cam(function: Callable[[Tensor, Tensor], Tensor]) -> str:
     g = torch.Generator().manual_seed(3)
     maps, gradients = torch.randn(6, 4, 5, generator=g), torch.randn(6, 4, 5, generator=g)
     gradients -= gradients.mean()  # so that some places speak for the class and some against it
-    weighted = (gradients.mean((1, 2), keepdim=True) * maps).sum(0).double()
+    weights = gradients.mean((1, 2), keepdim=True)
+    weighted = (weights * maps).sum(0).double()
     expected = weighted.relu()
     raw = call(function, maps.clone(), gradients.clone())
     if isinstance(raw, Tensor) and raw.shape == (6, 4, 5):
@@ -153,43 +154,31 @@ def grad_cam(function: Callable[[Tensor, Tensor], Tensor]) -> str:
     answer = tensor(raw, (4, 5))
     if torch.allclose(answer, expected, atol=1e-6):
         return "The gradient says which channels matter, the maps say where they are."
+
+    def cam(weights: Tensor, maps: Tensor) -> Tensor:
+        return (weights * maps).sum(0).relu()
+
     mistakes = {
         "the ReLU is missing: places that speak against the class are cut off": weighted,
         "a ReLU sets what is below zero to zero; yours turns it round": weighted.abs(),
-        "the ReLU comes after the sum, not before: channels that speak against the class count too": (
-            gradients.mean((1, 2), keepdim=True) * maps
-        )
+        "the ReLU comes after the sum, not before: channels that speak against the class count too": (weights * maps)
         .relu()
         .sum(0),
-        "the weights are the gradients' means over the places first; yours multiplies place by place": (
-            gradients * maps
-        )
-        .sum(0)
-        .relu(),
-        "the gradients' mean is taken with both signs": (gradients.relu().mean((1, 2), keepdim=True) * maps)
-        .sum(0)
-        .relu(),
-        "the weights keep their signs: channels that speak against the class count too": (
-            gradients.mean((1, 2), keepdim=True).relu() * maps
-        )
-        .sum(0)
-        .relu(),
-        "mean over the places (1, 2), not over the channels": (gradients.mean(0) * maps).sum(0).relu(),
-        "the maps are taken with both signs: the ReLU comes last": (gradients.mean((1, 2), keepdim=True) * maps.relu())
-        .sum(0)
-        .relu(),
-        "the maps are taken with both signs, not their sizes": (gradients.mean((1, 2), keepdim=True) * maps.abs())
-        .sum(0)
-        .relu(),
+        "the weights are the gradients' means over the places first; yours multiplies place by place": cam(
+            gradients, maps
+        ),
+        "the gradients' mean is taken with both signs": cam(gradients.relu().mean((1, 2), keepdim=True), maps),
+        "the weights keep their signs: channels that speak against the class count too": cam(weights.relu(), maps),
+        "mean over the places (1, 2), not over the channels": cam(gradients.mean(0), maps),
+        "the maps are taken with both signs: the ReLU comes last": cam(weights, maps.relu()),
+        "the maps are taken with both signs, not their sizes": cam(weights, maps.abs()),
         "right up to a factor: the weight of a channel is the mean of its gradient, not the sum": 20 * expected,
         "right up to a factor: the channels are added up, not averaged": expected / 6,
         "the gradients alone do not say where: multiply the maps by their means": gradients.sum(0).relu(),
         "the maps alone know nothing of the class: weight them by the gradients' means": maps.sum(0),
-        "maps and gradients are exchanged: the gradients are averaged, the maps keep their places": (
-            maps.mean((1, 2), keepdim=True) * gradients
-        )
-        .sum(0)
-        .relu(),
+        "maps and gradients are exchanged: the gradients are averaged, the maps keep their places": cam(
+            maps.mean((1, 2), keepdim=True), gradients
+        ),
     }
     for reason, value in mistakes.items():
         if torch.allclose(answer, value.double(), atol=1e-6):

@@ -12,7 +12,6 @@ from typing import Any
 import click
 
 from labutil import parameters, paths, prediction, report_commands, runs, sources
-from labutil.parameters import plan
 
 NOTEBOOKS = "notebooks"
 
@@ -62,7 +61,7 @@ def run(
     NOTEBOOK is a name (02_supervised_baseline), its number (02), or `all`. The same command again finds its
     finished run; one that was cut off continues.
     """
-    plans = [(path, plan(path, recipe, dict(overrides))) for path in choose(notebooks, recipe)]
+    plans = [(path, parameters.plan(path, recipe, dict(overrides))) for path in choose(notebooks, recipe)]
     for path, params in plans:
         directory, record, found = runs.execute(
             path, params, recipe=recipe, out=out, force=force, progress=sys.stderr.isatty()

@@ -37,8 +37,11 @@ def confusions(
     y_true = np.asarray(y_true)
     p = {name: np.asarray(values, np.float32) for name, values in probabilities.items()}
     first = next(iter(p))
-    counts = evaluation.confusion_matrix(y_true, p[first].argmax(1), len(classes))
-    worst = evaluation.most_confused(counts, 1)
+
+    def count(name: str) -> np.ndarray:
+        return evaluation.confusion_matrix(y_true, p[name].argmax(1), len(classes))
+
+    worst = evaluation.most_confused(count(first), 1)
     start = (int(worst.true[0]), int(worst.predicted[0])) if len(worst) else (int(y_true[0]), int(y_true[0]))
 
     def draw(method: str, true_class: int, predicted: int) -> Figure:
@@ -56,9 +59,6 @@ def confusions(
     method = ipywidgets.Dropdown(options=list(p), value=first, description="method")
     true_class = ipywidgets.Dropdown(options=names, value=start[0], description="true")
     predicted = ipywidgets.Dropdown(options=names, value=start[1], description="predicted")
-
-    def count(name: str) -> np.ndarray:
-        return evaluation.confusion_matrix(y_true, p[name].argmax(1), len(classes))
 
     def choose(row: int, column: int) -> None:
         true_class.value, predicted.value = row, column

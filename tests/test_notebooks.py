@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from planted import leave_run
 
-from labutil import cli, parameters, runs
+from labutil import parameters, runs
 from labutil.datasets import load_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -144,7 +144,7 @@ def test_smoke_run_leaves_a_record(notebook, tmp_path, tmp_path_factory):
 def test_nbval_agrees_with_the_committed_outputs(notebook, tmp_path):
     """Cells marked NBVAL_CHECK_OUTPUT print the same at smoke size, in a kernel that papermill did not start."""
     copy = tmp_path / notebook.name
-    settings = cli.plan(notebook, "smoke", needs(notebook, tmp_path / "runs"))
+    settings = parameters.plan(notebook, "smoke", needs(notebook, tmp_path / "runs"))
     papermill.execute_notebook(str(notebook), str(copy), settings, prepare_only=True)
     marked = sum("NBVAL_CHECK_OUTPUT" in "".join(c["source"]) for c in json.loads(copy.read_text())["cells"])
     assert marked >= 2
@@ -231,5 +231,5 @@ def test_lesson_07_makes_runs_that_are_missing_and_reads_them(tmp_path):
     # Its own runs do not make it run anew; another run beside it does.
     assert "already complete" in command(*args).stdout
     leave_run(tmp_path, "05_supcon", y_true=np.arange(8) % 4)
-    notebook, params = NOTEBOOKS[-1], cli.plan(NOTEBOOKS[-1], "smoke", {})
+    notebook, params = NOTEBOOKS[-1], parameters.plan(NOTEBOOKS[-1], "smoke", {})
     assert runs.run_id(notebook, params, tmp_path) != own.parent.name

@@ -16,7 +16,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from labutil import autoencoders, cli, paths, runs
+from labutil import autoencoders, cli, parameters, paths, runs
 
 pty = pytest.importorskip("pty", reason="Windows has no pseudo-terminals")
 
@@ -211,8 +211,8 @@ def test_wrong_files_are_one_line_and_exit_2(files, tmp_path):
 
 
 def test_a_run_s_identity_covers_the_files_it_names(files, tmp_path):
-    notebook = cli.parameters.find_notebook(cli.paths.project_root() / "notebooks", "06")
-    params = cli.plan(notebook, None, {"autoencoder": str(files["model"])})
+    notebook = parameters.find_notebook(paths.project_root() / "notebooks", "06")
+    params = parameters.plan(notebook, None, {"autoencoder": str(files["model"])})
     first = runs.run_id(notebook, params)
     assert runs.run_id(notebook, params) == first
     os.utime(files["model"], ns=(1, 1))
