@@ -11,7 +11,10 @@ from typing import Any
 
 import click
 
-from labutil import parameters, paths, prediction, report_commands, runs, sources
+from labutil import paths, runs
+from labutil.data import sources
+from labutil.runs import parameters, report_e
+from labutil.runs.predict import check_path, default_path, find_run, predict_images, summary, write_table
 
 NOTEBOOKS = "notebooks"
 
@@ -63,7 +66,7 @@ def run(
     """
     plans = [(path, parameters.plan(path, recipe, dict(overrides))) for path in choose(notebooks, recipe)]
     for path, params in plans:
-        directory, record, found = runs.execute(
+        directory, record, found = runs.run_notebook(
             path, params, recipe=recipe, out=out, force=force, progress=sys.stderr.isatty()
         )
         click.echo(f"{runs.outcome(directory, record, found)}\n{runs.format_metrics(record['metrics'])}")
@@ -89,7 +92,7 @@ def data(spec: str) -> None:
     SPEC: cells, mnist5k, mnist, cifar10, bloodmnist@64, folder:PATH, npz:PATH, idx:DIR, ... (see data/README.md).
     """
     spec = sources.resolve(spec)
-    from labutil.datasets import load_dataset
+    from labutil.data import load_dataset
 
     found = load_dataset(spec)
     height, width = found.train.images.shape[2:]
@@ -122,16 +125,16 @@ def predict(run_name: str, spec: str, part: str | None, out: Path | None) -> Non
     RUN: a run's directory, its id or the beginning of one, or a notebook (02) for its newest complete run.
     SPEC: as for `labutil data`, or the path of a folder of images in any order, or of one image; labels are not needed.
     """
-    directory = prediction.find_run(run_name)
-    path = out or prediction.default_path(directory, spec, part)
-    prediction.check_path(path)  # before anything is computed
-    table = prediction.predict_images(directory, spec, part)
-    prediction.write_table(path, table)
+    directory = find_run(run_name)
+    path = out or default_path(directory, spec, part)
+    check_path(path)  # before anything is computed
+    table = predict_images(directory, spec, part)
+    write_table(path, table)
     images = "1 image" if len(table) == 1 else f"{len(table):,} images"
-    click.echo(f"{images}: {runs.show_path(path)}\n  {prediction.summary(table)}")
+    click.echo(f"{images}: {runs.show_path(path)}\n  {summary(table)}")
 
 
-for report_command in (report_commands.autoencoder, report_commands.classification):
+for report_command in (report_e.autoencoder, report_e.classification):
     main.command()(one_line_errors(report_command))
 
 
@@ -146,9 +149,10 @@ def compare(directory: Path | None) -> None:
     root = directory or paths.runs_dir()
     if not root.is_dir():  # before anything heavy is imported
         raise sources.DataError(f"{root} is no directory: give one that holds runs, or make some with labutil run all")
-    from labutil import compare_report
 
-    text, page = compare_report.write(root)
+    from labutil.compare import report
+
+    text, page = report.write(root)
     click.echo(f"{text}\n{runs.show_path(page)}")
 
 

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
 _seed = 0
 _generators: dict[str, torch.Generator] = {}
 

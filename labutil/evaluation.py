@@ -14,14 +14,93 @@ import torch
 from torch import nn
 
 from labutil.device import autocast, evaluation_mode, get_device, to_float, unwrapped
+from labutil.images import to_numpy
 
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import ArrayLike
-    from sklearn.pipeline import Pipeline
 
     Array = ArrayLike | torch.Tensor
     Curve = tuple[np.ndarray, np.ndarray, float]
+
+
+def average(members: Array | Sequence[Array]) -> np.ndarray:
+    """Mean of the members' probabilities, float64 (N, K): a deep ensemble's prediction (Lakshminarayanan et al. 2017).
+
+    Raises ValueError when the members are not probabilities (M, N, K), as every function here does.
+
+    Example:
+        p = average([predict(model, images).softmax(1) for model in folds])
+    """
+    return _members(members).mean(axis=0)
+
+
+def vote_shares(members: Array | Sequence[Array]) -> np.ndarray:
+    """Share of the members that predict each class, float64 (N, K); rows sum to 1. A member's vote is its most probable
+    class, the first of equals."""
+    p = _members(members)
+    votes = p.argmax(axis=2)
+    return (votes[:, :, None] == np.arange(p.shape[2])).mean(axis=0)
+
+
+def majority_vote(members: Array | Sequence[Array]) -> np.ndarray:
+    """The class that most members predict, int64 (N,). Among classes with equally many votes the one with the higher
+    average probability wins (then the first).
+
+    Example:
+        majority_vote([[[0.6, 0.4]], [[0.1, 0.9]]])  # [1]: one vote each, but the second member is surer
+    """
+    p = _members(members)
+    votes = np.rint(vote_shares(p) * len(p)).astype(np.int64)
+    tied = votes == votes.max(axis=1, keepdims=True)
+    return np.where(tied, p.mean(axis=0), -1.0).argmax(axis=1).astype(np.int64)
+
+
+def disagreement(members: Array | Sequence[Array]) -> np.ndarray:
+    """Share of the pairs of members that predict different classes, float64 (N,), in [0, 1]; 0 for a single member.
+
+    The disagreement measure of Skalak (1996) and Ho (1998), averaged over pairs as Kuncheva and Whitaker (2003,
+    https://doi.org/10.1023/A:1022859003006) do, for each image by itself.
+
+    Example:
+        sure = disagreement(members) == 0  # all members agree
+    """
+    p = _members(members)
+    m = len(p)
+    if m == 1:
+        return np.zeros(p.shape[1])
+    votes = np.rint(vote_shares(p) * m)
+    agreeing = (votes * (votes - 1)).sum(axis=1)  # ordered pairs within a class
+    return 1 - agreeing / (m * (m - 1))
+
+
+def mutual_information(members: Array | Sequence[Array]) -> np.ndarray:
+    """Entropy of the averaged prediction minus the members' average entropy, in nats, float64 (N,), 0 to log min(M, K).
+
+    High where members are sure of different classes: uncertainty about the model, which more data would lower. 0 where
+    all say the same, also if all are unsure: uncertainty in the image itself. (BALD: Houlsby et al. 2011,
+    arXiv:1112.5745; for ensembles Lakshminarayanan et al. 2017, arXiv:1612.01474.)
+
+    Example:
+        doubtful = mutual_information(members).argsort()[::-1][:12]
+    """
+    p = _members(members)
+    return np.maximum(_entropy(p.mean(axis=0)) - _entropy(p).mean(axis=0), 0.0)
+
+
+def _entropy(p: np.ndarray) -> np.ndarray:
+    return -(p * np.log(np.where(p > 0, p, 1.0))).sum(axis=-1)
+
+
+def _members(members: Array | Sequence[Array]) -> np.ndarray:
+    p = np.stack([to_numpy(m) for m in members]) if isinstance(members, list | tuple) else to_numpy(members)
+    if p.ndim != 3 or 0 in (p.shape[0], p.shape[2]):
+        raise ValueError(f"members: expected probabilities (M, N, K), got {p.shape}")
+    p = p.astype(np.float64)
+    # 0.01 lets bfloat16 rounding pass and stops logits
+    if p.size and not (p.min() >= 0 and np.abs(p.sum(axis=2) - 1).max() <= 0.01):
+        raise ValueError("members: every row must be non-negative and sum to 1; logits want .softmax(1) first")
+    return p
 
 
 def predict(
@@ -62,57 +141,6 @@ def predict(
         for start in range(0, max(len(images), 1), batch_size):
             outputs.append(model(to_float(images[start : start + batch_size], device)).float().cpu())
     return torch.cat(outputs)  # outside inference mode, so that a linear probe can train on it
-
-
-def linear_probe(h: Array, labels: Array, *, decay: float = 0.002, dimensions: int = 512) -> Pipeline:
-    """A linear classifier on frozen features: how much of the answer is in them in plain sight.
-
-    Signed roots of the features, on their leading principal axes, then multinomial logistic regression with an L2
-    penalty: a tenth of a second for a few thousand images, and the same every time. Features are not standardised
-    one by one: those that vary little say little (on generated cells that costs three points of accuracy).
-
-    Args:
-        h: float (N, D). labels: int (N,), two classes at least.
-        decay: penalty, for features scaled to a mean squared length of 100; 0.001 to 0.01 suits most sets.
-        dimensions: principal axes kept, at most.
-
-    Returns:
-        A fitted scikit-learn pipeline: `.predict_proba(h)`, `.score(h, labels)`, `.classes_`. Wants NumPy arrays.
-
-    Example:
-        probe = linear_probe(frozen_features(data.train.images), data.train.labels)
-        probe.score(frozen_features(data.val.images).numpy(), data.val.labels.numpy())
-    """
-    from sklearn.decomposition import PCA
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import FunctionTransformer
-    from threadpoolctl import threadpool_limits
-
-    x, y = to_numpy(h), to_numpy(labels)
-    power = signed_root(x).var(0).sum() / 100
-    solver = "covariance_eigh" if len(x) > x.shape[1] else "full"  # the former is fast, and fails on few images
-    axes = PCA(min(dimensions, x.shape[1], max(1, len(x) - 1)), svd_solver=solver)
-    classifier = LogisticRegression(C=1 / (2 * decay * len(x) * max(power, 1e-12)), max_iter=1000, tol=1e-3)
-    model = make_pipeline(FunctionTransformer(signed_root), axes, classifier)
-    with threadpool_limits(1):  # small products: threads that wait for each other cost more than they bring
-        return model.fit(x, y)
-
-
-def signed_root(x: np.ndarray) -> np.ndarray:
-    """Square root of the size, with the sign: no single large feature decides (Jegou et al. 2012).
-
-    `models.SignedRoot` is the same as a layer.
-    """
-    return np.sign(x) * np.sqrt(np.abs(x))
-
-
-def to_numpy(values: Array) -> np.ndarray:
-    """Any array-like as NumPy; torch's bfloat16, which NumPy lacks, as float32."""
-    if isinstance(values, torch.Tensor):
-        values = values.detach().cpu()
-        return (values.float() if values.is_floating_point() else values).numpy()
-    return np.asarray(values)
 
 
 def _labels(name: str, labels: Array, n_classes: int) -> np.ndarray:
@@ -328,37 +356,6 @@ def expected_calibration_error(y_true: Array, probabilities: Array, bins: int = 
     """
     table = calibration(y_true, probabilities, bins)
     return float(((table.accuracy - table.confidence).abs() * table["count"]).sum() / table["count"].sum())
-
-
-def stratified_sample(labels: Array, n: int, seed: int = 0) -> np.ndarray:
-    """Indices of n images in which every class keeps its share, to less than one image.
-
-    Args:
-        labels: integers (N,); -1 (unlabelled) is a group like any other.
-        n: how many; all N where n is larger.
-        seed: of the function's own generator.
-
-    Returns:
-        int64 (min(n, N),), rising, without repeats; indexes NumPy arrays and torch tensors alike.
-
-    Example:
-        few = stratified_sample(data.val.labels, 500)
-        xy = tsne(features[few])
-    """
-    y = to_numpy(labels)
-    if y.ndim != 1:
-        raise ValueError(f"labels: expected (N,), got {y.shape}")
-    if n < 0:
-        raise ValueError(f"n={n} must not be negative")
-    if n >= len(y):
-        return np.arange(len(y), dtype=np.int64)
-    rng = np.random.default_rng(seed)
-    _, group, counts = np.unique(y, return_inverse=True, return_counts=True)
-    # Whole images first (integer arithmetic: exact), then one more for the largest remainders, equals by lot.
-    take, remainder = np.divmod(counts * n, len(y))
-    take[np.lexsort((rng.random(len(counts)), -remainder))[: n - take.sum()]] += 1
-    chosen = [rng.choice(np.flatnonzero(group == g), size=size, replace=False) for g, size in enumerate(take)]
-    return np.sort(np.concatenate(chosen)).astype(np.int64)
 
 
 def tsne(features: Array, *, seed: int = 0, perplexity: float = 30, pca: int = 50) -> np.ndarray:

@@ -13,7 +13,45 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
+
+from labutil.paths import check_choice
+
+LOSSES = ("mse", "bce")
+
+
+def reconstruction_loss(logits: Tensor, x: Tensor, loss: str = "mse", reduction: str = "mean") -> Tensor:
+    """How far a reconstruction is from the image: a scalar, the mean over images, channels and pixels; with reduction
+    "none" a number for each of them.
+
+    "mse": (p - x)^2, and "bce": -x log p - (1 - x) log(1 - p), both with p = sigmoid(logits). The latter is least,
+    though above 0 for a gray pixel, at p = x; it is computed without overflow. Introduced in notebook 06.
+
+    logits, x: float (N, C, H, W), x in [0, 1].
+
+    Example:
+        loss = reconstruction_loss(model.decode(model.encode(x)), x, "bce")
+    """
+    check_choice("loss", loss, LOSSES)
+    if loss == "mse":
+        return F.mse_loss(logits.sigmoid(), x, reduction=reduction)
+    return F.binary_cross_entropy_with_logits(logits, x, reduction=reduction)
+
+
+class ReconstructionError(nn.Module):
+    """x (N, C, H, W) -> the loss of each image (N,), so that `evaluation.predict` can take any number of images.
+
+    Example:
+        evaluation.predict(ReconstructionError(model), data.val.images).mean()  # mean squared error
+    """
+
+    def __init__(self, model: nn.Module, loss: str = "mse") -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.model.decode(self.model.encode(x))
+        return reconstruction_loss(logits, x, self.loss, "none").flatten(1).mean(1)
 
 
 def info_nce(z_a: Tensor, z_b: Tensor, tau: float) -> Tensor:

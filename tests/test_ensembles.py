@@ -10,8 +10,8 @@ import pytest
 import torch
 from sklearn.model_selection import StratifiedKFold
 
-from labutil import ensembles
-from labutil.splits import stratified_folds
+from labutil import evaluation
+from labutil.data.splits import stratified_folds
 
 SHAPES = [(5, 40, 4), (1, 7, 3), (2, 30, 2), (4, 25, 2), (7, 20, 10), (3, 0, 3)]
 
@@ -24,9 +24,9 @@ def members(shape, seed=0, sharpness=2.0):
 def test_against_slow_loops(shape):
     p = members(shape).numpy()
     m, n, k = shape
-    average, shares = ensembles.average(p), ensembles.vote_shares(p)
+    average, shares = evaluation.average(p), evaluation.vote_shares(p)
     voted, apart, information = (
-        f(p) for f in (ensembles.majority_vote, ensembles.disagreement, ensembles.mutual_information)
+        f(p) for f in (evaluation.majority_vote, evaluation.disagreement, evaluation.mutual_information)
     )
     assert average.shape == shares.shape == (n, k)
     assert voted.shape == apart.shape == information.shape == (n,)
@@ -54,35 +54,35 @@ def test_ties_go_to_the_more_probable_of_the_tied():
         ]
     )
     # One vote each; then exactly equal averages: the first class; then two members that cannot decide.
-    assert ensembles.majority_vote(p).tolist() == [1, 0, 0]
+    assert evaluation.majority_vote(p).tolist() == [1, 0, 0]
     # The highest average may belong to a class without a majority: the majority counts.
     p = np.array([[[0.51, 0.49]], [[0.51, 0.49]], [[0.0, 1.0]]])
-    assert ensembles.majority_vote(p).tolist() == [0]
-    assert ensembles.average(p).argmax(1).tolist() == [1]
+    assert evaluation.majority_vote(p).tolist() == [0]
+    assert evaluation.average(p).argmax(1).tolist() == [1]
     # ... and one with the highest average but no vote among the tied does not win.
     p = np.array([[[0.5, 0.0, 0.45, 0.05]], [[0.0, 0.5, 0.45, 0.05]]])
-    assert ensembles.average(p).argmax(1).tolist() == [2]
-    assert ensembles.majority_vote(p).tolist() == [0]
+    assert evaluation.average(p).argmax(1).tolist() == [2]
+    assert evaluation.majority_vote(p).tolist() == [0]
 
 
 def test_limits_of_disagreement_and_information():
     eye = np.eye(3)
     apart = eye[:, None]  # three members, each sure of its own class
-    assert ensembles.disagreement(apart).tolist() == [1.0]
-    assert ensembles.mutual_information(apart) == pytest.approx([math.log(3)])
+    assert evaluation.disagreement(apart).tolist() == [1.0]
+    assert evaluation.mutual_information(apart) == pytest.approx([math.log(3)])
     unsure = np.full((4, 1, 3), 1 / 3)
-    assert ensembles.disagreement(unsure).tolist() == [0.0]
-    assert ensembles.mutual_information(unsure) == pytest.approx([0.0], abs=1e-12)
+    assert evaluation.disagreement(unsure).tolist() == [0.0]
+    assert evaluation.mutual_information(unsure) == pytest.approx([0.0], abs=1e-12)
     same = np.repeat(members((1, 50, 6)).numpy(), 5, axis=0)
-    assert ensembles.disagreement(same).max() == 0
-    information = ensembles.mutual_information(same)
+    assert evaluation.disagreement(same).max() == 0
+    information = evaluation.mutual_information(same)
     assert information.min() >= 0 and information.max() < 1e-12
 
 
 def test_any_kind_of_array():
     p = members((3, 8, 4)).float()
     for given in (p, p.numpy(), list(p), [q.numpy() for q in p], p.bfloat16(), p.tolist()):
-        got = ensembles.average(given)
+        got = evaluation.average(given)
         assert got.dtype == np.float64
         np.testing.assert_allclose(got, p.mean(0).numpy(), atol=0.01)
 
@@ -99,7 +99,7 @@ def test_any_kind_of_array():
 def test_what_is_not_probabilities_is_refused(bad, reason):
     for function in ("average", "vote_shares", "majority_vote", "disagreement", "mutual_information"):
         with pytest.raises(ValueError, match=reason):
-            getattr(ensembles, function)(bad)
+            getattr(evaluation, function)(bad)
 
 
 # Folds

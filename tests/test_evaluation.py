@@ -13,6 +13,8 @@ from sklearn.manifold import trustworthiness
 from torch import nn
 
 from labutil import evaluation as ev
+from labutil import representations
+from labutil.images import stratified_sample
 
 
 def random_case(seed: int, n: int, k: int, ties: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -209,7 +211,7 @@ def test_class_report_equals_scikit_learn():
 @given(st.lists(st.integers(-1, 6), min_size=1, max_size=80), st.integers(0, 90), st.integers(0, 9))
 def test_stratified_sample_keeps_shares(labels, n, seed):
     y = np.array(labels)
-    index = ev.stratified_sample(torch.from_numpy(y), n, seed)
+    index = stratified_sample(torch.from_numpy(y), n, seed)
     assert index.dtype == np.int64 and len(index) == min(n, len(y)) == len(set(index.tolist()))
     assert (np.diff(index) > 0).all()
     for k in np.unique(y):
@@ -218,18 +220,18 @@ def test_stratified_sample_keeps_shares(labels, n, seed):
 
 def test_stratified_sample_gives_the_last_image_to_the_largest_remainder():
     y = np.repeat([0, 1, 2], [7, 2, 1])  # shares of six images: 4.2, 1.2, 0.6
-    assert [np.bincount(y[ev.stratified_sample(y, 6, s)]).tolist() for s in range(5)] == [[4, 1, 1]] * 5
+    assert [np.bincount(y[stratified_sample(y, 6, s)]).tolist() for s in range(5)] == [[4, 1, 1]] * 5
 
 
 def test_stratified_sample_draws_by_seed_alone():
     y = np.arange(100) % 4
     np.random.seed(0)  # noqa: NPY002
     before = np.random.get_state()[1].copy()  # noqa: NPY002
-    a, b, c = (ev.stratified_sample(y, 10, seed) for seed in (0, 0, 1))
+    a, b, c = (stratified_sample(y, 10, seed) for seed in (0, 0, 1))
     assert (a == b).all() and (a != c).any()
     assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
     with pytest.raises(ValueError, match="n=-1"):
-        ev.stratified_sample(y, -1)
+        stratified_sample(y, -1)
 
 
 class Net(nn.Module):
@@ -347,20 +349,20 @@ def test_linear_probe_equals_logistic_regression_on_scaled_roots():
     rng = np.random.default_rng(0)
     y = rng.integers(0, 3, 150)
     h = rng.normal(size=(150, 12)) * 3 + np.eye(3, 12)[y] * 4
-    probe = ev.linear_probe(torch.from_numpy(h), torch.from_numpy(y), decay=0.003)
+    probe = representations.linear_probe(torch.from_numpy(h), torch.from_numpy(y), decay=0.003)
     x = np.sign(h) * np.abs(h) ** 0.5
     x = (x - x.mean(0)) * 10 / np.sqrt(((x - x.mean(0)) ** 2).sum(1).mean())
     slow = LogisticRegression(C=1 / (2 * 0.003 * 150), max_iter=5000, tol=1e-8).fit(x, y)
     np.testing.assert_allclose(probe.predict_proba(h), slow.predict_proba(x), atol=5e-3)
     assert probe.score(h, y) > 0.7
-    again = ev.linear_probe(torch.from_numpy(h), torch.from_numpy(y), decay=0.003)
+    again = representations.linear_probe(torch.from_numpy(h), torch.from_numpy(y), decay=0.003)
     np.testing.assert_array_equal(again.predict_proba(h), probe.predict_proba(h))
 
 
 def test_linear_probe_keeps_to_its_axes_and_classes():
     rng = np.random.default_rng(1)
     h, y = rng.normal(size=(20, 40)), np.repeat([2, 5], 10)
-    probe = ev.linear_probe(h, y, dimensions=4)
+    probe = representations.linear_probe(h, y, dimensions=4)
     assert probe.predict_proba(h).shape == (20, 2)
     assert probe.classes_.tolist() == [2, 5]
     assert probe[1].n_components_ == 4

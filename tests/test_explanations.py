@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from labutil import drawing, explanations, explore, models, plots
+from labutil import explore, grad_cam, models, plots
 
 torch.set_num_threads(1)
 LITE0 = "tf_efficientnet_lite0"
@@ -69,7 +69,7 @@ MODELS = {
 def test_against_a_loop_over_images_channels_and_places(name):
     model = classifier(name.split(",")[0], **MODELS[name])
     x = images(3)
-    got = [explanations.grad_cam(model, x, [k] * 3, batch_size=2) for k in range(4)]
+    got = [grad_cam.grad_cam(model, x, [k] * 3, batch_size=2) for k in range(4)]
     assert all(heat.dtype == torch.float32 and heat.shape == (3, 32, 32) for heat in got)
     model.eval()
     rest = rest_of(model)
@@ -104,18 +104,18 @@ def test_average_pooling_and_a_linear_head_give_cam():
         heat = F.interpolate(cam[:, k : k + 1].clamp(min=0), (32, 32), mode="bilinear", align_corners=False)[:, 0]
         largest = heat.amax((1, 2), keepdim=True)
         expected = torch.where(largest > 0, heat / largest.clamp(min=1e-12), 0)
-        got = explanations.grad_cam(model, x, [k] * 4)
+        got = grad_cam.grad_cam(model, x, [k] * 4)
         torch.testing.assert_close(got, expected.detach(), rtol=1e-4, atol=1e-5)
         assert set(got.amax((1, 2)).tolist()) <= {0.0, 1.0}
-    predicted = explanations.grad_cam(model, x)
-    torch.testing.assert_close(predicted, explanations.grad_cam(model, x, logits.argmax(1)))
+    predicted = grad_cam.grad_cam(model, x)
+    torch.testing.assert_close(predicted, grad_cam.grad_cam(model, x, logits.argmax(1)))
 
 
 def test_a_class_that_nothing_speaks_for_has_an_empty_map():
     model = classifier("resnet8")
     with torch.no_grad():
         model.head.weight[2] = -model.head.weight[2].abs()  # maps after a ReLU are never negative
-    heat = explanations.grad_cam(model, images(), torch.full((5,), 2))
+    heat = grad_cam.grad_cam(model, images(), torch.full((5,), 2))
     assert heat.shape == (5, 32, 32) and heat.abs().max() == 0
 
 
@@ -137,12 +137,12 @@ def test_where_the_evidence_is():
         model.head.weight.copy_(torch.tensor([[1.0], [-1.0]]))
     x = torch.zeros(1, 1, 32, 32, dtype=torch.uint8)
     x[..., 4:12, 20:28] = 255
-    heat = explanations.grad_cam(model, x, [0])[0]
+    heat = grad_cam.grad_cam(model, x, [0])[0]
     row, column = divmod(int(heat.argmax()), 32)
     assert 4 <= row < 12 and 20 <= column < 28
     assert heat[20:].max() == 0
-    assert explanations.grad_cam(model, x, [1]).max() == 0
-    assert explanations.grad_cam(models.Classifier(encoder, 3), x).shape == (1, 32, 32)
+    assert grad_cam.grad_cam(model, x, [1]).max() == 0
+    assert grad_cam.grad_cam(models.Classifier(encoder, 3), x).shape == (1, 32, 32)
 
 
 def test_the_model_is_left_as_it_was():
@@ -154,19 +154,19 @@ def test_the_model_is_left_as_it_was():
     modes = [m.training for m in model.modules()]
     wanted = [p.requires_grad for p in model.parameters()]
     x = images()
-    together = explanations.grad_cam(model, x)
+    together = grad_cam.grad_cam(model, x)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert [m.training for m in model.modules()] == modes
     assert [p.requires_grad for p in model.parameters()] == wanted
     assert all(p.grad is None for p in model.parameters())
     assert "feature_maps" not in vars(model.encoder)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):  # whatever surrounds it
-        torch.testing.assert_close(explanations.grad_cam(model, x, batch_size=2), together, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(grad_cam.grad_cam(model, x, batch_size=2), together, rtol=1e-3, atol=1e-4)
     model.requires_grad_(False)
-    torch.testing.assert_close(explanations.grad_cam(model, x), together)
-    assert explanations.grad_cam(model, x[:0]).shape == (0, 32, 32)
+    torch.testing.assert_close(grad_cam.grad_cam(model, x), together)
+    assert grad_cam.grad_cam(model, x[:0]).shape == (0, 32, 32)
     with pytest.raises(ValueError, match="between 0 and 3"):
-        explanations.grad_cam(model, x, [0, 1, 2, 3, 4])
+        grad_cam.grad_cam(model, x, [0, 1, 2, 3, 4])
     assert "feature_maps" not in vars(model.encoder) and [m.training for m in model.modules()] == modes
 
 
@@ -174,11 +174,9 @@ def test_a_mirrored_encoder_sees_both_images():
     plain = classifier("resnet8", input_size=48)
     model = models.Classifier(models.Mirrored(plain.encoder), 4, plain.head)
     x = images(4)
-    heat = explanations.grad_cam(model, x, [0, 1, 2, 3])
+    heat = grad_cam.grad_cam(model, x, [0, 1, 2, 3])
     assert heat.amax() == 1
-    torch.testing.assert_close(
-        explanations.grad_cam(model, x.flip(3), [0, 1, 2, 3]), heat.flip(2), rtol=1e-3, atol=1e-3
-    )
+    torch.testing.assert_close(grad_cam.grad_cam(model, x.flip(3), [0, 1, 2, 3]), heat.flip(2), rtol=1e-3, atol=1e-3)
     # Linear head and average pooling: the mean of both CAMs.
     model.eval()
     both = torch.stack([x, x.flip(3)]).float() / 255
@@ -204,7 +202,7 @@ def test_a_network_that_goes_round_its_maps():
             return x.mean((2, 3))
 
     with pytest.raises(ValueError, match="feature_maps of Odd was called 0 times, not 1"):
-        explanations.grad_cam(models.Classifier(Odd(), 2), images())
+        grad_cam.grad_cam(models.Classifier(Odd(), 2), images())
 
 
 def test_basic_cnn_itself():
@@ -212,7 +210,7 @@ def test_basic_cnn_itself():
     model = models.BasicCNN(4, 1, 28)
     x = images(2, 1, 28)
     assert model.feature_maps(x.float()).shape == (2, 128, 3, 3)
-    assert explanations.grad_cam(model, x).shape == (2, 28, 28)
+    assert grad_cam.grad_cam(model, x).shape == (2, 28, 28)
 
 
 @pytest.mark.parametrize(
@@ -228,13 +226,13 @@ def test_basic_cnn_itself():
 )
 def test_what_has_no_map_is_refused(model, x, target, message):
     with pytest.raises(ValueError, match=message):
-        explanations.grad_cam(model or classifier(), x, target)
+        grad_cam.grad_cam(model or classifier(), x, target)
 
 
 def test_tokens_are_no_maps():
     model = models.Classifier(models.encoder("vit_tiny_patch16_224", input_size=224), 2)
     with pytest.raises(ValueError, match=r"feature_maps of TimmEncoder are \(1, 197, 192\), not \(N, D, h, w\)"):
-        explanations.grad_cam(model, images(1))
+        grad_cam.grad_cam(model, images(1))
 
 
 # Figures
@@ -260,7 +258,7 @@ def test_heat_maps_show_each_image_above_its_map(n, channels, side):
     assert texts(figure).count("image") == texts(figure).count("map") == -(-n // 6)
     assert figure.get_suptitle() == "where it looks"
     pixels = sum(np.prod(i.get_array().shape[:2]) for i in figure.axes[0].images)
-    assert pixels < 2 * drawing.PIXEL_BUDGET
+    assert pixels < 2 * plots.PIXEL_BUDGET
     figure.canvas.draw()
 
 

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from labutil import device, evaluation, features, models, pretrained
-from labutil.features import batch_size, feature_size, frozen_features
+from labutil import device, evaluation, models, representations
 from labutil.paths import DataError
+from labutil.representations import batch_size, feature_size, frozen_features
 
 
 def _images(n: int = 3, channels: int = 3, side: int = 20, seed: int = 0) -> Tensor:
@@ -60,8 +60,8 @@ def test_features_are_the_networks_own(channels, monkeypatch):
     monkeypatch.setattr(device, "default_precision", lambda *_: "fp32")
     monkeypatch.setattr(device, "get_device", lambda: torch.device("cpu"))
     images = _images(channels=channels)
-    model = timm.create_model(features.DEFAULT, num_classes=0).eval()
-    pretrained.load(model, features.DEFAULT)
+    model = timm.create_model(representations.DEFAULT, num_classes=0).eval()
+    models.load_weights(model, representations.DEFAULT)
     pixels = F.interpolate(images.expand(-1, 3, -1, -1).float(), (96, 96), mode="bicubic").clamp(0, 255)
     with torch.inference_mode():
         expected = model((pixels - 127) / 128)
@@ -172,7 +172,7 @@ def test_more_images_than_a_batch_keep_their_order(monkeypatch):
     monkeypatch.setattr(device, "default_precision", lambda *_: "fp32")
     images = _images(5)
     at_once = frozen_features(images, size=32, cache=False)
-    monkeypatch.setattr(features, "batch_size", lambda _: 2)
+    monkeypatch.setattr(representations, "batch_size", lambda _: 2)
     torch.testing.assert_close(frozen_features(images, size=32, cache=False), at_once, rtol=1e-2, atol=1e-2)
     assert float(torch.cdist(at_once, at_once).fill_diagonal_(9).min()) > 1  # or any order would do
 
@@ -277,7 +277,7 @@ def test_eigenvectors_of_a_matrix_of_low_rank():
     """Many equal eigenvalues, on which single precision may give up: still an orthonormal basis."""
     g = torch.Generator().manual_seed(0)
     h = torch.randn(20, 600, generator=g) @ torch.diag(torch.logspace(1, -4, 600))
-    values, vectors = features.eigenvectors(h.T @ h)
+    values, vectors = representations.eigenvectors(h.T @ h)
     expected = torch.linalg.svdvals(h.double()).square().flip(0)
     torch.testing.assert_close(values[-20:].double(), expected, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(vectors.T @ vectors, torch.eye(600), rtol=0, atol=1e-3)
@@ -292,6 +292,6 @@ def test_eigenvectors_falls_back_to_double(monkeypatch):
         return eigh(matrix)
 
     monkeypatch.setattr(torch.linalg, "eigh", refuses_singles)
-    values, vectors = features.eigenvectors(torch.diag(torch.tensor([3.0, 1.0])))
+    values, vectors = representations.eigenvectors(torch.diag(torch.tensor([3.0, 1.0])))
     assert values.dtype == vectors.dtype == torch.float32
     assert values.tolist() == [1.0, 3.0]

@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 from planted import leave_run
 
-from labutil import parameters, runs
-from labutil.datasets import load_dataset
+from labutil import runs
+from labutil.data import load_dataset
+from labutil.runs import parameters
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -213,7 +214,7 @@ def test_recipes_run_cut_to_a_few_steps(path, stand_ins, tmp_path):
     small = stand_ins.get(wanted.split(":")[0], wanted)  # what comes with the workbook stands for itself
     cut = {k: v for k, v in CUT.items() if k in declared} | {"dataset": small}
     cut |= OWN_CUT.get(path.stem[:2], {})
-    _, record, _ = runs.execute(notebook, parameters.merge(notebook, settings, cut), out=tmp_path)
+    _, record, _ = runs.run_notebook(notebook, parameters.merge(notebook, settings, cut), out=tmp_path)
     assert record["status"] == "complete"
 
 

@@ -17,7 +17,8 @@ import pytest
 import torch
 from matplotlib.text import Text
 
-from labutil import cells, explore, plots
+from labutil import explore, plots
+from labutil.data import cells
 
 COUNTS = (2, 8, 10, 15, 31, 100, 200)
 

@@ -14,15 +14,15 @@ from scipy import stats
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
-from labutil import cells, device, policies
+from labutil import device, policies
+from labutil.corruptions import CORRUPTIONS, corrupt
+from labutil.data import cells
 from labutil.policies import (
     AUG_MIX,
-    CORRUPTIONS,
     OPERATIONS,
     RAND_AUGMENT,
     apply_operations,
     aug_mix,
-    corrupt,
     cut_mix,
     jsd,
     mix_up,

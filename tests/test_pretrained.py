@@ -23,7 +23,7 @@ from sklearn.datasets import load_sample_images
 from timm.data import ImageNetInfo
 from torch import Tensor, nn
 
-from labutil import models, pretrained
+from labutil import models
 
 LITE0 = "tf_efficientnet_lite0"
 
@@ -32,7 +32,7 @@ LITE0 = "tf_efficientnet_lite0"
 def lite0() -> nn.Module:
     """timm's whole network with its 1,000-class layer."""
     model = timm.create_model(LITE0).eval()
-    pretrained.load(model, LITE0)
+    models.load_weights(model, LITE0)
     return model
 
 
@@ -83,10 +83,10 @@ def test_the_installed_weights_need_no_network(monkeypatch):
 
 
 def test_each_network_has_the_normalisation_it_was_trained_with():
-    for got, expected in zip(pretrained.normalisation(LITE0), (0.498, 0.502), strict=True):
+    for got, expected in zip(models.normalisation(LITE0), (0.498, 0.502), strict=True):
         assert got == pytest.approx((expected,) * 3, abs=1e-3)
-    assert pretrained.normalisation("resnet18") == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    assert pretrained.normalisation("vit_tiny_patch16_224") == ((0.5,) * 3, (0.5,) * 3)
+    assert models.normalisation("resnet18") == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert models.normalisation("vit_tiny_patch16_224") == ((0.5,) * 3, (0.5,) * 3)
     encoder = models.encoder(LITE0, pretrained=True, mean=(0.1,) * 3, std=(0.9,) * 3)  # the data's own do not count
     assert encoder.normalize.mean.flatten().tolist() == pytest.approx([127 / 255] * 3)
 
@@ -272,7 +272,7 @@ _ASK = """
 import sys, time
 import torch, timm, huggingface_hub
 from labutil import models
-from labutil.pretrained import WeightsError
+from labutil.models import WeightsError
 for _ in range(2):
     for name in ("resnet18", "resnet34"):
         start = time.monotonic()

@@ -34,7 +34,7 @@ def test_every_dependency_is_used():
         "jupyterlab": "jupyterlab",
         "torch": "torch",
     }
-    files = [*(ROOT / "labutil").glob("*.py"), *(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "tests").rglob("*.py")]
+    files = [*(ROOT / "labutil").rglob("*.py"), *(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "tests").rglob("*.py")]
     text = "\n".join(p.read_text() for p in files)
     for dependency in PROJECT["dependencies"]:
         name = re.split(r">=", dependency)[0]

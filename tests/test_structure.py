@@ -5,93 +5,90 @@ from __future__ import annotations
 import ast
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from labutil import parameters
+from labutil.runs import parameters
 
 ROOT = Path(__file__).resolve().parent.parent
-# From the command down to the hardware. A module imports only from rows below its own.
-LAYERS = [
-    ["__main__"],
-    ["cli"],
-    ["compare_report"],
-    ["compare_models", "missing"],
-    ["prediction", "report_commands"],
-    ["checks", "explore"],
-    ["explore_transfer", "explore_contrastive", "explore_autoencoder", "explore_comparison"],
-    ["exploring"],
-    ["checks_contrastive", "checks_transfer", "checks_autoencoder", "checks_comparison"],
-    ["checking"],
-    ["compare_plots"],
-    ["plots"],
-    ["drawing"],
-    ["claims"],
-    ["comparison"],
-    ["results"],
-    ["runs"],
-    ["cleaning"],
-    ["duplicates"],
-    ["features", "probing"],
-    ["embeddings", "ensembles"],
-    ["evaluation"],
-    ["significance"],
-    ["training"],
-    ["policies"],
-    ["explanations"],
-    ["augment", "models", "listing", "losses"],
-    ["pretrained", "networks", "autoencoders"],
-    ["datasets"],
-    ["published", "folders", "faults"],
-    ["readers", "cache", "splits", "defects"],
-    ["download"],
-    ["device"],
-    ["parameters"],
-    ["sources"],
-    ["cells", "medmnist", "paths", "messages"],
-]
+# Who may import whom: the core no wing, and each wing those that it builds on.
+WINGS = {
+    "data": {"core", "cleaning"},  # until planting faults leaves load_dataset
+    "cleaning": {"core", "data"},
+    "runs": {"core", "data"},
+    "compare": {"core", "data", "runs"},
+    "course": {"core", "data", "cleaning", "runs", "compare"},
+    "cli": {"core", "data", "cleaning", "runs", "compare", "course"},
+    "__main__": {"cli"},
+}
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-MODULES = sorted((ROOT / "labutil").glob("*.py"))
+MODULES = sorted((ROOT / "labutil").rglob("*.py"))
+
+
+def place(module: str) -> str:
+    """The wing that holds a module, "labutil.data.store" -> "data"; or "core"."""
+    part = module.split(".")[1] if "." in module else "core"
+    return part if part in WINGS else "core"
 
 
 def imported(path: Path) -> set[str]:
-    """labutil's modules that a file imports, anywhere in it."""
+    """labutil's modules that a file imports, anywhere in it but under `if TYPE_CHECKING:`, which never runs."""
+    tree = ast.parse(path.read_text())
+    guarded = [n for n in ast.walk(tree) if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test)]
+    never = {id(n) for g in guarded for n in ast.walk(g)}
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module == "labutil":
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("labutil."):
-            found.add(node.module.split(".")[1])
-        elif isinstance(node, ast.Import):
-            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("labutil.")}
-        assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path.name}: relative import"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and id(node) not in never:
+            assert not node.level, f"{path.name}: relative import"
+            if (node.module or "").split(".")[0] == "labutil":
+                inner = {f"{node.module}.{alias.name}" for alias in node.names}
+                found |= {name if name in NAMES else node.module for name in inner}
+        elif isinstance(node, ast.Import) and id(node) not in never:
+            found |= {a.name for a in node.names if a.name.split(".")[0] == "labutil"}
     return found
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
-def test_imports_go_one_way(path):
-    rank = {name: i for i, layer in enumerate(LAYERS) for name in layer}
-    if path.stem == "__init__":
-        assert not imported(path)
-        return
-    assert path.stem in rank, f"say where {path.stem} belongs, in LAYERS"
-    typing_only = _typing_imports(path)
-    wrong = {name for name in imported(path) - typing_only if rank[name] <= rank[path.stem]}
-    assert not wrong, f"{path.name} imports {wrong}, which lie above or beside it"
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def _typing_imports(path: Path) -> set[str]:
-    """Imports under `if TYPE_CHECKING:` never run."""
-    found, elsewhere = set(), set()
-    tree = ast.parse(path.read_text())
-    guarded = [n for n in ast.walk(tree) if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test)]
-    inside = {id(n) for g in guarded for n in ast.walk(g)}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("labutil"):
-            names = {a.name for a in node.names} if node.module == "labutil" else {node.module.split(".")[1]}
-            (found if id(node) in inside else elsewhere).update(names)
-    return found - elsewhere
+NAMES = {name_of(path): path for path in MODULES}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_wings_stand_on_the_core_and_never_the_other_way(name):
+    own = place(name)
+    allowed = WINGS.get(own, set()) | {own}
+    wrong = {module for module in imported(NAMES[name]) if place(module) not in allowed and module != "labutil"}
+    assert not wrong, f"{name} imports {wrong}"
+
+
+def test_imports_make_no_circles():
+    arrows = {name: imported(path) - {name, "labutil"} for name, path in NAMES.items()}
+    left = set(arrows)
+    while True:
+        free = {name for name in left if not arrows[name] & left}
+        if not free:
+            break
+        left -= free
+    assert not left, f"these import each other: {sorted(left)}"
+
+
+def test_the_core_imports_no_wing_and_nothing_heavy_before_it_is_used():
+    script = """
+import sys
+from labutil import augment, losses, models, training
+loaded = set(sys.modules)
+heavy = {"pandas", "matplotlib", "sklearn", "seaborn"} & loaded
+wings = {m for m in loaded if m.startswith(("labutil.data", "labutil.runs", "labutil.cleaning", "labutil.compare"))}
+print(heavy, wings)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["set()", "set()"], done.stdout
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -148,7 +145,7 @@ def test_nothing_names_a_machine(path):
     text = path.read_text()
     found = re.findall(r"(?<![\w.:])/(?:home|root|Users|work|mnt|tmp)/[\w.-]+", text)
     assert not found, f"{path.name} holds the path {found[0]}"
-    if path.suffix == ".py" and path.parent.name == "labutil":
+    if path.suffix == ".py" and path in MODULES:
         assert ".cuda(" not in text
 
 

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from labutil import device, training
-from labutil.training import ResumeError, fit, lr_factor, make_optimizer
+from labutil.checkpoint import ResumeError
+from labutil.training import fit, lr_factor, make_optimizer
 
 
 class FakeRun:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from labutil import evaluation, models, training
+from labutil import evaluation, models, representations, training
 
 LITE0 = "tf_efficientnet_lite0"
 torch.set_num_threads(1)
@@ -175,8 +175,8 @@ def features(n=400, dim=60, classes=5, seed=0, zeros=0.3):
 @pytest.mark.parametrize("classes", [2, 3, 5])
 def test_the_heads_softmax_is_the_probes(classes):
     h, labels = features(classes=classes)
-    probe = evaluation.linear_probe(h[:300], labels[:300])
-    head = models.probe_head(probe, classes)
+    probe = representations.linear_probe(h[:300], labels[:300])
+    head = representations.probe_head(probe, classes)
     assert [type(m).__name__ for m in head] == ["SignedRoot", "Linear"]
     p = head(torch.from_numpy(h)).softmax(1)
     np.testing.assert_allclose(p.detach().numpy(), probe.predict_proba(h), atol=1e-4)
@@ -187,8 +187,8 @@ def test_the_heads_softmax_is_the_probes(classes):
 def test_classes_that_the_probe_has_not_seen(present):
     h, labels = features(n=300, classes=5)
     kept = np.isin(labels, present)
-    probe = evaluation.linear_probe(h[kept], labels[kept])
-    head = models.probe_head(probe, 6)
+    probe = representations.linear_probe(h[kept], labels[kept])
+    head = representations.probe_head(probe, 6)
     logits = head(torch.from_numpy(h))
     p = logits.softmax(1).detach().numpy()
     np.testing.assert_allclose(p[:, present], probe.predict_proba(h), atol=1e-4)
@@ -203,7 +203,9 @@ def test_classes_that_the_probe_has_not_seen(present):
 def test_the_signed_root_and_its_gradient():
     x = torch.tensor([-4.0, -1e-4, -1e-9, 0.0, 1e-12, 2e-4, 0.25, 1e4], requires_grad=True)
     root = models.SignedRoot()(x)
-    torch.testing.assert_close(root, torch.from_numpy(evaluation.signed_root(x.detach().numpy())), atol=1e-8, rtol=1e-6)
+    torch.testing.assert_close(
+        root, torch.from_numpy(representations.signed_root(x.detach().numpy())), atol=1e-8, rtol=1e-6
+    )
     root.sum().backward()
     expected = torch.tensor([0.25, 50, 100, 100, 100, 0.5 / 2e-4**0.5, 1, 0.005])
     torch.testing.assert_close(x.grad[[0, 2, 3, 4, 5, 6, 7]], expected[[0, 2, 3, 4, 5, 6, 7]])
@@ -223,9 +225,9 @@ def test_only_a_linear_probe_becomes_a_head():
     h, labels = features(n=100)
     other = make_pipeline(StandardScaler(), LogisticRegression()).fit(h, labels)
     with pytest.raises(ValueError, match="the fitted pipeline that evaluation"):
-        models.probe_head(other, 5)
+        representations.probe_head(other, 5)
     with pytest.raises(ValueError, match="n_classes=4: the probe knows labels from 0 to 4"):
-        models.probe_head(evaluation.linear_probe(h, labels), 4)
+        representations.probe_head(representations.linear_probe(h, labels), 4)
 
 
 def test_rebuild_knows_a_probes_head(tmp_path):
@@ -234,8 +236,8 @@ def test_rebuild_knows_a_probes_head(tmp_path):
     encoder = models.encoder("resnet8")
     images = data(60, side=16)
     h = evaluation.predict(encoder, images.images, precision="fp32")
-    probe = evaluation.linear_probe(h, images.labels)
-    model = models.Classifier(encoder, 3, models.probe_head(probe, 3))
+    probe = representations.linear_probe(h, images.labels)
+    model = models.Classifier(encoder, 3, representations.probe_head(probe, 3))
     p = evaluation.predict(model, images.images, precision="fp32").softmax(1)
     np.testing.assert_allclose(p.numpy(), probe.predict_proba(h.numpy()), atol=1e-4)
     training.fit(lambda x, y: F.cross_entropy(model(x), y), [model], images, epochs=3, batch_size=30, lr=1e-3)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from labutil import device
-from labutil.datasets import ImageSet
+from labutil.images import ImageSet
 from labutil.training import fit, make_optimizer
 
 

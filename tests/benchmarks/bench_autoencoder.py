@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from labutil import device, models
-from labutil.autoencoders import reconstruction_loss
+from labutil.losses import reconstruction_loss
 
 # filters, batch, steps; the last is the reference model
 CASES = (((16, 32), 64, 40), ((32, 64), 256, 8), ((128, 256), 64, 4))

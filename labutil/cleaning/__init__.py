@@ -1,0 +1,19 @@
+"""What is wrong with a set of images: each fault with a score, a report of what was found, and planted faults."""
+
+from labutil import on_demand
+
+__getattr__, __dir__ = on_demand(
+    __name__,
+    {
+        "near_duplicates": "duplicates",  # the same picture twice, most alike first
+        "outliers": "detectors",  # images that do not belong, worst first
+        "image_quality": "detectors",  # dark, bright, blurred, odd sizes
+        "copies": "detectors",  # which of the near-duplicates to remove
+        "conflicting_labels": "detectors",  # copies whose labels differ
+        "label_issues": "detectors",  # doubted labels, worst first
+        "label_features": "detectors",
+        "out_of_fold_probabilities": "detectors",
+        "THRESHOLDS": "detectors",
+        "CleaningReport": "report",  # what was found, row by row; applies it to a data set
+    },
+)

@@ -1,0 +1,249 @@
+"""Single defective images, drawn by `faults`: changed copies, damaged images, and images that belong to no set.
+
+An image is uint8 (C, H, W), C = 1 or 3, of any size; functions return new arrays. Random numbers come from the caller's
+generator alone.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.random import Generator
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Shape = tuple[int, int, int]  # channels, height, width
+_FOREIGN = ("grace_hopper.jpg", "logo2.png", "Minduka_Present_Blue_Pack.png")  # matplotlib's sample data
+_PHOTOGRAPHS = ("china.jpg", "flower.jpg")  # scikit-learn's
+_MODES = {1: "L", 3: "RGB"}  # Pillow's, by number of channels
+
+
+# Changed copies
+
+
+def vary(image: np.ndarray, rng: Generator, *, slightly: bool = False) -> np.ndarray:
+    """A copy that a person would call the same picture, changed in one to three ways, in any order: shifted by up to
+    8% of a side, zoomed by 0.85 to 1.2 or sampled down and up again, compressed as JPEG of quality 20 to 70, lighter or
+    darker or of other contrast by up to 20%, flipped, noisy.
+
+    `slightly`: shift, light and compression only, and of about 40% that strength. Never the same bytes as `image`.
+    """
+    changes = (_shift, _tone, _jpeg) if slightly else (_shift, _tone, _jpeg, _rescale, _flip, _add_noise)
+    strength = 0.4 if slightly else 1.0
+    changed = image
+    for i in rng.permutation(len(changes))[: rng.integers(1, 4)]:
+        changed = changes[i](changed, rng, strength)
+    while np.array_equal(changed, image):  # a symmetric image flipped, an even one shifted
+        changed = _add_noise(image, rng, strength)
+    return changed
+
+
+def _shift(image: np.ndarray, rng: Generator, strength: float) -> np.ndarray:
+    _, height, width = image.shape
+    y, x = (rng.uniform(-1, 1) * max(1, 0.08 * strength * side) for side in (height, width))
+    if rng.random() < 0.5:
+        y, x = round(y), round(x)
+    return _window(image, y, x, height, width, rng)
+
+
+def _rescale(image: np.ndarray, rng: Generator, strength: float) -> np.ndarray:
+    _, height, width = image.shape
+    if rng.random() < 0.3:
+        factor, method = rng.uniform(0.4, 0.75), int(rng.integers(4))  # Pillow numbers its filters
+        small = _to_pillow(image).resize((max(5, round(factor * width)), max(5, round(factor * height))), method)
+        return _to_array(small.resize((width, height), int(rng.choice([2, 3]))))
+    zoom = rng.uniform(0.85, 0.95) if rng.random() < 0.5 else rng.uniform(1.05, 1.2)
+    h, w = height / zoom, width / zoom
+    return _window(image, (height - h) / 2, (width - w) / 2, h, w, rng)
+
+
+def _jpeg(image: np.ndarray, rng: Generator, strength: float) -> np.ndarray:
+    from PIL import Image
+
+    file = io.BytesIO()
+    _to_pillow(image).save(file, "JPEG", quality=int(rng.integers(20, 71) if strength == 1 else rng.integers(60, 91)))
+    return _to_array(Image.open(file))
+
+
+def _tone(image: np.ndarray, rng: Generator, strength: float) -> np.ndarray:
+    brightness, contrast = 1 + strength * rng.choice([-1, 1], 2) * rng.uniform([0.07, 0], 0.2)
+    middle = image.mean()
+    return _to_uint8((image - middle) * contrast + middle * brightness)
+
+
+def _flip(image: np.ndarray, rng: Generator, strength: float) -> np.ndarray:
+    return np.flip(image, int(rng.integers(1, 3)))
+
+
+def _add_noise(image: np.ndarray, rng: Generator, strength: float) -> np.ndarray:
+    return _to_uint8(image + rng.normal(0, rng.uniform(2, 8) * strength, image.shape))
+
+
+def _window(image: np.ndarray, top: float, left: float, height: float, width: float, rng: Generator) -> np.ndarray:
+    """A part of an image at the image's size; what lies outside repeats the edge, or mirrors the image."""
+    _, y, x = image.shape
+    mode = "edge" if rng.random() < 0.5 else "symmetric"
+    padded = np.pad(image, ((0, 0), (y // 3 + 2,) * 2, (x // 3 + 2,) * 2), mode)
+    top, left = top + y // 3 + 2, left + x // 3 + 2
+    return _resize(_to_pillow(padded), y, x, (left, top, left + width, top + height))
+
+
+# Damaged images
+
+
+def blend(image: np.ndarray, picture: np.ndarray, share: float) -> np.ndarray:
+    """`share` of `picture` laid over an image."""
+    return _to_uint8((1 - share) * image + share * picture.astype(float))
+
+
+def overexpose(image: np.ndarray, rng: Generator) -> np.ndarray:
+    """Gain and offset so that all but the darkest 5 to 35% clip to white, and the darkest value is light."""
+    least, most = float(image.min()), float(image.max())
+    clip = max(np.quantile(image, rng.uniform(0.05, 0.35)), least + 0.15 * (most - least), least + 1)
+    darkest = rng.uniform(150, 235)
+    return _to_uint8(255 - (clip - image) * (255 - darkest) / (clip - least))
+
+
+def blur(image: np.ndarray, rng: Generator) -> np.ndarray:
+    """Out of focus by about a tenth of a side: a Gaussian, a box twice, or few pixels scaled up; half noisy."""
+    from PIL import ImageFilter
+
+    _, height, width = image.shape
+    kind, radius = rng.integers(3), rng.uniform(0.07, 0.13) * min(height, width)
+    pillow = _to_pillow(image)
+    if kind == 0:
+        blurred = _to_array(pillow.filter(ImageFilter.GaussianBlur(radius)))
+    elif kind == 1:
+        blurred = _to_array(pillow.filter(ImageFilter.BoxBlur(1.2 * radius)).filter(ImageFilter.BoxBlur(1.2 * radius)))
+    else:
+        few = [max(3, round(side / (2.2 * radius))) for side in (width, height)]
+        blurred = _resize(pillow.resize(few, 4), height, width, method=3)  # 4: means over boxes, 3: bicubic
+    return _add_noise(blurred, rng, 0.3) if rng.random() < 0.5 else blurred
+
+
+# Images of no class
+
+
+def foreign_picture(shape: Shape, rng: Generator) -> np.ndarray:
+    """A square part, 60 to 100% of the shorter side, of a picture that comes with matplotlib."""
+    import matplotlib
+    from PIL import Image
+
+    path = Path(matplotlib.get_data_path()) / "sample_data" / str(rng.choice(_FOREIGN))
+    picture = Image.open(path).convert("RGBA")
+    picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert(_MODES[shape[0]])
+    parts = [_part(picture, _box(picture, shape, rng.uniform(0.6, 1), rng), shape) for _ in range(5)]
+    return max(parts, key=np.std)  # rather not the white beside a logo
+
+
+def photographs(count: int, shape: Shape, rng: Generator) -> Iterator[np.ndarray]:
+    """Parts, of several scales, of the two photographs that come with scikit-learn; some of them mirrored. They overlap
+    as little as a few tries for each can achieve."""
+    from PIL import Image
+    from sklearn.datasets import load_sample_image
+
+    pictures = [Image.fromarray(load_sample_image(name)).convert(_MODES[shape[0]]) for name in _PHOTOGRAPHS]
+    taken: list[list[tuple[float, ...]]] = [[] for _ in pictures]
+    for _ in range(count):
+        which = int(rng.integers(len(pictures)))
+        boxes = [_box(pictures[which], shape, math.exp(rng.uniform(math.log(0.15), 0)), rng) for _ in range(16)]
+        boxes.sort(key=lambda box, others=taken[which]: _overlap(box, others))
+        for box in boxes:
+            part = _part(pictures[which], box, shape)
+            if part.std((1, 2)).mean() > 20:  # a piece of bare sky would be a blank frame
+                break
+        taken[which].append(box)
+        yield part[..., ::-1] if rng.random() < 0.3 else part
+
+
+def noise(shape: Shape, rng: Generator) -> np.ndarray:
+    """A frame of uniform, Gaussian, coarse or salt-and-pepper noise; one in three of a colour set in gray."""
+    channels, height, width = shape
+    kind = rng.integers(4)
+    if rng.random() < 1 / 3:
+        channels = 1
+    if kind == 0:
+        frame = rng.integers(0, 256, (channels, height, width))
+    elif kind == 1:
+        frame = rng.normal(rng.uniform(60, 200), rng.uniform(15, 60), (channels, height, width))
+    elif kind == 2:
+        grain = rng.integers(2, max(3, min(height, width) // 6) + 1)
+        few = rng.integers(0, 256, (channels, -(-height // grain), -(-width // grain)), np.uint8)
+        frame = _resize(_to_pillow(few), height, width, method=int(rng.choice([0, 2, 3])))
+    else:
+        frame = rng.uniform(0, 255) + 255 * rng.choice([-1, 0, 1], (channels, height, width), p=[0.15, 0.7, 0.15])
+    return np.broadcast_to(_to_uint8(frame), shape)
+
+
+def blanks(count: int, shape: Shape, rng: Generator) -> Iterator[np.ndarray]:
+    """Frames of almost one colour: black, dark, gray or white, some with a slow gradient or the noise of a sensor. No
+    two have the same bytes."""
+    seen = set()
+    ramp = np.add.outer(np.linspace(-1, 1, shape[1]), np.linspace(-1, 1, shape[2]))
+    for _ in range(count):
+        low, high = ((0, 6), (15, 50), (90, 170), (240, 255))[rng.integers(4)]
+        frame = rng.uniform(low, high) + rng.uniform(-3, 3, (shape[0], 1, 1)) + np.zeros(shape)
+        if rng.random() < 0.25:
+            frame += rng.uniform(-6, 6) * ramp
+        if rng.random() < 0.5:
+            frame += rng.normal(0, rng.uniform(0.7, 4), shape)
+        while (image := _to_uint8(frame)).tobytes() in seen:
+            frame = frame.clip(2, 253) + rng.normal(0, 2, shape)
+        seen.add(image.tobytes())
+        yield image
+
+
+def _box(picture: Image.Image, shape: Shape, share: float, rng: Generator) -> tuple[float, ...]:
+    """A random part of the proportions of `shape`, whose sides are `share` of the longest that fit: left, top, right,
+    bottom."""
+    _, height, width = shape
+    scale = share * min(picture.width / width, picture.height / height)
+    left, top = rng.uniform(0, picture.width - scale * width), rng.uniform(0, picture.height - scale * height)
+    return left, top, left + scale * width, top + scale * height
+
+
+def _part(picture: Image.Image, box: tuple[float, ...], shape: Shape) -> np.ndarray:
+    # Pillow's sum of fractions may exceed the picture by a rounding error
+    box = (box[0], box[1], min(box[2], picture.width), min(box[3], picture.height))
+    return _resize(picture, *shape[1:], box)
+
+
+def _overlap(box: tuple[float, ...], others: list[tuple[float, ...]]) -> float:
+    """The greatest intersection over union of a box with others."""
+    if not others:
+        return 0.0
+    left, top, right, bottom = np.array(others).T
+    across = np.minimum(right, box[2]) - np.maximum(left, box[0])
+    down = np.minimum(bottom, box[3]) - np.maximum(top, box[1])
+    both = across.clip(0) * down.clip(0)
+    return float((both / ((right - left) * (bottom - top) + (box[2] - box[0]) * (box[3] - box[1]) - both)).max())
+
+
+# Pillow
+
+
+def _to_pillow(image: np.ndarray) -> Image.Image:
+    from PIL import Image
+
+    return Image.fromarray(np.ascontiguousarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)))
+
+
+def _to_array(picture: Image.Image) -> np.ndarray:
+    pixels = np.asarray(picture)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def _resize(
+    picture: Image.Image, height: int, width: int, box: tuple[float, ...] | None = None, method: int = 2
+) -> np.ndarray:
+    return _to_array(picture.resize((width, height), method, box))  # 2: bilinear
+
+
+def _to_uint8(values: np.ndarray) -> np.ndarray:
+    return np.rint(values).clip(0, 255).astype(np.uint8)

@@ -1,0 +1,361 @@
+"""Near-duplicates: the same photograph twice, changed a little. Candidates first, then a second opinion on each.
+
+1. Candidates: each image's nearest by frozen features (the same thing in view), by 8x8 pixels (the same layout), and
+   by texture (the same spatial frequencies, wherever they lie and mirrored or not).
+2. Alignment: of the likeliest, scale, mirroring and shift by correlation, then an affine map by least squares.
+3. Confirmation: how well the aligned pictures agree, window by window. Two aeroplanes before a plain sky agree as
+   wholes and in no window; two copies agree in each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from labutil.augment import Augment
+from labutil.device import to_float
+from labutil.representations import check_images, eigenvectors, frozen_features
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SIDE = 32  # pixels a side at which pictures are compared, whatever their own size
+_SCALES = (0.83, 1.0, 1.2)  # tried before the affine map is fitted
+COARSE = 48  # pixels a side at which the network looks for candidates; 64 and 96 find no more of them
+_DIMENSIONS = 128
+_MAX_SHIFT = 5  # pixels of SIDE / 2
+_LUMA = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+# What is done to copies: how features move under it says what to look past. Edges are filled in one way or another.
+_COPIES = [
+    Augment(
+        crop_scale=(0.75, 1.0), flip=0.3, vertical_flip=0.1, rotation=6, zoom=0.15, translation=0.08, padding_mode=edge,
+        brightness=0.3, contrast=0.3, saturation=0.6, grayscale=0.05, blur=(0.3, 1.0), blur_p=0.3, noise=0.05,
+    )
+    for edge in ("reflection", "zeros")
+]  # fmt: skip
+_CHUNK = 2048  # pairs at once
+
+
+def near_duplicates(
+    images: Tensor | np.ndarray, reference: Tensor | np.ndarray | None = None, *, neighbours: int = 10
+) -> pd.DataFrame:
+    """Pairs of images that may show the same picture: moved, scaled, mirrored, recompressed, brighter, ...
+
+    Within one set, or, with `reference`, between two: the leak from training to test is
+    `near_duplicates(test, reference=train)`.
+
+    Args:
+        images: uint8 (N, C, H, W), C = 1 or 3.
+        reference: uint8 (M, C, H, W) of any size; None: `images` themselves.
+        neighbours: candidates of each kind an image, before the second opinion.
+
+    Returns:
+        DataFrame(index, reference_index, score), most alike first. score in [0, 1] is a fitted probability: above
+        0.5 is more likely than not the same picture; 1 is for identical bytes. Within one set each pair comes once,
+        index > reference_index. It lists the candidates that were looked at closely, most of them no duplicates.
+
+    Raises:
+        ValueError: not uint8 images, or `neighbours` below 1.
+
+    Example:
+        pairs = near_duplicates(data.train.images)
+        pairs[pairs.score > 0.5]
+    """
+    import pandas as pd
+
+    if neighbours < 1:
+        raise ValueError(f"neighbours={neighbours} must be at least 1")
+    x = check_images("images", images)
+    y = x if reference is None else check_images("reference", reference)
+    columns = {"index": np.empty(0, np.int64), "reference_index": np.empty(0, np.int64), "score": np.empty(0)}
+    if len(x) and len(y) and not (reference is None and len(x) == 1):
+        pairs, log_odds, same = _examine(x, None if reference is None else y, neighbours)
+        # An image that resembles ten others is likelier one of a series than a copy: its k-th best partner starts
+        # with odds k times lower.
+        rank = torch.maximum(*(_rank(log_odds, of) for of in pairs.T))
+        score = torch.where(same, 1.0, torch.sigmoid(log_odds - rank.log()))
+        order = torch.argsort(score, descending=True, stable=True)
+        columns = dict(zip(columns, (*pairs[order].T.numpy(), score[order].numpy()), strict=True))
+    return pd.DataFrame(columns)
+
+
+def _examine(x: Tensor, y: Tensor | None, neighbours: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The pairs looked at closely (P, 2), log odds that they are copies (P,), and whether their bytes are the same."""
+    within = y is None
+    y = x if within else y
+    small_x = _small(x)
+    small_y = small_x if within else _small(y)
+    views = [_embeddings(x, y), *((f(small_x), f(small_y)) for f in (_layout, _texture))]
+    identical = _identical(x, y, within)
+    pairs = torch.cat([*(_nearest(a, b, neighbours, within) for a, b in views), identical])
+    if within:
+        pairs = pairs.sort(1, descending=True).values
+    pairs = _unique(pairs, len(small_y))
+    # Kept at any rate: plain frames have nothing to be alike by, and of many equal images any could be dropped.
+    sure = torch.isin(_number(pairs, len(small_y)), _number(identical, len(small_y)))
+    alike = torch.stack([_dots(a, b, pairs) for a, b in views], 1)
+    keep = _best(_standard(alike).logsumexp(1), 4 * len(x), sure)  # alike in any view
+    pairs, alike, sure = pairs[keep], alike[keep], sure[keep]
+    theta, correlation = _coarse(small_x, small_y, pairs)
+    keep = _best(_standard(alike[:, 0]) + 2 * _standard(correlation), max(3000, len(x)), sure)
+    pairs, theta = pairs[keep], theta[keep]
+    chunks = zip(pairs.split(_CHUNK), theta.split(_CHUNK), strict=True)
+    log_odds = torch.cat([_confirm(small_x[c[:, 0]], small_y[c[:, 1]], t) for c, t in chunks]).double()
+    same = _same_bytes(x, y, pairs)
+    # Frames without detail look alike whatever they are: only equal bytes make them copies.
+    plain = (_contrast(small_x)[pairs[:, 0]] < 3) | (_contrast(small_y)[pairs[:, 1]] < 3)
+    return pairs, torch.where(plain, log_odds.clamp(max=-2), log_odds), same
+
+
+def _contrast(small: Tensor) -> Tensor:
+    """Standard deviation of the gray picture at half size, where noise has averaged out, in gray levels (N,)."""
+    halves = (F.avg_pool2d(_gray(chunk), 2).flatten(1) for chunk in small.split(4096))
+    return torch.cat([half.std(1, unbiased=False) * 255 for half in halves])
+
+
+def _small(images: Tensor) -> Tensor:
+    """uint8 (N, 3, SIDE, SIDE)."""
+    out = []
+    for chunk in images.split(4096):
+        if chunk.shape[2:] != (SIDE, SIDE):
+            chunk = F.interpolate(chunk, size=(SIDE, SIDE), mode="bilinear", antialias=True)  # noqa: PLW2901
+        out.append(chunk.expand(-1, 3, -1, -1))
+    return torch.cat(out)
+
+
+def _unit(v: Tensor) -> Tensor:
+    return F.normalize(v, dim=1)
+
+
+def _embeddings(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Features in which copying changes little: linear discriminants (Fisher, 1936) of copies of some of the images.
+
+    A network trained to tell kinds apart mixes what an image shows with how it was taken. Features of altered copies
+    of 500 images tell which directions copying moves, and those count less; unit length.
+    """
+    h_x = frozen_features(x, size=COARSE)
+    h_y = h_x if y is x else frozen_features(y, size=COARSE)
+    copies = torch.Generator().manual_seed(0)
+    rows = torch.randperm(len(y), generator=copies)[:500]
+    halves = zip(_COPIES, rows.chunk(len(_COPIES)), strict=False)
+    altered = torch.cat([alter(to_float(y[half], "cpu"), copies) for alter, half in halves])
+    change = frozen_features((altered * 255).round().to(torch.uint8), size=COARSE, cache=False) - h_y[rows]
+    within = change.T @ change / len(change)
+    within += (within.diagonal().mean() + 1e-6) * torch.eye(len(within))  # fewer copies than features
+    values, vectors = eigenvectors(within)
+    whiten = vectors * values.rsqrt()
+    mean = h_y.mean(0)
+    total = whiten.T @ (h_y.T @ h_y / len(h_y) - mean[:, None] * mean) @ whiten
+    axes = whiten @ eigenvectors(total)[1][:, -_DIMENSIONS:]
+    return tuple(_unit(h @ axes - mean @ axes) for h in (h_x, h_y))
+
+
+def _layout(small: Tensor) -> Tensor:
+    """8x8 colours less their mean, unit length: float (N, 192)."""
+    v = torch.cat([F.avg_pool2d(chunk.float(), SIDE // 8).flatten(1) for chunk in small.split(4096)])
+    return _unit(v - v.mean(1, keepdim=True))
+
+
+def _texture(small: Tensor) -> Tensor:
+    """Size of the spatial frequencies of the detail at half size: unchanged by shifts, and here by mirroring."""
+    parts = []
+    for chunk in small.split(4096):
+        detail = _detail(F.avg_pool2d(_gray(chunk), 2), 5)[:, 0]
+        power = torch.fft.fft2(detail).abs()[:, :, : SIDE // 4 + 1]
+        parts.append((power + power.flip(1).roll(1, 1)).sqrt().flatten(1))
+    v = torch.cat(parts)
+    return _unit(v - v.mean(1, keepdim=True))
+
+
+def _nearest(a: Tensor, b: Tensor, k: int, within: bool) -> Tensor:
+    """Pairs (P, 2) of each row of `a` and its k nearest rows of `b` by cosine; within one set not itself."""
+    k = min(k + within, len(b))
+    half = torch.bfloat16 if len(b) > 4096 else torch.float32  # only who is near matters, not how near
+    a, bt = a.to(half), b.to(half).T
+    out = []
+    for start in range(0, len(a), 1024):
+        j = (a[start : start + 1024] @ bt).topk(k, 1).indices
+        out.append(torch.stack([torch.arange(start, start + len(j)).repeat_interleave(k), j.flatten()], 1))
+    pairs = torch.cat(out)
+    return pairs[pairs[:, 0] != pairs[:, 1]] if within else pairs
+
+
+def _identical(x: Tensor, y: Tensor, within: bool) -> Tensor:
+    """Each image with one earlier image of the same bytes, so that copies are found whatever lies near them."""
+    if x.shape[1:] != y.shape[1:]:
+        return torch.empty(0, 2, dtype=torch.int64)
+    seen: dict[bytes, int] = {}
+    pairs = []
+    for j, image in enumerate(y):
+        digest = hashlib.blake2b(image.contiguous().numpy(), digest_size=16).digest()
+        if within and digest in seen:
+            pairs.append((j, seen[digest]))
+        seen[digest] = j
+    if not within:
+        digests = (hashlib.blake2b(image.contiguous().numpy(), digest_size=16).digest() for image in x)
+        pairs = [(i, seen[digest]) for i, digest in enumerate(digests) if digest in seen]
+    return torch.tensor(pairs, dtype=torch.int64).view(-1, 2)
+
+
+def _same_bytes(x: Tensor, y: Tensor, pairs: Tensor) -> Tensor:
+    if x.shape[1:] != y.shape[1:]:
+        return torch.zeros(len(pairs), dtype=torch.bool)
+    return torch.cat([(x[c[:, 0]] == y[c[:, 1]]).flatten(1).all(1) for c in pairs.split(256)])
+
+
+def _number(pairs: Tensor, count: int) -> Tensor:
+    return pairs[:, 0] * count + pairs[:, 1]
+
+
+def _unique(pairs: Tensor, count: int) -> Tensor:
+    key = torch.unique(_number(pairs, count))
+    return torch.stack([key // count, key % count], 1)
+
+
+def _dots(a: Tensor, b: Tensor, pairs: Tensor) -> Tensor:
+    return torch.cat([(a[c[:, 0]] * b[c[:, 1]]).sum(1) for c in pairs.split(32768)])
+
+
+def _standard(values: Tensor) -> Tensor:
+    return (values - values.mean(0)) / (values.std(0, unbiased=False) + 1e-6)
+
+
+def _best(score: Tensor, count: int, sure: Tensor) -> Tensor:
+    """Positions of those that are sure (a mask) and of the highest others, in ascending order."""
+    return score.masked_fill(sure, torch.inf).topk(min(count, len(score))).indices.sort().values
+
+
+def _gray(small: Tensor) -> Tensor:
+    return (to_float(small, "cpu") * _LUMA).sum(1, keepdim=True)
+
+
+def _detail(g: Tensor, window: int) -> Tensor:
+    """What is left of gray pictures without their local mean: mean 0 and unit length, or near 0 where there is none."""
+    edge = window // 2
+    g = g - F.avg_pool2d(F.pad(g, (edge,) * 4, mode="reflect"), window, 1)
+    g = g - g.mean((2, 3), keepdim=True)
+    return g / (g.flatten(1).norm(dim=1).view(-1, 1, 1, 1) + 0.01)
+
+
+def _warp(x: Tensor, theta: Tensor) -> Tensor:
+    grid = F.affine_grid(theta, x.shape, align_corners=False)
+    return F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
+
+
+def _starts() -> Tensor:
+    """The maps tried first (12, 2, 3): three scales, mirrored left-right, top-bottom, both and not at all."""
+    scales = torch.tensor([(x / s, y / s, 1.0) for x in (1, -1) for y in (1, -1) for s in _SCALES])
+    return torch.diag_embed(scales)[:, :2]
+
+
+def _coarse(small_x: Tensor, small_y: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
+    """For each pair the map (2, 3) of `_starts` and the shift that correlate best, and that correlation; at half size.
+
+    Correlation by Fourier transform, zero-padded; every picture is transformed once, not once a pair.
+    """
+    half, pad = SIDE // 2, SIDE // 2 + 8
+    starts = _starts()
+    x, y = (torch.cat([F.avg_pool2d(_gray(chunk), 2) for chunk in small.split(4096)]) for small in (small_x, small_y))
+
+    def spectrum(g: Tensor) -> Tensor:
+        return torch.cat([torch.fft.rfft2(_detail(chunk, 5)[:, 0], s=(pad, pad)) for chunk in g.split(4096)])
+
+    target = spectrum(y)
+    reach = torch.arange(-_MAX_SHIFT, _MAX_SHIFT + 1)
+    best = torch.full((len(pairs),), -torch.inf)
+    theta = torch.zeros(len(pairs), 2, 3)
+    for start in starts:
+        source = spectrum(_warp(x, start.expand(len(x), -1, -1)))
+        for rows in torch.arange(len(pairs)).split(8192):
+            i, j = pairs[rows].T
+            c = torch.fft.irfft2(source[i].conj() * target[j], s=(pad, pad))
+            value, at = c[:, reach][:, :, reach].flatten(1).max(1)
+            # the picture moves by (dx, dy), so the map that samples it moves the other way
+            moved = torch.stack([reach[at % len(reach)], reach[at // len(reach)]], 1) * 2 / half
+            found = start.expand(len(rows), -1, -1).clone()
+            found[:, :, 2] = -(start[:, :2] @ moved.T).T
+            better = value > best[rows]
+            best[rows] = torch.where(better, value, best[rows])
+            theta[rows] = torch.where(better[:, None, None], found, theta[rows])
+    return theta, best
+
+
+def _smooth(g: Tensor) -> Tensor:
+    row = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
+    channels = g.shape[1]
+    kernel = (row[:, None] * row[None]).expand(channels, 1, 5, 5)
+    return F.conv2d(F.pad(g, (2,) * 4, mode="reflect"), kernel, groups=channels)
+
+
+def _refine(p: Tensor, q: Tensor, theta: Tensor, steps: int = 6) -> Tensor:
+    """The affine map that makes the detail of gray picture p most like that of q: Gauss-Newton (Lucas and Kanade,
+    1981), here on locally centred pictures, so that a change of brightness or contrast does not pull at it."""
+    axis = (torch.arange(SIDE) * 2 + 1) / SIDE - 1
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    position = torch.stack([x, y, torch.ones_like(x)], -1).view(-1, 3)
+    dx = F.pad(p[..., 2:] - p[..., :-2], (1, 1, 0, 0)) * SIDE / 4  # per unit of the map, whose picture is 2 wide
+    dy = F.pad(p[..., 2:, :] - p[..., :-2, :], (0, 0, 1, 1)) * SIDE / 4
+    stack = _smooth(torch.cat([p, dx, dy], 1))
+    target = _detail(_smooth(q), 9).flatten(1)
+    for _ in range(steps):
+        w = _warp(stack, theta)
+        g = w[:, :1] - F.avg_pool2d(F.pad(w[:, :1], (4,) * 4, mode="reflect"), 9, 1)
+        g = (g - g.mean((2, 3), keepdim=True)).flatten(1)
+        residual = target * (g.norm(dim=1, keepdim=True) + 0.01) - g
+        slope = torch.cat([w[:, k].flatten(1)[:, :, None] * position for k in (1, 2)], 2)  # (n, pixels, 6)
+        a, b = slope.mT @ slope, slope.mT @ residual[:, :, None]
+        damping = 0.03 * a.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] + 1e-4
+        step = torch.linalg.solve(a + damping * torch.eye(6), b)[:, :, 0]
+        theta = theta + step.clamp(-0.1, 0.1).view(-1, 2, 3)
+    return theta
+
+
+def _confirm(x: Tensor, y: Tensor, theta: Tensor) -> Tensor:
+    """Log odds (n,) that each x, aligned, and its y show the same picture."""
+    p, q = _gray(x), _gray(y)
+    # A fit that ran away is worse than where it began.
+    return torch.maximum(_log_odds(p, q, theta), _log_odds(p, q, _refine(p, q, theta)))
+
+
+def _log_odds(p: Tensor, q: Tensor, theta: Tensor) -> Tensor:
+    """Two facts, weighed as a logistic regression did on altered copies of blood cells, digits and photographs, and on
+    490 pairs of photographs judged by eye: correlation in windows, and what is left of q once p explains it."""
+    g = _warp(p, theta)
+    seen = _inside(theta)
+    u, v, covered = (F.unfold(image, 8, stride=4) for image in (g, q, seen))  # 49 windows of 8x8 pixels
+    u, v = u - u.mean(1, keepdim=True), v - v.mean(1, keepdim=True)
+    floor = 0.0256  # a contrast of 0.02, five gray levels, counts as detail; a plain sky agrees with no other
+    local = (u * v).sum(1) / ((u * u).sum(1).sqrt() * (v * v).sum(1).sqrt() + floor)
+    counts = (covered.mean(1) > 0.9).float()  # what lies outside p is unknown; at least half must be known
+    windows = (local * counts).sum(1) / counts.sum(1).clamp(min=25)
+    seen = seen.flatten(1)
+    share = seen / seen.sum(1, keepdim=True).clamp(min=SIDE * SIDE / 2)
+    g, q = (s.flatten(1) - (s.flatten(1) * share).sum(1, keepdim=True) for s in (_smooth(g), _smooth(q)))
+    gain = ((g * q * share).sum(1, keepdim=True) / ((g * g * share).sum(1, keepdim=True) + 1e-6)).clamp(0.5, 2)
+    residual = ((q - gain * g) ** 2 * share).sum(1).sqrt() * 255  # gray levels
+    # What is moved out of the picture cannot disagree any more, so it costs.
+    return 13.9 * windows - 2.67 * (residual + 0.5).log() - 3.0 * (1 - seen.mean(1)) - 3.96
+
+
+def _inside(theta: Tensor) -> Tensor:
+    """1 where the map stays inside the picture, else 0: (n, 1, SIDE, SIDE)."""
+    grid = F.affine_grid(theta, [len(theta), 1, SIDE, SIDE], align_corners=False)
+    return (grid.abs() <= 1).all(-1, keepdim=True).float().permute(0, 3, 1, 2)
+
+
+def _rank(log_odds: Tensor, of: Tensor) -> Tensor:
+    """Place (P,) of each pair, from 1, among the pairs of the same image `of` (P,)."""
+    order = torch.argsort(log_odds, descending=True, stable=True)
+    order = order[torch.argsort(of[order], stable=True)]
+    image = of[order]
+    place = torch.arange(len(order))
+    first = torch.ones(len(order), dtype=torch.bool)
+    first[1:] = image[1:] != image[:-1]
+    rank = torch.empty_like(order)
+    rank[order] = place - torch.where(first, place, 0).cummax(0).values + 1
+    return rank

@@ -1,0 +1,353 @@
+"""Plant faults in a clean set of images and know where they are: what a lesson on data cleaning scores itself with.
+
+| kind | what is planted | label |
+|---|---|---|
+| `exact_duplicate` | a copy of an image, byte for byte | its image's |
+| `near_duplicate` | a copy changed in one to three of the ways of `defects.vary` | its image's |
+| `conflicting_duplicate` | either of the two | another class |
+| `foreign` | one picture of something else, many times over, half of them the same bytes | drawn at random |
+| `blend` | an image mixed with that picture | its image's |
+| `photograph` | crops of natural photographs | drawn at random |
+| `noise` | frames of noise, fine or coarse | drawn at random |
+| `blank` | frames of almost one colour | drawn at random |
+| `overexposed` | an image washed out until most of it clips | its image's |
+| `blurred` | an image so far out of focus that its detail is gone | its image's |
+| `random_label` | nothing: an image's label is replaced | any other class |
+| `lookalike_label` | the same | the other class that the image resembles most |
+| `leak` | copies of test images, exact or near | their own |
+
+An image has one fault at most, and what copies are made of is free of faults. Kinds do not share their originals.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.random import Generator
+
+from labutil.cleaning import defects
+from labutil.paths import DataError, did_you_mean
+
+if TYPE_CHECKING:
+    import pandas
+
+VERSION = 1  # part of fingerprints: raise it when a changed line changes what is planted
+# What one number is spread over: the share of each kind, 1 in all.
+MIX = {
+    "exact_duplicate": 0.09,
+    "near_duplicate": 0.14,
+    "conflicting_duplicate": 0.07,
+    "foreign": 0.12,
+    "blend": 0.08,
+    "photograph": 0.06,
+    "noise": 0.05,
+    "blank": 0.05,
+    "overexposed": 0.04,
+    "blurred": 0.04,
+    "random_label": 0.12,
+    "lookalike_label": 0.09,
+    "leak": 0.05,
+}
+KINDS = tuple(MIX)
+MOST = 0.5  # of the training images, for one kind, and for all where one number is given
+_DUPLICATES = ("exact_duplicate", "near_duplicate", "conflicting_duplicate")
+_DAMAGED = ("blend", "overexposed", "blurred")
+_OUTLIERS = ("foreign", "photograph", "noise", "blank", *_DAMAGED)
+_RELABELLED = ("random_label", "lookalike_label")
+_WRONG_LABEL = (*_RELABELLED, "conflicting_duplicate")
+_EFFECTS, _CHOICE, _PICTURE, _ORDER = range(4)  # each draws its own random numbers
+
+
+def shares(faults: float | Mapping[str, float] | None) -> dict[str, float]:
+    """The share of each kind, in the order of `KINDS`, from the parameter `faults` of `load_dataset`; {} for none.
+
+    Raises:
+        DataError: no number or dict, an unknown kind, or a share out of range.
+
+    Example:
+        shares(0.1)["foreign"]  # 0.012: a tenth, spread as `MIX` says
+    """
+    if faults is None:
+        return {}
+    if not isinstance(faults, Mapping):
+        if not _is_share(faults):
+            raise DataError(
+                f"faults={faults!r} must be a share of the training images from 0 to {MOST}, or a dict of kinds and "
+                f"shares such as {{'foreign': 0.02}}"
+            )
+        return {kind: float(faults) * share for kind, share in MIX.items()} if faults else {}
+    for kind, share in faults.items():
+        if kind not in MIX:
+            raise DataError(f"faults: {kind!r}{did_you_mean(kind, KINDS)} is no kind of fault: {', '.join(KINDS)}")
+        if not _is_share(share):
+            raise DataError(f"faults: {kind}={share!r} must be a share of the training images from 0 to {MOST}")
+    if (total := math.fsum(faults.values())) > 1 + 1e-9:
+        raise DataError(f"faults: the shares sum to {total:g}: make them smaller, until it is 1 at most")
+    return {kind: float(faults[kind]) for kind in KINDS if faults.get(kind)}
+
+
+def _is_share(value: object) -> bool:
+    return (
+        isinstance(value, int | float | np.integer | np.floating)
+        and not isinstance(value, bool)
+        and bool(0 <= value <= MOST)
+    )
+
+
+def plant(
+    images: np.ndarray,
+    labels: np.ndarray,
+    n_classes: int,
+    rates: Mapping[str, float],
+    seed: int,
+    leak_from: tuple[np.ndarray, np.ndarray] | None = None,
+) -> tuple[np.ndarray, np.ndarray, pandas.DataFrame]:
+    """Plant `round(rate * N)` faults of each kind, at least one; all images are then put into random order.
+
+    Fewer are planted where images run out. Labels are only changed where there are labels, and two classes.
+
+    Args:
+        images: uint8 (N, C, H, W), C = 1 or 3; not changed.
+        labels: int64 (N,), -1: none; not changed.
+        n_classes: labels are below it.
+        rates: kind -> share of N, as from `shares`.
+        seed: at least 0; decides everything.
+        leak_from: test images and labels, for `leak`; without them no leak is planted.
+
+    Returns:
+        Images and labels with the faults, and the truth, a row a fault: `index`, its row in the returned images;
+        `kind`; `original`, the row in the returned images of what it was made from, -1 where there is none, and for
+        `leak` the row in the test images; `true_label`, what the label should be, -1 for what belongs to no class.
+
+    Example:
+        images, labels, truth = plant(images, labels, 8, {"foreign": 0.02, "random_label": 0.05}, seed=0)
+    """
+    import pandas
+
+    counts = {kind: max(1, round(rates[kind] * len(images))) for kind in KINDS if rates.get(kind, 0) > 0}
+    chosen = _choose(counts, labels, n_classes, seed)
+    given, found = labels.copy(), []  # found: (row before shuffling, kind, original, true label)
+    for kind in _RELABELLED:
+        if kind in chosen:
+            rows, rng = chosen[kind], _rng(seed, _EFFECTS, kind)
+            given[rows] = _relabel(kind, images, labels, rows, n_classes, rng)
+            found += [(row, kind, -1, labels[row]) for row in rows]
+    added, added_labels = [], []
+    for kind, count in counts.items():
+        rows, rng = chosen.get(kind, ()), _rng(seed, _EFFECTS, kind)
+        if kind in _DUPLICATES:
+            made = _duplicates(kind, images, labels, rows, n_classes, rng)
+        elif kind in _DAMAGED:
+            made = _damaged(kind, images, labels, rows, seed, rng)
+        elif kind == "leak":
+            made = _leaks(count, *leak_from, rng) if leak_from and len(leak_from[0]) else ()
+        elif kind in _OUTLIERS:
+            made = _strangers(kind, count, images.shape[1:], n_classes if (labels >= 0).any() else 0, seed, rng)
+        else:
+            continue
+        for image, label, original, true_label in made:
+            found.append((len(images) + len(added), kind, original, true_label))
+            added.append(image)
+            added_labels.append(label)
+
+    place = np.random.default_rng([seed, _ORDER]).permutation(len(images) + len(added))  # of each row, its new one
+    out, out_labels = np.empty((len(place), *images.shape[1:]), np.uint8), np.empty(len(place), np.int64)
+    out[place[: len(images)]], out_labels[place[: len(images)]] = images, given
+    if added:
+        out[place[len(images) :]], out_labels[place[len(images) :]] = np.stack(added), added_labels
+    truth = pandas.DataFrame(found, columns=["index", "kind", "original", "true_label"])
+    truth = truth.astype({"index": np.int64, "original": np.int64, "true_label": np.int64})
+    inside = ((truth["original"] >= 0) & (truth["kind"] != "leak")).to_numpy()
+    truth["index"] = place[truth["index"].to_numpy()]
+    truth.loc[inside, "original"] = place[truth["original"].to_numpy()[inside]]
+    return out, out_labels, truth.sort_values("index", ignore_index=True)
+
+
+# What is right, for scoring
+
+
+def duplicate_pairs(truth: pandas.DataFrame) -> set[tuple[int, int]]:
+    """Every pair (i, j), i < j, of rows that show the same: copies, their original, each other; all `foreign`; leaks of
+    one test image. See `doubtful_pairs` for what a score should leave out.
+
+    Example:
+        {(i, j) for i, j in found if (i, j) in duplicate_pairs(data.faults)}
+    """
+    groups: dict[object, set[int]] = {}
+    for index, kind, original, _ in truth.itertuples(index=False):
+        if kind in _DUPLICATES:
+            groups.setdefault(original, {original}).add(index)
+        elif kind in {"foreign", "leak"}:
+            groups.setdefault((kind, original), set()).add(index)
+    return _pairs(groups.values())
+
+
+def doubtful_pairs(truth: pandas.DataFrame) -> set[tuple[int, int]]:
+    """Pairs that are neither right nor wrong to call duplicates: a damaged image and what it was made from; two made
+    from the same, or blended with the same picture, and that picture; two blank frames; two parts of photographs, which
+    may overlap. Pairs as of `duplicate_pairs`, none of which is among them."""
+    groups: dict[object, set[int]] = {}
+    for index, kind, original, _ in truth.itertuples(index=False):
+        if kind in _DAMAGED:
+            groups.setdefault(original, {original}).add(index)
+        if kind in {"blank", "photograph", "blend", "foreign"}:
+            groups.setdefault("picture" if kind == "blend" else kind, set()).add(index)
+    same = groups.pop("foreign", set())
+    groups["picture"] = groups.get("picture", set()) | same
+    return _pairs(groups.values()) - _pairs([same])
+
+
+def score_duplicates(truth: pandas.DataFrame, found: Iterable[tuple[int, int]]) -> tuple[float, float]:
+    """Recall and precision of pairs (i, j), in any order, that somebody holds for duplicates.
+
+    Recall is over images: of those that have a copy, how many are in a found pair with one. (A picture that is there
+    a hundred times makes 4,950 pairs; ninety-nine links find it.) Precision is over pairs, doubtful ones aside; 1 where
+    nothing was found.
+
+    Example:
+        recall, precision = score_duplicates(data.faults, [(12, 7), (31, 7)])
+    """
+    right = duplicate_pairs(truth)
+    found = {(min(i, j), max(i, j)) for i, j in found} - doubtful_pairs(truth)
+    hits = found & right
+    wanted, covered = ({row for pair in pairs for row in pair} for pairs in (right, hits))
+    return len(covered) / max(1, len(wanted)), len(hits) / len(found) if found else 1.0
+
+
+def score_rows(truth_rows: Iterable[int], found: Iterable[int]) -> tuple[float, float]:
+    """Recall and precision of images, such as `outlier_rows(truth)` against those that a detector found."""
+    right, found = set(map(int, truth_rows)), set(map(int, found))
+    return len(right & found) / max(1, len(right)), len(right & found) / len(found) if found else 1.0
+
+
+def outlier_rows(truth: pandas.DataFrame) -> np.ndarray:
+    """Rows, ascending, of images that belong to no class, or are damaged beyond use."""
+    return _rows(truth, _OUTLIERS)
+
+
+def wrong_label_rows(truth: pandas.DataFrame) -> np.ndarray:
+    """Rows, ascending, of images of the set's own kind that carry a wrong label."""
+    return _rows(truth, _WRONG_LABEL)
+
+
+def _rows(truth: pandas.DataFrame, kinds: tuple[str, ...]) -> np.ndarray:
+    return np.sort(truth.loc[truth["kind"].isin(kinds), "index"].to_numpy())
+
+
+def _pairs(groups: Iterable[set[int]]) -> set[tuple[int, int]]:
+    return {pair for group in groups for pair in itertools.combinations(sorted(map(int, group)), 2)}
+
+
+# Which images
+
+
+def _rng(seed: int, purpose: int, kind: str) -> Generator:
+    # A generator for each kind, so that planting another kind too changes as little as it can.
+    return np.random.default_rng([seed, purpose, KINDS.index(kind)])
+
+
+def _choose(counts: dict[str, int], labels: np.ndarray, n_classes: int, seed: int) -> dict[str, np.ndarray]:
+    """Rows that each kind is made from, no row for two kinds; what needs a label comes first."""
+    free, chosen = np.ones(len(labels), bool), {}
+    for kind in (*_WRONG_LABEL, *_DUPLICATES[:2], *_DAMAGED):
+        if kind not in counts or (kind in _WRONG_LABEL and n_classes < 2):
+            continue
+        count, rng = counts[kind], _rng(seed, _CHOICE, kind)
+        order = rng.permutation(len(labels))
+        rows = order[free[order] & ((labels[order] >= 0) | (kind not in _WRONG_LABEL))]
+        if kind in _DUPLICATES:  # three in ten originals have a second copy, one of them a third
+            rows = np.repeat(rows, rng.choice([1, 2, 3], len(order), p=[0.7, 0.2, 0.1])[: len(rows)])
+        if kind not in _RELABELLED and 0 < len(rows) < count:
+            rows = np.resize(rows, count)
+        chosen[kind] = rows[:count]
+        free[chosen[kind]] = False
+    return chosen
+
+
+def _other_class(label: int, n_classes: int, rng: Generator) -> int:
+    return int((label + rng.integers(1, n_classes)) % n_classes)
+
+
+def _relabel(
+    kind: str, images: np.ndarray, labels: np.ndarray, rows: np.ndarray, n_classes: int, rng: Generator
+) -> list[int]:
+    drawn = [_other_class(labels[row], n_classes, rng) for row in rows]
+    if kind == "random_label" or not len(rows) or len(np.unique(labels[labels >= 0])) < 2:
+        return drawn
+    # Linear discriminant analysis with equal priors on small images (Hastie et al., The Elements of Statistical
+    # Learning, 2nd ed., section 4.3); a tenth of the identity keeps the covariance well conditioned.
+    seen = rng.permutation(np.flatnonzero(labels >= 0))[:5000]
+    x, asked, y = _small(images, seen), _small(images, rows), labels[seen]
+    centre, scale = x.mean(0), x.std(0) + 1
+    x, asked = (x - centre) / scale, (asked - centre) / scale
+    counts = np.bincount(y, minlength=n_classes)
+    means = np.stack([x[y == c].mean(0) if counts[c] else np.zeros(x.shape[1]) for c in range(n_classes)])
+    within = x - means[y]
+    weights = np.linalg.solve(within.T @ within / len(x) + 0.1 * np.eye(x.shape[1]), means.T)
+    scores = asked @ weights - 0.5 * (means.T * weights).sum(0)
+    scores[:, counts == 0] = -np.inf
+    scores[np.arange(len(rows)), labels[rows]] = -np.inf
+    return [c if np.isfinite(best) else d for c, best, d in zip(scores.argmax(1), scores.max(1), drawn, strict=True)]
+
+
+def _small(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Means over a grid of at most 12 x 12: float (n, features)."""
+    ys, xs = (np.unique(np.arange(12) * side // 12) for side in images.shape[2:])
+    area = np.outer(*(np.diff(np.append(cut, side)) for cut, side in zip((ys, xs), images.shape[2:], strict=True)))
+    parts = np.split(rows, range(256, len(rows), 256))  # a few at a time: they may be large
+    sums = [np.add.reduceat(np.add.reduceat(images[part], ys, 2, np.int64), xs, 3) for part in parts]
+    return (np.concatenate(sums) / area).reshape(len(rows), -1)
+
+
+# The images: each yields (image, label, original, true label)
+
+_Made = Iterator[tuple[np.ndarray, int, int, int]]
+
+
+def _duplicates(
+    kind: str, images: np.ndarray, labels: np.ndarray, rows: np.ndarray, n_classes: int, rng: Generator
+) -> _Made:
+    for row in rows:
+        exact = kind == "exact_duplicate" or (kind == "conflicting_duplicate" and rng.random() < 0.5)
+        image = images[row] if exact else defects.vary(images[row], rng)
+        label = _other_class(labels[row], n_classes, rng) if kind == "conflicting_duplicate" else labels[row]
+        yield image, label, row, labels[row]
+
+
+def _leaks(count: int, images: np.ndarray, labels: np.ndarray, rng: Generator) -> _Made:
+    for row in np.resize(rng.permutation(len(images)), count):
+        image = images[row] if rng.random() < 0.5 else defects.vary(images[row], rng)
+        yield image, labels[row], row, labels[row]
+
+
+def _damaged(kind: str, images: np.ndarray, labels: np.ndarray, rows: np.ndarray, seed: int, rng: Generator) -> _Made:
+    picture = _picture(images.shape[1:], seed) if kind == "blend" else None
+    for row in rows:
+        if kind == "blend":
+            image = defects.blend(images[row], picture, rng.uniform(0.35, 0.65))
+        else:
+            image = (defects.overexpose if kind == "overexposed" else defects.blur)(images[row], rng)
+        yield image, labels[row], row, labels[row]
+
+
+def _strangers(kind: str, count: int, shape: tuple[int, int, int], n_classes: int, seed: int, rng: Generator) -> _Made:
+    if kind == "foreign":
+        picture = _picture(shape, seed)
+        changed = rng.permutation(count) < count // 2
+        made = (defects.vary(picture, rng, slightly=True) if c else picture for c in changed)
+    elif kind == "photograph":
+        made = defects.photographs(count, shape, rng)
+    elif kind == "noise":
+        made = (defects.noise(shape, rng) for _ in range(count))
+    else:
+        made = defects.blanks(count, shape, rng)
+    for image in made:
+        yield image, int(rng.integers(n_classes)) if n_classes else -1, -1, -1
+
+
+def _picture(shape: tuple[int, int, int], seed: int) -> np.ndarray:
+    return defects.foreign_picture(shape, np.random.default_rng([seed, _PICTURE]))

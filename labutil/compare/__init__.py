@@ -1,0 +1,5 @@
+"""Runs as methods on boards (those that saw the same images), with statistics and figures."""
+
+from labutil import on_demand
+
+__getattr__, __dir__ = on_demand(__name__, {})

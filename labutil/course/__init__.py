@@ -1,0 +1,1 @@
+"""What a course adds to the lessons: exercise checks and explorers."""

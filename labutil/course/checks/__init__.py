@@ -1,0 +1,21 @@
+"""Exercise checks: `checks.NAME(your_function)` answers with a tick, the reason for a wrong answer, or "not attempted".
+
+A check calls the function on inputs it has chosen, compares with an independent answer, and looks for the mistakes that
+people make, so that its message says what is wrong and not only that something is. A stub returns None (or raises
+an empty NotImplementedError); a check never raises, so a notebook runs through with every exercise untouched.
+"""
+
+from labutil import on_demand
+
+_NAMES = {
+    "cleaning": ("hamming", "robust_z", "recall_precision", "label_quality"),  # lesson 01
+    "supervised": ("conv_parameters", "cross_entropy", "cross_entropy_gradient", "macro_f1"),  # 02
+    "transfer": ("trainable_parameters", "mix_up", "majority_vote", "grad_cam"),  # 03
+    "contrastive": (
+        *("view_pairs", "info_nce", "collapsed_loss", "target_momentum", "off_diagonal"),  # 04
+        *("positives", "l_out", "positives_per_anchor"),  # 05
+    ),
+    "autoencoder": ("conv_size", "decoder_parameters", "bce_gradient", "pca_error"),  # 06
+    "comparison": ("standard_error", "mcnemar", "paired_bootstrap", "holm"),  # 07
+}
+__getattr__, __dir__ = on_demand(__name__, {name: module for module, names in _NAMES.items() for name in names})

@@ -1,0 +1,70 @@
+"""Explorers of notebook 06: walks between codes, and their size. `exploring` is their frame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from labutil import plots
+from labutil.course.explore.frame import explore
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from labutil.networks import ConvAutoencoder
+
+
+def interpolation(
+    autoencoders: Mapping[str, ConvAutoencoder], images: Tensor, *, first: int = 0, second: int = 1, steps: int = 8
+) -> None:
+    """Walk from one image to another, in pixels and in the codes of autoencoders: choose the two images.
+
+    autoencoders: {name: trained model}. images: uint8 (N, C, H, W). first, second: where the sliders start.
+
+    Example:
+        explore.interpolation({"code of 32": model}, data.val.images)
+    """
+    import ipywidgets
+
+    from labutil.models import interpolate
+
+    def draw(first: int, second: int) -> Figure:
+        a, b = (images[i].float() / 255 for i in (first, second))
+        shares = [i / max(steps - 1, 1) for i in range(steps)]
+        rows = {"pixels": [(1 - t) * a + t * b for t in shares]}
+        rows |= {name: interpolate(model, a, b, steps) for name, model in autoencoders.items()}
+        return plots.image_rows(rows, titles=[f"{t:.0%}" for t in shares])
+
+    last = len(images) - 1
+    explore(
+        draw,
+        first=ipywidgets.IntSlider(min(first, last), 0, last, description="from", continuous_update=False),
+        second=ipywidgets.IntSlider(min(second, last), 0, last, description="to", continuous_update=False),
+    )
+
+
+def code_sizes(autoencoders: Mapping[int, ConvAutoencoder], images: Tensor, *, start: int = 0, n: int = 8) -> None:
+    """Reconstructions against the size of the code: choose images, and which sizes are shown.
+
+    autoencoders: {numbers in the code: trained model}. images: uint8 (N, C, H, W). start: the first of n images.
+
+    Example:
+        explore.code_sizes({2: small, 32: large}, data.val.images)
+    """
+    import ipywidgets
+
+    from labutil.evaluation import predict
+
+    def draw(start: int, smallest: int) -> Figure:
+        shown = images[start : start + n]
+        rows = {"image": shown}
+        rows |= {f"{size:,} numbers": predict(m, shown) for size, m in autoencoders.items() if size >= smallest}
+        return plots.image_rows(rows)
+
+    sizes = sorted(autoencoders)
+    explore(
+        draw,
+        start=ipywidgets.IntSlider(start, 0, max(0, len(images) - n), n, description="image", continuous_update=False),
+        smallest=ipywidgets.SelectionSlider(options=sizes, value=sizes[0], description="code from"),
+    )

@@ -1,0 +1,177 @@
+"""Explorers of notebooks 04 and 05: views, temperature, neighbours, positives. `exploring` is their frame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+from labutil import device, plots
+from labutil.augment import simclr_views
+from labutil.course.explore.frame import class_menu, explore
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from labutil.augment import Augment
+
+
+def strength(
+    images: Tensor, *, views: Callable[[float], Augment] | None = None, start: float = 0.5, draws: int = 8
+) -> None:
+    """Move the strength of SimCLR's augmentation: each image with random views of it, the same draws at any strength.
+
+    images: uint8 (N, C, H, W), a few. views: the augmentation of a strength; None: SimCLR's, of the image's size.
+    start: where the slider begins, 0 (crop and flip only) to 1 (the paper's). draws: views of each image.
+
+    Example:
+        explore.strength(data.train.images[:3])
+    """
+    import ipywidgets
+
+    x = device.to_float(images)
+    augmentation = views or (lambda value: simclr_views(min(x.shape[2:]), value))
+
+    def draw(value: float) -> Figure:
+        g = torch.Generator(x.device).manual_seed(0)
+        drawn = augmentation(value)(x.repeat_interleave(draws, 0), g).unflatten(0, (len(x), draws)).cpu()
+        originals = F.interpolate(x, size=drawn.shape[3:], mode="bilinear", antialias=True).cpu()
+        pictures = [picture for image, row in zip(originals, drawn, strict=True) for picture in (image, *row)]
+        titles = [name for _ in images for name in ("original", *[""] * draws)]
+        return plots.image_grid(pictures, titles, columns=draws + 1, title=f"strength {value:.2f}")
+
+    explore(
+        draw,
+        value=ipywidgets.FloatSlider(
+            value=start, min=0, max=1.5, step=0.05, description="strength", continuous_update=False
+        ),
+    )
+
+
+def temperature(images: Tensor, z_a: Tensor, z_b: Tensor, *, anchor: int = 0, start: float = 0.2, n: int = 11) -> None:
+    """Move the temperature: how InfoNCE's softmax weighs the views that are most similar to one view, the anchor.
+
+    images: (N, C, H, W), as `plots.image_grid` takes them, a picture for each row of z. z_a, z_b: float (N, D), two
+    views' projections. anchor: which first view. start: where the slider begins. n: views shown, most similar first.
+
+    Example:
+        explore.temperature(data.val.images[:256], z_a, z_b)
+    """
+    import ipywidgets
+
+    z = F.normalize(torch.cat([torch.as_tensor(z_a), torch.as_tensor(z_b)]).float(), dim=1)
+    total = len(z) // 2
+
+    def draw(image: int, tau: float) -> Figure:
+        similarity = z @ z[image]
+        similarity[image] = -torch.inf
+        p = (similarity / tau).softmax(0)
+        order = p.argsort(descending=True, stable=True)[: min(n, len(z) - 1)]
+        counted = torch.special.entr(p).sum().exp().item()
+        titles = ["anchor", *(f"cos {similarity[j]:.2f}\n{p[j]:.1%}" for j in order)]
+        positive = (image + total) % len(z)
+        colours = ["black", *(plots.RIGHT if j == positive else "black" for j in order)]
+        title = (
+            f"tau {tau:.2f}: weights as if {counted:.0f} of {len(z) - 1} views counted; the other view of the same "
+            f"image (blue where shown) has {p[positive]:.1%}"
+        )
+        pictures = [images[int(j) % total] for j in (image, *order)]
+        return plots.image_grid(pictures, titles, columns=6, title=title, title_colours=colours)
+
+    explore(
+        draw,
+        image=ipywidgets.IntSlider(value=anchor, min=0, max=total - 1, description="image", continuous_update=False),
+        tau=ipywidgets.FloatLogSlider(
+            value=start, min=-2, max=0.3, step=0.05, description="tau", continuous_update=False
+        ),
+    )
+
+
+def neighbours(
+    images: Tensor,
+    h: Tensor,
+    labels: Tensor,
+    classes: Sequence[str],
+    *,
+    queries: tuple[Tensor, Tensor, Tensor] | None = None,
+    k: int = 7,
+    rows: int = 4,
+) -> None:
+    """Browse nearest neighbours by cosine: choose a class; each row is a query and the images most like it.
+
+    images, h, labels: the bank: (N, C, H, W), embeddings (N, D), integers (N,). queries: likewise for the images to
+    ask about; None: the bank's own, each without itself. k: neighbours. rows: queries shown at a time.
+
+    Example:
+        explore.neighbours(data.train.images, h_train, data.train.labels, classes, queries=(data.val.images, h_val, y))
+    """
+    import ipywidgets
+
+    asked, q, y = queries or (images, h, labels)
+    bank, q = (F.normalize(torch.as_tensor(v).float(), dim=1) for v in (h, q))
+    labels, y = torch.as_tensor(labels), torch.as_tensor(y)
+
+    def draw(true_class: int, draw_again: int) -> Figure:
+        chosen = torch.arange(len(y)) if true_class < 0 else (y == true_class).nonzero()[:, 0]
+        g = torch.Generator().manual_seed(draw_again)
+        chosen = chosen[torch.randperm(len(chosen), generator=g)[:rows]]
+        similarity = q[chosen] @ bank.T
+        if queries is None:
+            similarity[torch.arange(len(chosen)), chosen] = -torch.inf
+        nearest = similarity.topk(min(k, len(bank)), dim=1).indices
+        pictures, titles, colours = [], [], []
+        for i, row in zip(chosen.tolist(), nearest.tolist(), strict=True):
+            pictures += [asked[i], *(images[j] for j in row)]
+            titles += [f"query:\n{classes[y[i]]}", *(classes[labels[j]] for j in row)]
+            colours += ["black", *(plots.RIGHT if labels[j] == y[i] else plots.WRONG for j in row)]
+        share = (labels[nearest] == y[chosen][:, None]).float().mean() if len(chosen) else 0.0
+        name = "all classes" if true_class < 0 else classes[true_class]
+        title = f"queries of {name}: {share:.0%} of the neighbours shown share their class"
+        return plots.image_grid(pictures, titles, columns=nearest.shape[1] + 1, title=title, title_colours=colours)
+
+    explore(
+        draw,
+        true_class=class_menu(classes, "class"),
+        draw_again=ipywidgets.IntSlider(value=0, min=0, max=50, description="draw", continuous_update=False),
+    )
+
+
+def positives(labels: Tensor, *, batch_size: int = 32, views: int = 2) -> None:
+    """Change the batch: which pairs of views are positives, without labels (SimCLR) and with them (SupCon).
+
+    labels: integers (N,), of which batches are drawn; a batch is shown sorted by class. batch_size, views: where the
+    controls begin.
+
+    Example:
+        explore.positives(data.train.labels)
+    """
+    import ipywidgets
+
+    labels = torch.as_tensor(labels)
+    largest = min(128, len(labels))
+
+    def draw(batch_size: int, views: int, draw_again: int) -> Figure:
+        g = torch.Generator().manual_seed(draw_again)
+        y = labels[torch.randperm(len(labels), generator=g)[:batch_size]].sort().values
+        image = torch.arange(len(y)).repeat_interleave(views)
+        y = y.repeat_interleave(views)
+        masks, own = {}, torch.eye(len(y), dtype=torch.bool)
+        for name, values in (("no labels", image), ("labels", y)):
+            positive = (values[:, None] == values) & ~own
+            count = positive.sum(1)
+            words = f"{name}: {count.min()} to {count.max()} positives, {(count == 0).sum()} anchors without"
+            masks[words] = positive.float().masked_fill(own, torch.nan)
+        title = f"{batch_size} images, {views} view{'s' if views > 1 else ''} each, sorted by class; blue: positives"
+        return plots.matrices(masks, limits=(0, 1), title=title)
+
+    explore(
+        draw,
+        batch_size=ipywidgets.IntSlider(
+            value=min(batch_size, largest), min=2, max=largest, description="batch", continuous_update=False
+        ),
+        views=ipywidgets.ToggleButtons(options=[1, 2], value=views, description="views"),
+        draw_again=ipywidgets.IntSlider(value=0, min=0, max=50, description="draw", continuous_update=False),
+    )

@@ -1,0 +1,261 @@
+"""A name or a path -> train, validation and test images, the same every time.
+
+`load_dataset` is what notebooks call. Behind it: `sources` (what a specification means), `published`, `readers`,
+`folders`, `cells` (the images themselves) and `cache` (decoded once, then memory-mapped).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from labutil.cleaning import faults as planting
+from labutil.data import cells, folders, published, readers, splits, store
+from labutil.data.sources import GENERATED, Source, files, parse
+from labutil.images import Dataset, ImageSet
+from labutil.paths import DataError
+
+if TYPE_CHECKING:
+    import pandas
+
+_SIDES = (8, 1024)  # least and greatest image_size
+
+
+def load_dataset(
+    spec: str,
+    *,
+    image_size: int | None = None,
+    val_fraction: float = 0.1,
+    subset: int | None = None,
+    data_seed: int = 0,
+    faults: float | Mapping[str, float] | None = None,
+) -> Dataset:
+    """Load a data set by name or path (the table in `labutil.data.sources`), split and ready.
+
+    The first call decodes into `data/cache`; later ones map that into memory. A split that the source brings is used
+    as it is and stays memory-mapped. One that it lacks is drawn from the training images, stratified by label: first
+    test (a fifth), then validation; every class keeps an image to train on. Order within a split is the source's.
+
+    `folder:PATH`: `train/`, `val/`, `test/`, `unlabelled/` where present; in them, or in PATH itself, one folder a
+    class; images without class folders have no label. An image of another size is scaled until its shorter side fits,
+    and its centre is kept. One channel if all are stored without colour, else three.
+
+    Args:
+        spec: such as `"cells"`, `"cifar10"`, `"bloodmnist@64"`, `"folder:PATH"`, `"npz:PATH"`, `"idx:DIR"`.
+        image_size: 8 to 1024, pixels a side of square images. None: the source's own; for a folder the common size if
+            all images have one (of 8 to 1024 pixels), else the median of the shorter sides, at most 224.
+        val_fraction: in (0, 1), of the images that are not test.
+        subset: keep about this many training images, never more, stratified and nested (the images of a smaller
+            subset are in every larger one), validation in proportion, at most as many unlabelled, test whole. At
+            least one a class.
+        data_seed: at least 0; drives generated images, the splits and faults.
+        faults: plant faults in the training images, as a lesson on data cleaning needs: what share of them, 0 to 0.5,
+            spread over all kinds as `labutil.cleaning.faults.MIX` says, or the share of each kind, such as
+            `{"near_duplicate": 0.05, "foreign": 0.02}` (kinds: the table in `faults`), 0 to 0.5 each, 1 in
+            all; each kind at least once. The training images are then copied into memory, in random order, duplicates
+            and other images added; `Dataset.faults` says where the faults are. None or 0: none.
+
+    Returns:
+        `Dataset`; images uint8 (N, C, H, W), labels int64 (N,).
+
+    Raises:
+        DataError: a parameter out of range, an unknown name, or data that cannot be used; one line that says which
+            file, what is wrong and what to do.
+
+    Example:
+        data = load_dataset("cells", image_size=32)
+        data.train.images.shape, data.classes[data.train.labels[0]]
+    """
+    _check(image_size, val_fraction, subset, data_seed)
+    rates = planting.shares(faults)
+    image_size, data_seed = None if image_size is None else int(image_size), int(data_seed)  # NumPy's are no JSON
+    source = parse(spec)
+    content, stored = load_source(source, image_size, data_seed)
+    rows = splits.split(stored.labels, stored.parts, source.name, val_fraction, data_seed)
+    fingerprint = _fingerprint(content, data_seed, val_fraction, rows)
+    if subset is not None:
+        rows = splits.take_subset(rows, stored.labels, source.name, subset, data_seed)
+
+    images, labels = torch.from_numpy(stored.images), torch.from_numpy(stored.labels)
+    sets = {part: ImageSet(_take(images, index), _take(labels, index), stored.classes) for part, index in rows.items()}
+    sums, truth = stored.sums[:, rows["train"]].sum(1), None
+    if rates:
+        sets["train"], truth = _plant(sets, rates, data_seed)
+        sums, fingerprint = _sums(sets["train"].images.numpy()), _with_faults(fingerprint, rates)
+    mean, std = _mean_std(sums, len(sets["train"]) * math.prod(images.shape[2:]))
+    height, width = images.shape[2:]
+    return Dataset(
+        name=source.name,
+        train=sets["train"],
+        val=sets["val"],
+        test=sets["test"],
+        unlabelled=sets.get("unlabelled"),
+        mean=mean,
+        std=std,
+        fingerprint=fingerprint,
+        classes=stored.classes,
+        channels=images.shape[1],
+        image_size=height if height == width else (height, width),
+        faults=truth,
+    )
+
+
+def _check(image_size: int | None, val_fraction: float, subset: int | None, data_seed: int) -> None:
+    whole = {
+        "image_size": (image_size, *_SIDES),
+        "subset": (subset, 1, math.inf),
+        "data_seed": (data_seed, 0, math.inf),
+    }
+    for name, (value, least, greatest) in whole.items():
+        if value is None and name != "data_seed":
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= greatest:
+            between = f"between {least} and {greatest}" if greatest < math.inf else f"of at least {least}"
+            raise DataError(f"{name}={value!r} must be a whole number {between}")
+    if isinstance(val_fraction, bool) or not isinstance(val_fraction, int | float) or not 0 < val_fraction < 1:
+        raise DataError(f"val_fraction={val_fraction!r} must be a number between 0 and 1, such as 0.1")
+
+
+# The images
+
+
+def load_source(source: Source, image_size: int | None, data_seed: int) -> tuple[str, store.Stored]:
+    """A hash of the source's content, and its images at the size that is asked for, undivided, in the source's order.
+
+    Raises:
+        DataError: as `load_dataset`.
+    """
+    if source.kind in {"folder", "tiny_imagenet"}:
+        return _load_folder(source, image_size)
+    if source.kind in GENERATED:
+        found = []
+        content = f"{source.kind}:{source.number} version {cells.VERSION} seed {data_seed}"
+    else:
+        found = files(source) if source.paths else published.published_files(source)
+        content = store.content(found)
+    key = store.make_key(content, source.kind)
+    stored = store.stored(key, lambda folder: _write_arrays(folder, _read(source, found, data_seed), source.name))
+    if image_size is None or stored.images.shape[2:] == (image_size, image_size):
+        return content, stored
+    return content, store.stored(
+        store.make_key(key, image_size), lambda folder: _write_resized(folder, stored, image_size, source.name)
+    )
+
+
+def _read(source: Source, found: list, data_seed: int) -> readers.Arrays:
+    if source.kind in GENERATED:
+        images, labels, classes = cells.generate(source.number, data_seed, *GENERATED[source.kind])
+        return readers.Arrays({"train": images}, {"train": labels}, classes)
+    if source.kind == "npz":
+        return readers.read_npz(source.paths[0])
+    if source.kind == "idx":
+        return readers.read_idx_parts(found)
+    return published.read_published(source, found)
+
+
+def _load_folder(source: Source, image_size: int | None) -> tuple[str, store.Stored]:
+    if source.kind == "folder":
+        root = source.paths[0]
+        found = files(source)
+
+        def look() -> dict:
+            folders.plan_folder(root, found)  # what is wrong with names is told before every file is read
+            return folders.scan(found)
+
+        facts = store.remember(found, look)
+    else:
+        root = published.tiny_imagenet_folder()
+        found = folders.tiny_imagenet_files(root)
+        facts = {"content": store.content(found), "height": 64, "width": 64, "channels": 3}
+    content, channels = facts["content"], facts["channels"]
+    height, width = (image_size, image_size) if image_size else (facts["height"], facts["width"])
+
+    def write(folder: Path) -> None:
+        plan = (folders.plan_folder if source.kind == "folder" else folders.plan_tiny_imagenet)(root, found)
+        parts = {part: len(part_files) for part, part_files in plan.files.items()}
+        labels = np.concatenate([plan.labels[part] for part in parts])
+        shape = (len(labels), channels, height, width)
+        chunks = folders.decode(plan, height, width, channels)
+        store.write_images(folder, chunks, shape, labels, parts, plan.classes, source.name)
+
+    return content, store.stored(store.make_key(content, source.kind, height, width, channels), write)
+
+
+def _write_arrays(folder: Path, arrays: readers.Arrays, text: str) -> None:
+    parts = {part: len(images) for part, images in arrays.images.items()}
+    shape = (sum(parts.values()), *arrays.images["train"].shape[1:])
+    length = store.chunk_length(shape[1:])
+    chunks = (images[i : i + length] for images in arrays.images.values() for i in range(0, len(images), length))
+    labels = np.concatenate([arrays.labels[part] for part in parts])
+    store.write_images(folder, chunks, shape, labels, parts, arrays.classes, text)
+
+
+def _write_resized(folder: Path, stored: store.Stored, side: int, text: str) -> None:
+    shape = (*stored.images.shape[:2], side, side)
+    chunks = resize(stored.images, side)
+    store.write_images(folder, chunks, shape, stored.labels, stored.parts, stored.classes, text)
+
+
+def resize(images: np.ndarray, side: int) -> Iterator[np.ndarray]:
+    """uint8 (N, C, H, W) as chunks (n, C, side, side): the shorter side is scaled to fit, the centre is kept."""
+    count, channels, height, width = images.shape
+    cut = min(height, width)
+    top, left = (height - cut) // 2, (width - cut) // 2
+    length = store.chunk_length((channels, max(side, cut), max(side, cut)))
+    for i in range(0, count, length):
+        square = images[i : i + length, :, top : top + cut, left : left + cut]
+        x = torch.from_numpy(np.ascontiguousarray(square))
+        yield F.interpolate(x, size=(side, side), mode="bilinear", antialias=True).numpy()
+
+
+def _take(values: Tensor, rows: np.ndarray) -> Tensor:
+    """Rows of a tensor: a view where they are a block, so that memory-mapped images stay so; else a copy."""
+    start, stop = int(rows[0]), int(rows[-1]) + 1
+    return values[start:stop] if stop - start == len(rows) else values[torch.from_numpy(rows)]
+
+
+def _fingerprint(content: str, data_seed: int, val_fraction: float, rows: dict[str, np.ndarray]) -> str:
+    total = hashlib.sha256(json.dumps([content, data_seed, float(val_fraction)]).encode())
+    for part in ("train", "val", "test"):
+        total.update(part.encode() + rows[part].astype("<i8").tobytes())
+    return total.hexdigest()[:16]
+
+
+def _plant(sets: dict[str, ImageSet], rates: dict[str, float], data_seed: int) -> tuple[ImageSet, pandas.DataFrame]:
+    train, test = sets["train"], (sets["test"].images.numpy(), sets["test"].labels.numpy())
+    images, labels, truth = planting.plant(
+        train.images.numpy(), train.labels.numpy(), len(train.classes), rates, data_seed, test
+    )
+    return ImageSet(torch.from_numpy(images), torch.from_numpy(labels), train.classes), truth
+
+
+def _with_faults(fingerprint: str, rates: dict[str, float]) -> str:
+    facts = json.dumps([fingerprint, planting.VERSION, rates], sort_keys=True)
+    return hashlib.sha256(facts.encode()).hexdigest()[:16]
+
+
+def _sums(images: np.ndarray) -> np.ndarray:
+    """Of each channel, the sum of its values and of their squares: int64 (2, C)."""
+    length = store.chunk_length(images.shape[1:])
+    chunks = [images[i : i + length] for i in range(0, len(images), length)]
+    values = sum(chunk.sum((0, 2, 3), dtype=np.int64) for chunk in chunks)
+    squares = sum(np.square(chunk, dtype=np.uint16).sum((0, 2, 3), dtype=np.int64) for chunk in chunks)
+    return np.stack([values, squares])
+
+
+def _mean_std(sums: np.ndarray, count: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Exact, from whole-number sums of `count` values a channel. One gray level at least, so that a constant channel
+    divides."""
+    pairs = [(int(s), int(q)) for s, q in sums.T]
+    mean = tuple(s / (255 * count) for s, _ in pairs)
+    std = tuple(max(1.0, math.sqrt(count * q - s * s) / count) / 255 for s, q in pairs)
+    return mean, std

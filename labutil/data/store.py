@@ -1,0 +1,232 @@
+"""Decoded images on disk, memory-mapped: one folder for a source and size, written whole or not at all.
+
+    cache/<key>/images.bin     uint8 (N, C, H, W), the source's parts one after another
+    cache/<key>/labels.npy     int64 (N,)
+    cache/<key>/sums.npy       int64 (2, N, C): sum of each image's values, and sum of their squares
+    cache/<key>/meta.json      shape, number of images in each part, class names
+    cache/stamps/<stamp>.json  what reading some files found out, so that unchanged files are not read again
+
+All of it can be deleted at any time; it is made again when it is needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from labutil.data.download import progress
+from labutil.data.sources import File
+from labutil.paths import DataError, data_dir, replace_file
+
+FORMAT = 1  # part of every key: raise it when decoding, resizing or the files above change
+CHUNK = 16 << 20  # bytes of images handled at once
+T, R = TypeVar("T"), TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Images in the cache; `images` is memory-mapped."""
+
+    images: np.ndarray  # uint8 (N, C, H, W)
+    labels: np.ndarray  # int64 (N,)
+    sums: np.ndarray  # int64 (2, N, C)
+    parts: dict[str, int]  # number of images of each part, in order
+    classes: tuple[str, ...]
+
+
+def make_key(*facts: object) -> str:
+    """The name of a cache folder, from everything that decides its bytes."""
+    return hashlib.sha256(json.dumps([FORMAT, *facts]).encode()).hexdigest()[:32]
+
+
+def stored(key: str, write: Callable[[Path], None]) -> Stored:
+    """What the cache holds under `key`; if nothing, `write(folder)` fills a folder that then becomes it.
+
+    Several processes may ask at once: one writes, the others wait. What a killed writer left is removed by the next.
+
+    Raises:
+        DataError: no room, or no right to write.
+    """
+    from filelock import FileLock
+
+    folder = _root() / key
+    if not _is_whole(folder):
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(_lock(folder)):
+                if not _is_whole(folder):
+                    _remove_leftovers(folder)
+                    _write_whole(folder, write)
+        except OSError as error:
+            raise DataError(
+                f"{folder.parent} cannot be written ({error.strerror or error}): make room, or set LABUTIL_DATA to a "
+                f"folder where there is"
+            ) from error
+    return _open(folder)
+
+
+def write_images(
+    folder: Path,
+    chunks: Iterable[np.ndarray],
+    shape: tuple[int, int, int, int],
+    labels: np.ndarray,
+    parts: dict[str, int],
+    classes: Sequence[str],
+    text: str,
+) -> None:
+    """Fill a cache folder. `chunks` are uint8 (n, C, H, W) and make up `shape` together; `text` is for the progress
+    bar.
+
+    Raises:
+        DataError: the disk has no room for them.
+    """
+    need, free = math.prod(shape), shutil.disk_usage(folder).free
+    if need > free:
+        raise DataError(
+            f"{text}: {shape[0]} images of {shape[3]}x{shape[2]} need {need / 1e9:.1f} GB in {folder.parent}, where "
+            f"{free / 1e9:.1f} GB are free: give a smaller image_size, or set LABUTIL_DATA to a larger disk"
+        )
+    sums = np.empty((2, shape[0], shape[1]), np.int64)
+    start = 0
+    with open(folder / "images.bin", "wb") as file, progress(shape[0], text, "image") as bar:
+        for chunk in chunks:
+            chunk = np.ascontiguousarray(chunk, np.uint8)  # noqa: PLW2901
+            file.write(chunk)
+            stop = start + len(chunk)
+            values = chunk.reshape(*chunk.shape[:2], -1)
+            sums[0, start:stop] = values.sum(-1, dtype=np.int64)
+            sums[1, start:stop] = np.square(values, dtype=np.uint16).sum(-1, dtype=np.int64)  # 255 ** 2 < 2 ** 16
+            start = stop
+            bar.update(len(chunk))
+    np.save(folder / "labels.npy", labels.astype(np.int64))
+    np.save(folder / "sums.npy", sums)
+    meta = {"shape": shape, "parts": parts, "classes": list(classes)}
+    (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+
+
+def chunk_length(image_shape: Sequence[int]) -> int:
+    """How many images of (C, H, W) to handle at once."""
+    return max(1, CHUNK // math.prod(image_shape))
+
+
+def content(files: Sequence[File]) -> str:
+    """SHA-256 of the names and bytes of files, remembered while their sizes and times stay."""
+    return remember(files, lambda: {"content": combine(zip(files, in_threads(_hash, files), strict=True))})["content"]
+
+
+def combine(hashes: Iterable[tuple[File, bytes]]) -> str:
+    """One SHA-256 of many files, from that of each."""
+    total = hashlib.sha256()
+    for file, digest in hashes:
+        total.update(f"{file.name}\0".encode() + digest)
+    return total.hexdigest()
+
+
+def remember(files: Sequence[File], find: Callable[[], dict]) -> dict:
+    """`find()`, or what it returned earlier for the same files unchanged. The result must be JSON."""
+    # The time of the last change of status too: tools that copy times do not set that one.
+    facts = (f"{file.path}\0{file.name}\0{file.size}\0{file.mtime_ns}\0{file.ctime_ns}\n" for file in files)
+    key = hashlib.sha256(f"{FORMAT}\n{''.join(facts)}".encode()).hexdigest()[:32]
+    path = _root() / "stamps" / f"{key}.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = find()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, lambda temporary: temporary.write_text(json.dumps(found), encoding="utf-8"))
+    except OSError as error:
+        raise DataError(
+            f"{path.parent} cannot be written ({error.strerror}): set LABUTIL_DATA to another folder"
+        ) from error
+    return found
+
+
+def in_threads(function: Callable[[T], R], items: Sequence[T], at_once: int = 64) -> Iterator[R]:
+    """`function(item)` for each item, in order, by a thread pool that takes `at_once` items at a time.
+
+    A task a batch, since a task costs about as much as decoding a small image; and only so many tasks that results
+    which nobody has taken yet stay few.
+    """
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    batches = [items[i : i + at_once] for i in range(0, len(items), at_once)]
+    with ThreadPoolExecutor(workers) as pool:
+        for i in range(0, len(batches), 4 * workers):
+            for results in pool.map(lambda batch: [function(item) for item in batch], batches[i : i + 4 * workers]):
+                yield from results
+
+
+def _hash(file: File) -> bytes:
+    try:
+        with open(file.path, "rb") as handle:
+            return hashlib.file_digest(handle, "sha256").digest()
+    except OSError as error:
+        raise DataError(f"{file.path} cannot be read ({error.strerror}): check its permissions") from error
+
+
+def _root() -> Path:
+    return data_dir() / "cache"
+
+
+def _lock(folder: Path) -> Path:
+    return folder.with_suffix(".lock")
+
+
+def _is_whole(folder: Path) -> bool:
+    # the folder appears at once; the size guards against a disk that lost power before all was on it
+    try:
+        shape = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["shape"]
+        return (folder / "images.bin").stat().st_size == math.prod(shape)
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _write_whole(folder: Path, write: Callable[[Path], None]) -> None:
+    temporary = folder.with_suffix(".tmp")
+    temporary.mkdir()
+    try:
+        write(temporary)
+        os.replace(temporary, folder)
+    except BaseException:  # an interrupt too
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove a damaged `folder`, and what killed writers left, of this key and of any that nobody is writing."""
+    from filelock import FileLock, Timeout
+
+    shutil.rmtree(folder, ignore_errors=True)
+    for leftover in folder.parent.glob("*.tmp"):
+        if leftover.stem == folder.name:
+            shutil.rmtree(leftover, ignore_errors=True)
+            continue
+        try:
+            with FileLock(_lock(leftover), timeout=0):
+                shutil.rmtree(leftover, ignore_errors=True)
+        except Timeout:
+            pass
+
+
+def _open(folder: Path) -> Stored:
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    path, shape = folder / "images.bin", tuple(meta["shape"])
+    try:
+        # copy on write: a tensor over it may be changed in memory, the file never is
+        images = np.memmap(path, np.uint8, "c", shape=shape)
+    except OSError:  # Linux refuses a writable mapping that is larger than memory
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        images = np.memmap(path, np.uint8, "r", shape=shape)
+    labels, sums = np.load(folder / "labels.npy"), np.load(folder / "sums.npy")
+    return Stored(images, labels, sums, meta["parts"], tuple(meta["classes"]))

@@ -1,0 +1,86 @@
+"""Images and their labels, data sets made of them, and the one stratified draw."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import pandas
+    from numpy.typing import ArrayLike
+
+    Array = ArrayLike | torch.Tensor
+    Curve = tuple[np.ndarray, np.ndarray, float]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images and their labels. `images` may lie in a memory-mapped file; changing it changes no file."""
+
+    images: Tensor  # uint8 (N, C, H, W), C = 1 or 3
+    labels: Tensor  # int64 (N,), an index into `classes`; -1: none
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """What `load_dataset` returns. `mean` and `std` are of the training images, per channel, for values in [0, 1]."""
+
+    name: str
+    train: ImageSet
+    val: ImageSet
+    test: ImageSet
+    unlabelled: ImageSet | None  # further images that come without labels
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    fingerprint: str  # 16 hex digits; differs when source, data_seed, val_fraction, splits or planted faults do
+    classes: tuple[str, ...]
+    channels: int
+    image_size: int | tuple[int, int]  # pixels a side; (height, width) where not square
+    faults: pandas.DataFrame | None = None  # the truth about planted faults, as `cleaning.faults.plant` returns it
+
+
+def to_numpy(values: Array) -> np.ndarray:
+    """Any array-like as NumPy; torch's bfloat16, which NumPy lacks, as float32."""
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        return (values.float() if values.is_floating_point() else values).numpy()
+    return np.asarray(values)
+
+
+def stratified_sample(labels: Array, n: int, seed: int = 0) -> np.ndarray:
+    """Indices of n images in which every class keeps its share, to less than one image.
+
+    Args:
+        labels: integers (N,); -1 (unlabelled) is a group like any other.
+        n: how many; all N where n is larger.
+        seed: of the function's own generator.
+
+    Returns:
+        int64 (min(n, N),), rising, without repeats; indexes NumPy arrays and torch tensors alike.
+
+    Example:
+        few = stratified_sample(data.val.labels, 500)
+        xy = tsne(features[few])
+    """
+    y = to_numpy(labels)
+    if y.ndim != 1:
+        raise ValueError(f"labels: expected (N,), got {y.shape}")
+    if n < 0:
+        raise ValueError(f"n={n} must not be negative")
+    if n >= len(y):
+        return np.arange(len(y), dtype=np.int64)
+    rng = np.random.default_rng(seed)
+    _, group, counts = np.unique(y, return_inverse=True, return_counts=True)
+    # Whole images first (integer arithmetic: exact), then one more for the largest remainders, equals by lot.
+    take, remainder = np.divmod(counts * n, len(y))
+    take[np.lexsort((rng.random(len(counts)), -remainder))[: n - take.sum()]] += 1
+    chosen = [rng.choice(np.flatnonzero(group == g), size=size, replace=False) for g, size in enumerate(take)]
+    return np.sort(np.concatenate(chosen)).astype(np.int64)

@@ -1,0 +1,229 @@
+"""A finished run's model on new images: find the run, rebuild its model, and make a table of what it says.
+
+Nothing heavy is imported before it is needed, so that a mistyped run is told at once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from labutil import paths
+from labutil.data import sources
+from labutil.paths import DataError, did_you_mean
+from labutil.runs import parameters
+from labutil.runs.record import read_record, show_path
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
+
+    from labutil.data.sources import Source
+
+PARTS = ("train", "val", "test", "all")
+_BATCH = 128  # a network may scale its images up, so fewer at once than stored ones would allow
+
+
+class PredictionError(parameters.ParameterError):
+    """A run that is not there or has no usable model, or a part that does not exist: one line."""
+
+
+def find_run(name: str) -> Path:
+    """A run's directory, by its path; by its id or the beginning of one; or the newest complete run of a notebook, by
+    the notebook's name or number. Ids and notebooks are looked for below `paths.runs_dir()`.
+
+    Raises PredictionError when there is none, or several.
+
+    Example:
+        find_run("02")  # runs/02_supervised_baseline/1a13e63080
+    """
+    path = Path(name).expanduser()
+    if (path / "run.json").is_file():
+        return path.resolve()
+    base = paths.runs_dir()
+    found = sorted(file.parent for file in base.glob("*/*/run.json"))
+    stem = name.removesuffix(".ipynb")
+    if mine := [p for p in found if p.parent.name == stem or p.parent.name.startswith(f"{stem}_")]:
+        records = [(read_record(p) or {}, p) for p in mine]
+        complete = [(record["started"], p) for record, p in records if record.get("status") == "complete"]
+        if not complete:
+            lesson = mine[0].parent.name
+            raise PredictionError(f"no run of {lesson} in {show_path(base)} is complete: labutil run {lesson}")
+        return max(complete)[1]
+    begins = [p for p in found if p.name.startswith(name)]
+    fits = [p for p in begins if p.name == name] or begins
+    if len(fits) > 1:
+        raise PredictionError(f"run {name!r} may be {', '.join(p.name for p in fits[:5])}: write more of its id")
+    if not fits:
+        hint = did_you_mean(name, {p.parent.name for p in found} | {p.name for p in found})
+        what = "there is no run.json in it" if path.is_dir() else f"none such is in {show_path(base)}"
+        raise PredictionError(f"no run {name!r}{hint}: {what}; give a run's directory, id, or notebook")
+    return fits[0]
+
+
+def load_model(directory: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The model of a finished run, on the device and frozen, and the run's record (run.json).
+
+    The model maps float32 images (N, C, H, W) in [0, 1], of `record["model"]`'s channels and image_size, to logits
+    (N, K) over `record["dataset"]["classes"]`.
+
+    Raises PredictionError for a run that is not complete, that keeps no model, or whose model cannot be rebuilt.
+
+    Example:
+        model, record = load_model(find_run("02"))
+    """
+    record = check_run(directory)
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from labutil import device, models
+
+    try:
+        model = models.rebuild(record["model"])
+        model.load_state_dict(load_file(directory / "model.safetensors"))
+    except (ValueError, TypeError, RuntimeError, OSError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise PredictionError(
+            f"the model of {show_path(directory)} cannot be rebuilt ({reason[:300]}): run its notebook again"
+        ) from error
+    return device.prepare(model.requires_grad_(False).eval()), record
+
+
+def check_run(directory: Path) -> dict[str, Any]:
+    """The record of a complete run that keeps its model; raises PredictionError for any other."""
+    record, name = read_record(directory), show_path(directory)
+    if record is None:
+        raise PredictionError(f"{name} has no run.json that can be read: give another run")
+    if record["status"] != "complete":
+        raise PredictionError(f"{name} is not complete but {record['status']}: finish it with labutil run")
+    if not isinstance(record.get("model"), dict) or not (directory / "model.safetensors").is_file():
+        raise PredictionError(f"{name} keeps no model that can be rebuilt: run its notebook again, or give another run")
+    classes = (record.get("dataset") or {}).get("classes") or []
+    if len(classes) != record["model"].get("num_classes"):
+        outputs = record["model"].get("num_classes")
+        raise PredictionError(f"{name} names {len(classes)} classes, but its model has {outputs}: give another run")
+    return record
+
+
+def predict_images(directory: Path, spec: str, part: str | None = None) -> pd.DataFrame:
+    """What a finished run's model says of images: a table, one row an image, in the order of their source.
+
+    Columns: name (a file's path inside its folder, or as `test_images[17]`: the key and position of the source's own
+    part), class (predicted), label (where a source has labels that the model knows; "" for images without), and
+    p_<class> for each class, which sum to 1.
+
+    Images are scaled to the model's image size as `load_dataset` does. Gray images are repeated for a model of colour
+    ones; the other way round colour is left out, and a note on stderr says so.
+
+    Args:
+        directory: of the run, as `find_run` returns it.
+        spec: as `load_dataset` takes it, or the path of a folder or of a single image. Folders may hold images in any
+            way; those named as classes of the model give labels.
+        part: "train", "val" or "test": that of the source; one that it does not bring is drawn as `load_dataset` draws
+            it, with the run's data_seed. "all": everything. None: "test" where the source brings it, else "all".
+
+    Raises:
+        PredictionError: the run has no usable model, or there is no such part.
+        DataError: images that cannot be used.
+
+    Example:
+        table = predict_images(find_run("02"), "folder:new_images")
+    """
+    if part is not None and part not in PARTS:
+        raise PredictionError(f"part {part!r}{did_you_mean(part, PARTS)} is not one of {', '.join(PARTS)}")
+    source = parse_source(spec)
+    params = check_run(directory)["params"]
+    import numpy as np
+    import pandas as pd
+    import torch
+
+    from labutil import evaluation
+    from labutil.data.download import progress
+    from labutil.runs.listing import chunks, coloured, list_images
+
+    found = list_images(source, part, params.get("data_seed", 0), params.get("val_fraction", 0.1))
+    model, record = load_model(directory)
+    size, channels, outputs = record["model"]["image_size"], record["model"]["channels"], []
+    height, width = (size, size) if isinstance(size, int) else size
+    with progress(len(found.names), source.name, "image") as bar:
+        for chunk in chunks(found, height, width, channels):
+            images = torch.from_numpy(np.ascontiguousarray(chunk))
+            outputs.append(evaluation.predict(model, images, batch_size=_BATCH).softmax(1))
+            bar.update(len(chunk))
+    probabilities = torch.cat(outputs).numpy()
+    if not np.isfinite(probabilities).all():
+        raise PredictionError(f"the model of {show_path(directory)} gives NaN: did its training diverge?")
+
+    classes = np.array(record["dataset"]["classes"])
+    columns = {"name": found.names, "class": classes[probabilities.argmax(1)]}
+    if set(found.labels) & set(classes):
+        columns["label"] = found.labels
+    if found.part in {"train", "all"} and params.get("dataset") == _resolved(source):
+        _note("the model was trained on images among these; --part test has none of them")
+    if channels == 1 and coloured(found):
+        _note("the model was trained on gray images, so the colour of these is left out")
+    if unknown := sorted(set(found.labels) - {"", *classes}, key=sources.natural):
+        names = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
+        _note(f"labels that are no classes of the model are not judged: {names}")
+    table = pd.DataFrame(columns)
+    return table.join(pd.DataFrame(probabilities, columns=[f"p_{name}" for name in classes]))
+
+
+def summary(table: pd.DataFrame, most: int = 12) -> str:
+    """One line on a table of `predict_images`: how many of each class (the `most` frequent ones), and the accuracy."""
+    counts = table["class"].value_counts()
+    line = ", ".join(f"{name} {count:,}" for name, count in counts.head(most).items())
+    if len(counts) > most:
+        line += f" and {len(counts) - most} more classes"
+    if "label" in table:
+        judged = table[table.label.map(lambda name: f"p_{name}" in table)]
+        right = int((judged.label == judged["class"]).sum())
+        line += f"; accuracy {right / len(judged):.4f} ({right:,} of {len(judged):,} labelled)"
+    return line
+
+
+def default_path(directory: Path, spec: str, part: str | None) -> Path:
+    """Where a table goes when nobody says: into the run's directory, under the name of the images."""
+    name = "_".join(filter(None, ("predictions", parse_source(spec).name, part)))
+    return directory / (re.sub(r"[^\w.@-]+", "_", name) + ".csv")
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as CSV, whole or not at all. Raises DataError where that cannot be."""
+    try:
+        # Names of files may be no valid text; they come back as they are.
+        paths.replace_file(path, lambda t: table.to_csv(t, index=False, float_format="%.6g", errors="surrogateescape"))
+    except OSError as error:
+        raise DataError(f"{path} cannot be written ({error.strerror or error}): give another --out FILE") from error
+
+
+def check_path(path: Path) -> None:
+    """Raise DataError where no table can be written, before anything is computed."""
+    if path.is_dir():
+        raise DataError(f"{path} is a folder: give --out the name of a file, such as {path / 'predictions.csv'}")
+    if not path.absolute().parent.is_dir():
+        raise DataError(f"{path.parent} is no folder: make it, or give another --out FILE")
+
+
+def parse_source(spec: str) -> Source:
+    """As `sources.parse`, and also the path of a folder or of an image file, without its kind."""
+    try:
+        return sources.parse(spec)
+    except DataError:
+        path = Path(os.path.abspath(os.path.expanduser(spec)))
+        if spec.strip() and path.is_dir():
+            return sources.Source("folder", f"folder:{path.name}", paths=(path,))
+        if path.is_file() and path.suffix != ".npz":
+            return sources.Source("image", path.name, paths=(path,))
+        raise
+
+
+def _resolved(source: Source) -> str:
+    return f"{source.kind}:{','.join(map(str, source.paths))}" if source.paths else source.name
+
+
+def _note(text: str) -> None:
+    print(f"labutil: note: {text}", file=sys.stderr)

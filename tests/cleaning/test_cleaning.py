@@ -1,0 +1,700 @@
+"""Cleaning: each detector against a slow loop, and against faults planted by other rules than `faults`."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+from pathlib import Path
+
+import cleanlab.rank
+import imagehash
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image, ImageDraw, ImageFilter
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+
+from labutil import cleaning
+from labutil.cleaning import detectors
+from labutil.cleaning.detectors import (
+    conflicting_labels,
+    copies,
+    image_quality,
+    label_issues,
+    out_of_fold_probabilities,
+    outliers,
+)
+from labutil.cleaning.duplicates import COARSE, near_duplicates
+from labutil.cleaning.report import CleaningReport
+from labutil.data import cells, load_dataset
+from labutil.data.loading import DataError
+from labutil.images import Dataset, ImageSet
+from labutil.representations import frozen_features
+
+
+def _rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def _noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.from_numpy(_rng(seed).integers(0, 256, shape, np.uint8))
+
+
+def _bytes(x: np.ndarray) -> np.ndarray:
+    return np.clip(np.round(x), 0, 255).astype(np.uint8)
+
+
+def _checks_ranking(table: pd.DataFrame, n: int) -> np.ndarray:
+    """A row an image, worst first; returns the scores in the images' order."""
+    assert list(table.columns) == ["index", "score"] and sorted(table["index"]) == list(range(n))
+    assert table["score"].is_monotonic_decreasing and np.isfinite(table["score"]).all()
+    return table.sort_values("index")["score"].to_numpy()
+
+
+# Outliers
+
+
+def _slow_robust(column: list[float], spread: float = 0.0) -> list[float]:
+    ordered = sorted(column)
+    median = ordered[(len(column) - 1) // 2]
+    mad = sorted(abs(v - median) for v in column)[(len(column) - 1) // 2]
+    mean = sum(column) / len(column)
+    std = math.sqrt(sum((v - mean) ** 2 for v in column) / (len(column) - 1))
+    return [(v - median) / (1.4826 * mad + spread * std + 1e-6) for v in column]
+
+
+def _slow_neighbour(points: list[list[float]]) -> list[float]:
+    k = max(1, min(len(points) - 1, round(0.07 * len(points))))
+    out = []
+    for i, a in enumerate(points):
+        distances = sorted(math.dist(a, b) for j, b in enumerate(points) if j != i)
+        out.append(math.log(distances[k - 1] + 1e-4))
+    return out
+
+
+def _slow_outliers(h: np.ndarray, statistics: np.ndarray) -> list[float]:
+    look = []
+    for row in h.tolist():
+        root = [math.copysign(math.sqrt(abs(v)), v) for v in row]
+        length = math.sqrt(sum(v * v for v in root))
+        look.append([v / length for v in root])
+    columns = [_slow_robust(list(column), 0.25) for column in statistics.T.tolist()]
+    spread = [list(row) for row in zip(*columns, strict=True)]
+    score = [
+        2 * a + b
+        for a, b in zip(_slow_robust(_slow_neighbour(look)), _slow_robust(_slow_neighbour(spread)), strict=True)
+    ]
+    median = sorted(score)[(len(score) - 1) // 2]
+    score = [v - median for v in score]
+    below = [-v for v in score if v < 0]
+    return [v / np.quantile(below, 0.6827) for v in score]
+
+
+@pytest.mark.parametrize("n", [5, 12, 61])
+def test_outliers_against_a_slow_loop(n, monkeypatch):
+    h, statistics = _rng(n).normal(size=(n, 7)), np.exp(_rng(n + 1).normal(size=(n, 4)))
+    monkeypatch.setattr(detectors, "frozen_features", lambda *_, **__: torch.from_numpy(h).float())
+    monkeypatch.setattr(detectors, "_statistics", lambda _: torch.from_numpy(statistics).float())
+    score = _checks_ranking(outliers(_noise(n, 1, 8, 8)), n)
+    np.testing.assert_allclose(score, _slow_outliers(h, statistics), rtol=2e-3, atol=2e-3)
+
+
+def test_neighbours_are_counted_among_few_references(monkeypatch):
+    points = torch.from_numpy(_rng().normal(size=(60, 3))).float()
+    monkeypatch.setattr(detectors, "_REFERENCES", 30)
+    some = detectors._distance(points)
+    chosen = torch.randperm(60, generator=torch.Generator().manual_seed(0))[:30].tolist()
+    for i, found in enumerate(some.tolist()):  # 7% of 30 are 2, after the nearest, which may be itself
+        distances = sorted(math.dist(points[i].tolist(), points[j].tolist()) for j in chosen)
+        assert found == pytest.approx(distances[2] + 1e-4, rel=1e-4)
+    for n in (2, 3):  # fewer than a neighbour: the nearest
+        near = detectors._distance(points[:n])
+        slow = [min(math.dist(a, b) for j, b in enumerate(points[:n].tolist()) if j != i) for i, a in
+                enumerate(points[:n].tolist())]  # fmt: skip
+        np.testing.assert_allclose(near, slow, rtol=1e-3)
+
+
+def test_statistics_of_pixels_against_numpy():
+    images = torch.cat([_noise(2, 3, 9, 13), torch.full((1, 3, 9, 13), 255, dtype=torch.uint8)])
+    for found, image in zip(detectors._statistics(images), images.numpy() / 255, strict=True):
+        gray = image.mean(0)
+        laplacian = [
+            abs(4 * gray[y, x] - gray[y - 1, x] - gray[y + 1, x] - gray[y, x - 1] - gray[y, x + 1])
+            for y in range(1, 8)
+            for x in range(1, 12)
+        ]
+        steps = np.abs(np.diff(gray, axis=1)).ravel()
+        sharpness = [np.mean(laplacian), sorted(laplacian)[(len(laplacian) - 1) // 2], np.quantile(steps, 0.95)]
+        expected = [
+            *np.quantile(gray, [0.02, 0.25, 0.5, 0.75, 0.98]),
+            *image.mean((1, 2)),
+            *image.std((1, 2), ddof=1),
+            *np.log(np.array(sharpness) + 1e-3),
+            (image >= 250 / 255).mean(),
+            (image <= 5 / 255).mean(),
+        ]
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def _text(side: int, seed: int) -> np.ndarray:
+    page = Image.new("RGB", (side, side), (248, 248, 248))
+    words = "".join(chr(c) for c in _rng(seed).integers(97, 123, 400))
+    for row in range(side // 10):
+        ImageDraw.Draw(page).text((1, 10 * row), words[20 * row : 20 * row + 20], fill=(10, 10, 10))
+    return np.asarray(page).transpose(2, 0, 1)
+
+
+def _checkerboard(side: int, square: int) -> np.ndarray:
+    y, x = np.indices((side, side)) // square
+    return np.repeat(((x + y) % 2 * 200 + 30)[None], 3, 0).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def blood() -> tuple[Tensor, np.ndarray]:
+    images, labels, _ = cells.generate(400, 0)
+    return torch.from_numpy(images), labels
+
+
+def test_planted_strangers_come_first(blood):
+    """Noise, flat frames, checkerboards, pages of text; and one page twenty times over, 5% of the set."""
+    rng = _rng()
+    strangers = [
+        *rng.integers(0, 256, (4, 3, 96, 96)),
+        *(np.full((3, 96, 96), level) + rng.integers(0, 3, (3, 96, 96)) for level in (10, 128, 240)),
+        *(_checkerboard(96, square) for square in (4, 12, 24)),
+        *(_text(96, seed) for seed in range(3)),
+        *[_text(96, 9)] * 20,
+    ]
+    images = torch.cat([blood[0], torch.from_numpy(np.stack(strangers).astype(np.uint8))])
+    found = outliers(images)
+    score = _checks_ranking(found, len(images))
+    assert set(found["index"][: len(strangers)]) == set(range(400, len(images)))
+    assert score[400:].min() > cleaning.THRESHOLDS["outlier"] > np.quantile(score[:400], 0.99)
+    assert found.equals(outliers(images.numpy()))  # and the same every time
+
+
+def test_a_clean_set_and_unseen_kinds_of_its_images_hold_few_strangers(blood):
+    unseen = torch.from_numpy(cells.generate(40, 1, kinds="unseen")[0])
+    score = _checks_ranking(outliers(torch.cat([blood[0], unseen])), 440)
+    assert (score > cleaning.THRESHOLDS["outlier"]).mean() < 0.02
+
+
+def test_strangers_in_gray_images_that_are_not_square():
+    digits = np.stack([np.pad(_text(40, seed)[:1, :20, 5:35], ((0, 0), (2, 2), (0, 0))) for seed in range(60)])
+    images = torch.cat([torch.from_numpy(digits), _noise(2, 1, 24, 30)])
+    assert set(outliers(images)["index"][:2]) == {60, 61}
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+def test_so_few_images_are_all_typical(n):
+    assert _checks_ranking(outliers(_noise(n, 3, 16, 16)), n).tolist() == [0] * n
+
+
+@pytest.mark.parametrize("n", [3, 40])
+def test_identical_images_are_all_typical(n):
+    assert (_checks_ranking(outliers(_noise(1, 1, 16, 16).expand(n, -1, -1, -1)), n) == 0).all()
+
+
+@pytest.mark.parametrize("detector", [outliers, image_quality])
+def test_images_must_be_bytes(detector):
+    for images in (torch.rand(4, 3, 8, 8), _noise(3, 8, 8), _noise(2, 4, 8, 8)):
+        with pytest.raises(ValueError, match=r"^images: expected uint8 \(N, 1 or 3, H, W\), got "):
+            detector(images)
+
+
+# Quality
+
+
+def _photograph(seed: int, side: int = 48) -> np.ndarray:
+    """Blobs and fine detail, gray: float (side, side) in 20 to 230."""
+    rough = Image.fromarray(_rng(seed).integers(40, 210, (6, 6), np.uint8)).resize((side, side), Image.BICUBIC)
+    fine = Image.fromarray(_rng(seed + 99).integers(0, 60, (side // 2, side // 2), np.uint8)).resize((side, side))
+    return np.clip(np.asarray(rough, float) + np.asarray(fine) - 30, 20, 230)
+
+
+def test_quality_of_constructed_images():
+    plain = [_photograph(seed) for seed in range(12)]
+    blurred = np.asarray(Image.fromarray(_bytes(plain[0])).filter(ImageFilter.GaussianBlur(3)))
+    noise = _rng(5).normal(0, 3, (48, 48))
+    frames = {"black": np.zeros((48, 48)), "white": np.full((48, 48), 255), "gray": np.full((48, 48), 128),
+              "noisy gray": 128 + noise, "blurred": blurred, "dark": plain[1] * 0.12}  # fmt: skip
+    images = np.stack([_bytes(x)[None] for x in (*plain, *frames.values())])
+    table = image_quality(images)
+    assert list(table.columns) == ["index", "dark", "bright", "blank", "blurred"]
+    assert table["index"].tolist() == list(range(len(images))) and np.isfinite(table).all(axis=None)
+    assert table[["dark", "bright", "blank"]].stack().between(0, 1).all()
+    flagged = {fault: set() for fault in ("dark", "bright", "blank", "blurred")}
+    for fault, k in itertools.product(flagged, range(len(images))):
+        if table.loc[k, fault] > cleaning.THRESHOLDS[fault]:
+            flagged[fault].add(k if k < 12 else list(frames)[k - 12])
+    expected = {"dark": {"black", "dark"}, "bright": {"white"}, "blank": {"black", "white", "gray", "noisy gray"}}
+    assert flagged == expected | {"blurred": {"blurred"}}
+    black, white, gray = (table.loc[12 + k] for k in range(3))
+    assert (black["dark"], white["dark"], white["bright"]) == (1, 0, 1)
+    assert black["blank"] == white["blank"] == gray["blank"] == 1
+    assert gray["dark"] == pytest.approx(1 - 128 / 255) and gray["blurred"] == 0
+    # a copy in three channels is as good or bad
+    np.testing.assert_allclose(image_quality(np.repeat(images, 3, 1)), table, atol=1e-4)
+
+
+def test_quality_against_numpy():
+    images = np.stack([_bytes(_photograph(seed, 50))[None, :, :42] for seed in range(9)])  # windows cut by the edge
+    table = image_quality(images)
+    sharpness = []
+    for k, x in enumerate(images[:, 0] / 255):
+        assert table.loc[k, "dark"] == pytest.approx(1 - np.quantile(x, 0.95), abs=1e-5)
+        assert table.loc[k, "bright"] == pytest.approx((x >= 250 / 255).mean(), abs=1e-6)
+        means = [[x[r : r + 4, c : c + 4].mean() for c in range(0, 42, 4)] for r in range(0, 50, 4)]
+        assert table.loc[k, "blank"] == pytest.approx(2 ** (-np.std(means) * 51), rel=1e-3)
+        inner = 4 * x[1:-1, 1:-1] - x[:-2, 1:-1] - x[2:, 1:-1] - x[1:-1, :-2] - x[1:-1, 2:]
+        sharpness.append(math.log((inner.std(ddof=1) + 1e-3) / (np.std(means) + 0.01)))
+    np.testing.assert_allclose(table["blurred"], [-v for v in _slow_robust(sharpness, 0.1)], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+def test_quality_of_few_images(n):
+    table = image_quality(_noise(n, 3, 16, 20))
+    assert len(table) == n and np.isfinite(table).all(axis=None)
+    assert n != 1 or table.loc[0, "blurred"] == 0
+
+
+# Copies and contradictions
+
+
+def _pairs(*rows: tuple[int, int, float]) -> pd.DataFrame:
+    rows = np.array(rows, float).reshape(-1, 3)
+    return pd.DataFrame(
+        {"index": rows[:, 0].astype(int), "reference_index": rows[:, 1].astype(int), "score": rows[:, 2]}
+    )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_copies_against_union_find(seed):
+    rng, n = _rng(seed), 40
+    ends = rng.integers(0, n, (45, 2))
+    pairs = _pairs(*((max(a, b), min(a, b), s) for (a, b), s in zip(ends, rng.random(45), strict=True) if a != b))
+    parent = list(range(n))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            i = parent[i]
+        return i
+
+    for i, j, score in pairs.itertuples(index=False):
+        if score > 0.4:
+            parent[max(root(i), root(j))] = min(root(i), root(j))  # the root of a group is its least
+    assert copies(pairs, n, threshold=0.4).tolist() == [root(i) for i in range(n)]
+
+
+def test_copies_of_nothing_and_at_the_threshold():
+    assert copies(_pairs(), 3).tolist() == [0, 1, 2] and copies(_pairs(), 0).tolist() == []
+    pairs = _pairs((2, 0, 0.5), (1, 0, 0.51))
+    assert copies(pairs, 3, threshold=0.5).tolist() == [0, 0, 2]
+    for threshold in (cleaning.THRESHOLDS["duplicate"] - 0.01, cleaning.THRESHOLDS["duplicate"]):
+        pairs = _pairs((1, 0, threshold + 0.005))
+        assert copies(pairs, 2).tolist() == [0, int(threshold < cleaning.THRESHOLDS["duplicate"])]
+        assert conflicting_labels(pairs, np.arange(2)).empty == (threshold < cleaning.THRESHOLDS["duplicate"])
+
+
+def test_conflicting_labels_within_a_set_and_between_two():
+    labels = torch.tensor([0, 1, 1, -1, 2])
+    pairs = _pairs((2, 1, 1.0), (1, 0, 0.9), (3, 0, 0.8), (4, 3, 0.7), (4, 0, 0.6), (4, 1, 0.5), (2, 0, 0.1))
+    found = conflicting_labels(pairs, labels, threshold=0.5)
+    assert list(found.columns) == ["index", "reference_index", "score", "label", "reference_label"]
+    assert found.to_numpy().tolist() == [[1, 0, 0.9, 1, 0], [4, 0, 0.6, 2, 0]]
+    assert len(conflicting_labels(pairs, labels.numpy(), threshold=0)) == 4
+    # with labels of another set, no longer the same pairs
+    between = conflicting_labels(pairs, labels, np.array([1, 1, 9, 7, 9]), threshold=0.5)
+    assert between[["index", "reference_index"]].to_numpy().tolist() == [[4, 3], [4, 0]]
+    assert between["reference_label"].tolist() == [7, 1]
+    assert conflicting_labels(_pairs(), labels).empty and conflicting_labels(pairs, -torch.ones(5).long()).empty
+
+
+def test_every_pair_of_equal_perceptual_hashes_is_found(blood):
+    """Zauner's pHash (2010), as the library imagehash computes it, is an independent opinion on copies."""
+    rng = _rng(3)
+    images = [*blood[0][:40].numpy()]
+    for row in (3, 3, 11, 20, 20, 20):
+        images.append(images[row].copy())  # byte for byte
+    for row in (5, 9, 14, 26, 31):  # recompressed, or a little darker: some keep their hash
+        file = io.BytesIO()
+        Image.fromarray(images[row].transpose(1, 2, 0)).save(file, "JPEG", quality=90)
+        images += [np.asarray(Image.open(file)).transpose(2, 0, 1), _bytes(images[row] * rng.uniform(0.93, 0.97))]
+    hashes = [imagehash.phash(Image.fromarray(image.transpose(1, 2, 0))) for image in images]
+    equal = {(j, i) for i, j in itertools.combinations(range(len(images)), 2) if hashes[i] - hashes[j] == 0}
+    assert len(equal) >= 13 and any(j >= 46 for j, _ in equal)
+    pairs = near_duplicates(np.stack(images))
+    sure = pairs[pairs["score"] > 0.5]
+    group = copies(pairs, len(images), threshold=0.5)
+    assert equal <= set(zip(sure["index"], sure["reference_index"], strict=True))
+    assert all(group[j] == group[i] for j, i in equal)
+
+
+# Wrong labels
+
+
+def _clusters(n: int = 300, k: int = 4, seed: int = 0, apart: float = 3.0) -> tuple[np.ndarray, np.ndarray]:
+    """Features that separate k classes, and the classes."""
+    rng = _rng(seed)
+    labels = rng.integers(0, k, n)
+    return rng.normal(size=(n, 12)) + apart * rng.normal(size=(k, 12))[labels], labels
+
+
+def test_out_of_fold_probabilities_know_separate_classes():
+    h, labels = _clusters()
+    p = out_of_fold_probabilities(torch.from_numpy(h), torch.from_numpy(labels))
+    assert p.shape == (300, 4) and p.min() >= 0
+    np.testing.assert_allclose(p.sum(1), 1, atol=1e-6)
+    assert (p.argmax(1) == labels).mean() > 0.97
+    assert np.array_equal(p, out_of_fold_probabilities(h, labels))  # deterministic
+    assert not np.array_equal(p, out_of_fold_probabilities(h, labels, seed=1))
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 2])
+def test_no_image_is_judged_by_a_model_that_saw_its_label(rounds):
+    """Labels without any meaning, and more features than images: whoever has seen a label knows it."""
+    hits = []
+    for seed in range(4):
+        h, labels = _rng(seed).normal(size=(160, 400)), _rng(seed + 50).permutation(np.arange(160) % 4)
+        p = out_of_fold_probabilities(h, labels, rounds=rounds, seed=seed)
+        hits.append((p.argmax(1) == labels).mean())
+        model = detectors._fit(detectors._axes(torch.from_numpy(h).float()).numpy(), labels, 0.001, None)
+        assert model.score(detectors._axes(torch.from_numpy(h).float()).numpy(), labels) == 1
+    assert abs(np.mean(hits) - 0.25) < 4 * math.sqrt(0.25 * 0.75 / 640)
+
+
+def test_one_label_changed_changes_only_what_other_folds_say(monkeypatch):
+    h, labels = _clusters(120, 3)
+    fold = np.arange(120) % 5
+    monkeypatch.setattr(detectors, "_fold", lambda *_: fold)
+    monkeypatch.setattr(detectors, "_surprise", lambda *_: 0.0)  # the same penalty
+    before = out_of_fold_probabilities(h, labels, rounds=0)
+    changed = labels.copy()
+    changed[7] = (labels[7] + 1) % 3
+    after = out_of_fold_probabilities(h, changed, rounds=0)
+    same = np.isclose(before, after, rtol=0, atol=1e-12).all(1)
+    assert same[fold == fold[7]].all() and not same[fold != fold[7]].any()
+
+
+def test_folds_spread_every_class():
+    y = np.repeat([0, 1, 2, 3], [50, 23, 7, 3])
+    fold = detectors._fold(y, 0)
+    for k in range(4):
+        counts = np.bincount(fold[y == k], minlength=5)
+        assert counts.max() - counts.min() <= 1
+    assert np.ptp(np.bincount(fold)) <= 1 and not np.array_equal(fold, detectors._fold(y, 1))
+    assert sorted(detectors._fold(np.array([0, 1, 1]), 0)) == [0, 1, 2]
+
+
+def test_second_opinions_on_many_wrong_labels_are_better():
+    h, labels = _clusters(400, 4, apart=1.2)
+    wrong = _rng(1).random(400) < 0.35
+    given = np.where(wrong, (labels + _rng(2).integers(1, 4, 400)) % 4, labels)
+    aurocs = []
+    for rounds in (0, 1, 2):
+        p = out_of_fold_probabilities(h, given, rounds=rounds)
+        aurocs.append(roc_auc_score(wrong, 1 - p[range(400), given]))
+    assert aurocs[0] > 0.8 and aurocs[2] > aurocs[0] and aurocs[1] > aurocs[0]
+
+
+@pytest.mark.parametrize("rare", [1, 2, 4])
+def test_classes_with_hardly_any_images_and_some_with_none(rare):
+    h, labels = _clusters(150, 3)
+    labels[:rare] = 5  # and none of 3 or 4
+    p = out_of_fold_probabilities(h, labels)
+    assert p.shape == (150, 6) and (p[:, 3:5] == 0).all()
+    np.testing.assert_allclose(p.sum(1), 1, atol=1e-6)
+    assert (p[rare:].argmax(1) == labels[rare:]).mean() > 0.95
+    assert rare > 1 or p[0, 5] == 0  # nothing to learn it from
+
+
+def test_images_without_a_label_are_judged_too():
+    h, labels = _clusters()
+    given = labels.copy()
+    given[::7] = -1
+    p = out_of_fold_probabilities(h, given)
+    np.testing.assert_allclose(p.sum(1), 1, atol=1e-6)
+    assert (p.argmax(1) == labels)[::7].mean() > 0.95
+    rest = out_of_fold_probabilities(h[given >= 0], given[given >= 0])  # and teach nothing, but for the axes
+    assert (p[given >= 0].argmax(1) == rest.argmax(1)).mean() > 0.98
+
+
+def test_two_classes_two_images_and_features_that_say_nothing():
+    h, labels = _clusters(80, 2)
+    p = out_of_fold_probabilities(h, labels)
+    assert p.shape == (80, 2) and (p.argmax(1) == labels).mean() > 0.95
+    assert out_of_fold_probabilities(h[:2], [0, 1]).tolist() == [[0, 1], [1, 0]]
+    three = out_of_fold_probabilities(h[:3], [0, 1, 1])
+    assert np.isfinite(three).all() and three[0].tolist() == [0, 1]
+    constant = out_of_fold_probabilities(np.ones((90, 5)), np.repeat([0, 1], [30, 60]))
+    np.testing.assert_allclose(constant, np.tile([1 / 3, 2 / 3], (90, 1)), atol=0.02)
+
+
+def test_many_features_are_put_on_their_main_axes():
+    h = torch.from_numpy(_rng().normal(size=(50, 30)) * np.linspace(1, 9, 30)).float()
+    x = detectors._axes(h, 30)
+    assert float(x.square().sum(1).mean()) == pytest.approx(100, rel=1e-3)
+    few = detectors._axes(h, 8).double().numpy()
+    full = x.double().numpy()
+    values = np.linalg.svd(full, compute_uv=False)[:8]  # the oracle: singular values
+    np.testing.assert_allclose(np.linalg.norm(few, axis=0), values, rtol=1e-3)
+    np.testing.assert_allclose(few.T @ few, np.diag(values**2), atol=values[0] ** 2 * 1e-3)
+
+
+@pytest.mark.parametrize("labels", [[0] * 6, [-1] * 6, [3, 3, -1, -1, 3, 3]])
+def test_one_class_has_no_issues_to_find(labels):
+    with pytest.raises(ValueError, match=r"classes: label issues need two at least$"):
+        out_of_fold_probabilities(_rng().normal(size=(6, 2)), labels)
+    with pytest.raises(ValueError, match=r"^6 rows of features for 5 labels"):
+        out_of_fold_probabilities(_rng().normal(size=(6, 2)), labels[:5])
+
+
+def test_label_issues_are_cleanlabs_and_a_slow_loops():
+    labels = _rng().integers(0, 5, 70)
+    p = _rng(1).dirichlet(np.ones(5), 70)
+    score = _checks_ranking(label_issues(None, torch.from_numpy(labels), p), 70)
+    np.testing.assert_allclose(score, [1 - p[i][labels[i]] for i in range(70)], atol=1e-12)
+    quality = cleanlab.rank.get_label_quality_scores(labels, p, method="self_confidence")
+    np.testing.assert_allclose(score, 1 - quality, atol=1e-12)
+    # a class that no label names keeps its probability; images without a label have no issue
+    fewer = np.where(labels == 3, -1, labels)
+    score = _checks_ranking(label_issues(None, fewer, p), 70)
+    np.testing.assert_allclose(score, [0 if k < 0 else 1 - p[i][k] for i, k in enumerate(fewer)], atol=1e-12)
+    assert (_checks_ranking(label_issues(None, np.full(70, -1), p), 70) == 0).all()
+    assert label_issues(None, labels[:0], p[:0]).empty
+
+
+def test_probabilities_must_fit_the_labels():
+    labels, p = np.array([0, 1, 2]), np.full((3, 3), 1 / 3)
+    for wrong, message in (
+        (p[:2], "^2 rows of probabilities for 3 labels: they must be of the same images$"),
+        (p[:, :2], r"^probabilities of shape \(3, 2\) must be finite, with a column a class: labels go to 2$"),
+        (p[:, 0], r"^probabilities of shape \(3,\) must"),
+        (np.full((3, 3), np.nan), "must be finite"),
+        (7 * p, "between 0 and 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            label_issues(None, labels, wrong)
+    with pytest.raises(ValueError, match=r"^2 rows of features for 3 labels"):
+        label_issues(_noise(2, 1, 8, 8), labels)
+
+
+def test_wrong_labels_come_first(monkeypatch):
+    h, labels = _clusters(400, 4)
+    monkeypatch.setattr(detectors, "label_features", lambda _: torch.from_numpy(h))
+    wrong = _rng(1).permutation(400)[:24]
+    given = labels.copy()
+    given[wrong] = (labels[wrong] + _rng(2).integers(1, 4, 24)) % 4
+    found = label_issues(_noise(400, 1, 8, 8), given)
+    score = _checks_ranking(found, 400)
+    assert roc_auc_score(np.isin(np.arange(400), wrong), score) > 0.99
+    assert len(set(found["index"][:24]) & set(wrong)) >= 22
+
+
+def test_features_for_labels_are_of_two_sizes(blood):
+    images = blood[0][:5]
+    h = cleaning.label_features(images.numpy())
+    assert h.shape == (5, 2560)
+    assert torch.equal(h[:, :1280], frozen_features(images, size=COARSE))
+    assert torch.equal(h[:, 1280:], frozen_features(images)) and COARSE < 96
+
+
+def test_wrong_labels_of_pictures(blood):
+    images, labels = blood
+    given, wrong = labels.copy(), _rng(4).permutation(400)[:32]
+    given[wrong] = (labels[wrong] + _rng(5).integers(1, 8, 32)) % 8
+    score = _checks_ranking(label_issues(images, given), 400)
+    assert roc_auc_score(np.isin(np.arange(400), wrong), score) > 0.9
+
+
+# The report
+
+
+def _ranking(*scores: float) -> pd.DataFrame:
+    order = np.argsort(-np.array(scores))
+    return pd.DataFrame({"index": order, "score": np.array(scores)[order]})
+
+
+@pytest.fixture
+def report() -> CleaningReport:
+    report = CleaningReport()
+    report.add("outlier", _ranking(1, 9, 3, 5), threshold=4)
+    report.add("duplicate", _pairs((7, 2, 0.9), (8, 1, 0.5), (3, 0, 1.0)), threshold=0.5)
+    report.add("label", _ranking(0.1, 0.2, 0.95), threshold=0.9, remove=False)
+    return report
+
+
+def test_report_holds_what_is_above_the_threshold(report):
+    assert report.rows.to_numpy().tolist() == [
+        [1, "outlier", 9.0, -1, True],
+        [3, "outlier", 5.0, -1, True],
+        [7, "duplicate", 0.9, 2, True],
+        [3, "duplicate", 1.0, 0, True],
+        [2, "label", 0.95, -1, False],
+    ]
+    assert list(report.rows.columns) == ["index", "reason", "score", "other", "remove"]
+    assert list(report.rows.index) == list(range(5)) and report.removed.tolist() == [1, 3, 7]
+    report.rows.loc[1, "remove"] = False  # but the other row about image 3 still says so
+    assert report.removed.tolist() == [1, 3, 7]
+    report.rows.loc[3, "remove"] = False
+    assert report.removed.tolist() == [1, 7]
+    report.add("dark", image_quality(_noise(5, 1, 8, 8)), score="dark")  # no threshold: all
+    assert report.rows["reason"].tolist()[5:] == ["dark"] * 5
+    report.add("nothing", _ranking(), threshold=0)
+    assert len(report.rows) == 10
+    assert CleaningReport().removed.tolist() == [] and CleaningReport().rows is not CleaningReport().rows
+
+
+def test_report_survives_a_file(report, tmp_path):
+    for kept in (report, CleaningReport()):
+        path = tmp_path / "new" / "report.csv"
+        kept.save(path)
+        again = CleaningReport.load(path)
+        pd.testing.assert_frame_equal(again.rows, kept.rows)
+        assert again.removed.tolist() == kept.removed.tolist()
+        again.add("more", _ranking(1.0, 2.0))  # it can go on
+        assert len(again.rows) == len(kept.rows) + 2
+    assert [p.name for p in path.parent.iterdir()] == ["report.csv"]
+    path.write_text("remove,index,other,score,reason,my note\n1 ,4,-1,2,by hand,ugly\n".replace("1 ", "True"))
+    assert CleaningReport.load(path).removed.tolist() == [4]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"\x00\xff\xfe", b"index,reason\n1,a\n", b"index,reason,score,other,remove\nx,a,1,-1,True\n",
+        b"index,reason,score,other,remove\n1,a,1,-1\n", b"index,reason,score,other,remove\n-1,a,1,-1,True\n",
+        b"index,reason,score,other,remove\n1,a,1,-1,no\n",  # a word is true for Python, and would remove it
+        b"index,reason,score,other,remove\n1,a,1,-1,False\n2,a,1,-1,nope\n",
+    ],
+)  # fmt: skip
+def test_damaged_reports(content, tmp_path):
+    path = tmp_path / "report.csv"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"report.csv is no cleaning report \(.*\): save one with") as error:
+        CleaningReport.load(path)
+    assert "\n" not in str(error.value)
+
+
+def test_reports_that_are_no_file(tmp_path, report):
+    for path in (tmp_path / "none.csv", tmp_path):
+        with pytest.raises(DataError, match="is no cleaning report"):
+            CleaningReport.load(path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"cannot be written \(.+\): choose another place$"):
+        report.save(tmp_path / "file" / "report.csv")
+
+
+@pytest.fixture(params=["cells:60", "mnist5k"])
+def data(request) -> Dataset:
+    return load_dataset(request.param, image_size=16, subset=40 if request.param == "mnist5k" else None)
+
+
+def _remove(*rows: int) -> CleaningReport:
+    report = CleaningReport()
+    report.add("test", pd.DataFrame({"index": list(rows), "score": 1.0}))
+    return report
+
+
+def _named(images: ImageSet) -> list[tuple[bytes, str]]:
+    return [
+        (image.numpy().tobytes(), images.classes[label])
+        for image, label in zip(images.images, images.labels, strict=True)
+    ]
+
+
+def test_apply_keeps_exactly_the_rest(data, tmp_path):
+    before = {part: _named(getattr(data, part)) for part in ("train", "val", "test")}
+    common = torch.bincount(data.train.labels).argmax()
+    gone = torch.where(data.train.labels == common)[0][:2].tolist()
+    path = _remove(*gone, gone[0]).apply(data, tmp_path / "new" / "cleaned.npz")
+    assert path == tmp_path / "new" / "cleaned.npz" and [p.name for p in path.parent.iterdir()] == ["cleaned.npz"]
+    cleaned = load_dataset(f"npz:{path}")
+    kept = [row for i, row in enumerate(before["train"]) if i not in gone]
+    assert _named(cleaned.train) == kept and len(kept) == len(before["train"]) - 2
+    assert _named(cleaned.val) == before["val"] and _named(cleaned.test) == before["test"]
+    assert set(cleaned.classes) == set(data.classes) and cleaned.channels == data.channels
+    assert {part: _named(getattr(data, part)) for part in before} == before  # the source is as it was
+    # nothing to remove: all of it, over the old file
+    assert _named(load_dataset(f"npz:{CleaningReport().apply(data, str(path))}").train) == before["train"]
+
+
+def _small(labels: list[int], classes: tuple[str, ...], test: tuple[int, ...] = (0, 1)) -> Dataset:
+    def part(values: list[int], seed: int) -> ImageSet:
+        return ImageSet(_noise(len(values), 1, 8, 12, seed=seed), torch.tensor(values), classes)
+
+    parts = part(labels, 0), part([labels[0]], 1), part(list(test), 2)
+    return Dataset("small", *parts, None, (0.5,), (0.2,), "0" * 16, classes, 1, (8, 12))
+
+
+def test_apply_to_labels_whose_names_are_in_another_order_and_to_none(tmp_path):
+    data = _small([2, 0, 1, 2, 0, 1, 1], ("zebra", "10", "9"))
+    cleaned = load_dataset(f"npz:{_remove(1, 3).apply(data, tmp_path / 'a.npz')}")
+    assert cleaned.classes == ("9", "10", "zebra") and cleaned.image_size == (8, 12)
+    assert [name for _, name in _named(cleaned.train)] == ["9", "10", "zebra", "10", "10"]
+    bare = _small([-1] * 5, (), (-1, -1))
+    cleaned = load_dataset(f"npz:{_remove(4).apply(bare, tmp_path / 'b.npz')}")
+    assert torch.equal(cleaned.train.images, bare.train.images[:4]) and (cleaned.train.labels == -1).all()
+
+
+def test_apply_refuses(tmp_path):
+    data, path = _small([0, 0, 1, 1, 2], ("a", "b", "c")), tmp_path / "cleaned.npz"
+    for report, source, message in (
+        (_remove(5), data, "^the report names image 5 of 5: it belongs to another data set$"),
+        (_remove(0, 1, 2, 3, 4), data, "^the report removes every training image: raise its thresholds$"),
+        # else test would hold a class that training does not, and nothing could load it
+        (_remove(2, 3), data, "^the report removes every training image of b: raise its thresholds$"),
+        (_remove(0), _small([0, 0, 1, -1], ("a", "b")), "^1 train images have no label, which"),
+        (_remove(0), _small([1, 1, 0], ("a", "b"), (0, -1, -1)), "^2 test images have no label, which"),
+    ):
+        with pytest.raises(DataError, match=message):
+            report.apply(source, path)
+    assert list(tmp_path.iterdir()) == []
+    # what is not asked for later may go
+    assert load_dataset(f"npz:{_remove(4).apply(data, path)}").classes == ("a", "b")
+    cleaned = load_dataset(f"npz:{_remove(2).apply(_small([0, 1, -1], ('a', 'b')), path)}")
+    assert cleaned.train.labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), OSError("odd"), KeyboardInterrupt()])
+def test_no_half_written_file_stays(error, tmp_path, monkeypatch):
+    data, path = _small([0, 1, 1], ("a", "b")), tmp_path / "cleaned.npz"
+    path.write_bytes(b"the old one")
+
+    def half(file: io.BufferedWriter, **_: np.ndarray) -> None:
+        file.write(b"half")
+        raise error
+
+    monkeypatch.setattr(np, "savez", half)
+    seen = DataError if isinstance(error, OSError) else KeyboardInterrupt
+    with pytest.raises(seen, match=r"cleaned.npz cannot be written \((No space left on device|odd)\)|^$"):
+        _remove(1).apply(data, path)
+    assert [p.name for p in tmp_path.iterdir()] == ["cleaned.npz"] and path.read_bytes() == b"the old one"
+    monkeypatch.undo()
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(DataError, match=r"cannot be written \(Not a directory\)|cannot be written \(File exists\)"):
+        _remove(1).apply(data, Path(blocked) / "cleaned.npz")
+
+
+def test_out_of_fold_probabilities_of_fewer_images_than_features():
+    """Features of noise images, nearly all alike: single precision gives up on their covariance."""
+    g = torch.Generator().manual_seed(0)
+    labels = np.arange(60) % 3
+    h = 0.01 * torch.randn(60, 2560, generator=g) + torch.nn.functional.one_hot(torch.from_numpy(labels), 2560)
+    p = cleaning.out_of_fold_probabilities(h, labels)
+    assert (p.argmax(1) == labels).mean() > 0.9
+
+
+def test_odd_sizes_count_doublings():
+    sizes = [(100, 100)] * 5 + [(200, 200), (100, 400), (50, 100)]
+    quality = image_quality(torch.zeros(8, 3, 16, 16, dtype=torch.uint8), sizes)
+    assert quality["odd_size"].tolist() == pytest.approx([0, 0, 0, 0, 0, 2, 2, 1])
+    assert "odd_size" not in image_quality(torch.zeros(2, 1, 16, 16, dtype=torch.uint8))
+    assert len(image_quality(torch.zeros(0, 1, 16, 16, dtype=torch.uint8), np.empty((0, 2)))) == 0
+    for wrong in ([(1, 2)], [(0, 5)] * 8):
+        with pytest.raises(ValueError, match=r"^sizes: expected \(8, 2\) widths and heights above 0"):
+            image_quality(torch.zeros(8, 3, 16, 16, dtype=torch.uint8), wrong)

