@@ -24,6 +24,7 @@ class ImageSet:
     images: Tensor  # uint8 (N, C, H, W), C = 1 or 3
     labels: Tensor  # int64 (N,), an index into `classes`; -1: none
     classes: tuple[str, ...]
+    names: tuple[str, ...] | None = None  # of the files, below the source's folder; None: images without names
 
     def __len__(self) -> int:
         return len(self.images)

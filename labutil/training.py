@@ -119,6 +119,7 @@ def fit(
     after_step: Callable[[float], None] | None = None,
     drop_last: bool = False,
     precision: str | None = None,
+    criterion: str | None = None,
     run: Run | None = None,
     name: str = "fit",
     resume: bool | None = None,
@@ -144,6 +145,7 @@ def fit(
     evaluate: called every `evaluate_every` epochs and after the last; recorded, and without influence.
     after_step: called after each update with the progress in (0, 1] (a moving-average target).
     precision: "fp32", "bf16", "fp16"; None decides from the hardware. A resumed fit keeps the precision it began with.
+    criterion: what tables call the loss that `step` returns, such as "InfoNCE"; goes into the record of the run.
     run: a run directory: every epoch leaves a checkpoint `checkpoints/<name>.pt` there, and settings and history join
         the record. resume: continue from that checkpoint (a finished one gives its result at once); None means yes
         under `labutil run` and no by hand.
@@ -290,7 +292,8 @@ def fit(
     if run:
         run.save_history(name, history)
         public = {key: value for key, value in settings.items() if key != "step"}
-        run.save_fit(name, public | {"precision": state["precision"], "epochs_run": len(history)})
+        facts = {"precision": state["precision"], "epochs_run": len(history), "criterion": criterion}
+        run.save_fit(name, public | facts)
     return history
 
 

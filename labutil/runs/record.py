@@ -131,12 +131,12 @@ class Run:
         print(format_metrics(self.record["metrics"]))
 
 
-def open_run(notebook: str, namespace: dict[str, Any], data: Dataset | None = None) -> Run:
+def open_run(notebook: str, namespace: dict[str, Any], data: Dataset | None = None, *, label: str | None = None) -> Run:
     """Open the run that this notebook writes to, seed everything, and say on what it runs.
 
     notebook: its name, as "02_supervised_baseline". namespace: `globals()`, from which the parameters are taken.
-    data: the data set, for the record. Under `labutil run` the directory is the one that the command prepared; by hand
-    it is `<runs>/<notebook>/hand-<id>`, begun afresh. Raises RunError when another kernel has it open.
+    data: the data set, for the record. label: what tables call this run's method. Under `labutil run` the directory
+    is the one that the command prepared; by hand it is `<runs>/<notebook>/hand-<id>`, begun afresh. Raises RunError when another kernel has it open.
 
     Example:
         run = open_run("02_supervised_baseline", globals(), data)
@@ -159,6 +159,7 @@ def open_run(notebook: str, namespace: dict[str, Any], data: Dataset | None = No
         _held[directory] = _acquire(directory / ".kernel.lock", KERNEL_LOCK_SECONDS if prepared else 0)
     device.seed_everything(record["params"].get("seed", 0))
     record["environment"] = device.describe() | {"commit": _commit()}
+    record["label"] = label
     if data is not None:
         record["dataset"] = {
             "name": data.name,
@@ -179,6 +180,7 @@ def new_record(notebook: str, recipe: str | None, params: dict[str, Any]) -> dic
     """run.json of a run that begins now."""
     return {
         "notebook": notebook,
+        "label": None,
         "recipe": recipe,
         "status": "running",
         "params": params,
