@@ -136,7 +136,8 @@ def open_run(notebook: str, namespace: dict[str, Any], data: Dataset | None = No
 
     notebook: its name, as "02_supervised_baseline". namespace: `globals()`, from which the parameters are taken.
     data: the data set, for the record. label: what tables call this run's method. Under `labutil run` the directory
-    is the one that the command prepared; by hand it is `<runs>/<notebook>/hand-<id>`, begun afresh. Raises RunError when another kernel has it open.
+    is the one that the command prepared; by hand it is `<runs>/<notebook>/hand-<id>`, begun afresh.
+    Raises RunError when another kernel has it open.
 
     Example:
         run = open_run("02_supervised_baseline", globals(), data)
