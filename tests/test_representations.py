@@ -91,14 +91,13 @@ def test_features_are_the_networks_own(channels, monkeypatch):
 
 
 def test_precision_changes_features_little_and_has_its_own_cache(monkeypatch):
-    images = _images()
-    rows = {}
+    rows = []
     for precision in ("fp32", "bf16"):
         monkeypatch.setattr(device, "default_precision", lambda *_, p=precision: p)
-        rows[precision] = frozen_features(images, size=64)
+        rows.append(frozen_features(_images(), size=64))
     assert len(_cached()) == 2
-    assert not torch.equal(rows["fp32"], rows["bf16"])
-    assert float(F.cosine_similarity(rows["fp32"], rows["bf16"]).min()) > 0.99
+    assert not torch.equal(*rows)
+    assert float(F.cosine_similarity(*rows).min()) > 0.99
 
 
 def test_a_second_call_reads_the_file(computed):
@@ -111,9 +110,9 @@ def test_a_second_call_reads_the_file(computed):
     assert torch.equal(frozen_features(_images(), size=32), first)
 
 
-def test_anything_that_changes_features_changes_the_key(quick, computed, tmp_path):
-    images = _images()
-    weights = tmp_path / "weights.pth"
+def test_anything_that_changes_features_changes_the_key(quick, computed, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    images, weights = _images(), tmp_path / "weights.pth"
     weights.write_bytes(b"one")
     moved = images.clone()
     moved[2, 0, 5, 5] += 1
@@ -127,26 +126,17 @@ def test_anything_that_changes_features_changes_the_key(quick, computed, tmp_pat
         (images, {"encoder": "resnet18"}),
         (images, {"weights": weights}),
     ]
-    for x, settings in calls:
+    for x, settings in calls * 2:
         frozen_features(x, **settings)
     assert len(_cached()) == len(computed) == len(calls)
-    for x, settings in calls:
-        frozen_features(x, **settings)
     frozen_features(images, size=96)  # what is chosen for them anyway
-    frozen_features(images, weights=str(weights))
+    frozen_features(images, weights="~/weights.pth")
     frozen_features(images.to(memory_format=torch.channels_last))
     assert len(computed) == len(calls)
-    weights.write_bytes(b"another")
-    frozen_features(images, weights=weights)
+    weights.write_bytes(b"another")  # a file is told by its content, wherever it lies
+    for given in (weights, "~/weights.pth"):
+        frozen_features(images, weights=given)
     assert len(computed) == len(calls) + 1
-
-
-def test_weights_in_the_home_folder_are_told_apart_by_content(quick, computed, tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for content in (b"one", b"another"):
-        (tmp_path / "weights.pth").write_bytes(content)
-        frozen_features(_images(), weights="~/weights.pth")
-    assert len(computed) == 2
 
 
 def test_weights_from_a_file_are_used(tmp_path):
@@ -178,11 +168,11 @@ def test_without_the_cache_nothing_is_kept(quick, computed, own_folders):
     assert not (own_folders / "data").exists()
 
 
-def test_no_images():
-    for channels in (1, 3):
+@pytest.mark.parametrize("channels", [1, 3])
+def test_no_images(channels):
+    for _ in "computed", "read":
         h = frozen_features(_images(0, channels), size=32)
         assert h.shape == (0, 1280) and h.dtype == torch.float32
-        assert frozen_features(_images(0, channels), size=32).shape == (0, 1280)
 
 
 def test_more_images_than_a_batch_keep_their_order(monkeypatch):
@@ -203,18 +193,11 @@ def test_random_numbers_elsewhere_stay_as_they_were():
 
 @pytest.mark.parametrize(
     "images",
-    [
-        torch.zeros(2, 3, 8, 8),
-        torch.zeros(3, 8, 8, dtype=torch.uint8),
-        torch.zeros(2, 8, 8, 3, dtype=torch.uint8),
-        np.zeros((2, 3, 8, 8), np.int64),
-    ],
+    [torch.zeros(2, 3, 8, 8), _images()[0], _images().permute(0, 2, 3, 1), np.zeros((2, 3, 8, 8), np.int64)],
 )
-def test_images_of_another_type_or_shape(images, own_folders):
-    with pytest.raises(ValueError) as caught:
+def test_images_of_another_type_or_shape(images):
+    with pytest.raises(ValueError, match=r"^images: expected uint8 \(N, 1 or 3, H, W\), got torch.\w+ \([\d, ]+\)$"):
         frozen_features(images)
-    kind = str(torch.as_tensor(images).dtype)
-    assert str(caught.value) == f"images: expected uint8 (N, 1 or 3, H, W), got {kind} {tuple(images.shape)}"
 
 
 def test_settings_out_of_range(tmp_path):
@@ -273,12 +256,10 @@ def test_a_disk_that_takes_no_more(kind, quick, monkeypatch, own_folders):
 
 
 @pytest.mark.parametrize(
-    ("side", "seen"),
-    [(1, 96), (28, 96), (32, 96), (64, 96), (96, 96), (120, 128), (128, 128), (200, 192), (224, 224), (512, 224)],
+    ("side", "seen"), [(1, 96), (32, 96), (96, 96), (120, 128), (128, 128), (200, 192), (224, 224), (512, 224)]
 )
 def test_feature_size(side, seen):
-    assert feature_size((side, side)) == seen
-    assert feature_size((side, 1)) == feature_size((1, side)) == seen  # the larger side counts
+    assert feature_size((side, side)) == feature_size((side, 1)) == feature_size((1, side)) == seen
 
 
 def test_batches_shrink_as_images_grow(monkeypatch):
@@ -290,17 +271,7 @@ def test_batches_shrink_as_images_grow(monkeypatch):
     assert batch_size(224) == 512
 
 
-def test_eigenvectors_of_a_matrix_of_low_rank():
-    """Many equal eigenvalues, on which single precision may give up: still an orthonormal basis."""
-    g = torch.Generator().manual_seed(0)
-    h = torch.randn(20, 600, generator=g) @ torch.diag(torch.logspace(1, -4, 600))
-    values, vectors = representations.eigenvectors(h.T @ h)
-    expected = torch.linalg.svdvals(h.double()).square().flip(0)
-    torch.testing.assert_close(values[-20:].double(), expected, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(vectors.T @ vectors, torch.eye(600), rtol=0, atol=1e-3)
-
-
-def test_eigenvectors_falls_back_to_double(monkeypatch):
+def test_eigenvectors_answer_where_single_precision_gives_up(monkeypatch):
     eigh = torch.linalg.eigh
 
     def refuses_singles(matrix):
@@ -309,9 +280,11 @@ def test_eigenvectors_falls_back_to_double(monkeypatch):
         return eigh(matrix)
 
     monkeypatch.setattr(torch.linalg, "eigh", refuses_singles)
-    values, vectors = representations.eigenvectors(torch.diag(torch.tensor([3.0, 1.0])))
+    h = torch.randn(20, 60, generator=torch.Generator().manual_seed(0))
+    values, vectors = representations.eigenvectors(h.T @ h)
     assert values.dtype == vectors.dtype == torch.float32
-    assert values.tolist() == [1.0, 3.0]
+    torch.testing.assert_close(values[-20:], torch.linalg.svdvals(h).square().flip(0), rtol=1e-4, atol=0)
+    torch.testing.assert_close(vectors.T @ vectors, torch.eye(60))
 
 
 # Embeddings
@@ -350,18 +323,6 @@ def test_knn_equals_lightly_and_scikit_learn(k):
     np.testing.assert_allclose(flat, even.predict_proba(queries.double().numpy()), atol=1e-5)
 
 
-@pytest.mark.usefixtures("_chunk")
-def test_knn_equals_a_slow_loop():
-    (bank, y), (queries, _) = toy(40), toy(9, seed=1)
-    expected = np.zeros((9, 5))
-    for i, q in enumerate(queries.double().numpy()):
-        cosines = [float(q @ b) / np.linalg.norm(q) / np.linalg.norm(b) for b in bank.double().numpy()]
-        for j in sorted(range(40), key=lambda j: -cosines[j])[:7]:
-            expected[i, y[j]] += math.exp(cosines[j] / 0.3)
-    expected /= expected.sum(1, keepdims=True)
-    np.testing.assert_allclose(knn_probabilities(bank, y, queries, 5, k=7, tau=0.3), expected, atol=1e-6)
-
-
 def test_knn_of_small_banks_and_other_types():
     bank, y = toy(5)
     p = knn_probabilities(bank, y, bank, 4, k=20)
@@ -382,7 +343,7 @@ def test_knn_of_small_banks_and_other_types():
         ({"queries": torch.rand(2, 3)}, r"queries \(2, 3\)"),
         ({"queries": torch.rand(2)}, r"queries: expected finite embeddings \(N, D\), got \(2,\)"),
         ({"bank": torch.full((4, 2), torch.nan)}, "bank: .* not all are finite"),
-        ({"bank": torch.rand(0, 2), "bank_labels": torch.zeros(0, dtype=torch.int64)}, "M at least 1"),
+        ({"bank": torch.rand(0, 2), "bank_labels": torch.zeros(0, dtype=torch.int64)}, "N at least 1"),
         ({"k": 0}, "k=0"),
         ({"tau": 0}, "tau=0"),
     ],
@@ -393,23 +354,17 @@ def test_wrong_inputs_are_named(change, message):
         knn_probabilities(**settings | {"n_classes": 3} | change)
 
 
-def slow_retrieval(z_a, z_b, k):
-    z = F.normalize(torch.cat([z_a, z_b]).double(), dim=1).numpy()
-    n, hits = len(z_a), 0
-    for i in range(2 * n):
-        others = sorted((j for j in range(2 * n) if j != i), key=lambda j: -float(z[i] @ z[j]))
-        hits += (i + n) % (2 * n) in others[:k]
-    return hits / (2 * n)
-
-
 @pytest.mark.usefixtures("_chunk")
 @pytest.mark.parametrize("k", [1, 5, 50])
 def test_retrieval_equals_a_slow_loop(k):
-    z, _ = toy(30)
-    other = z + 3 * torch.randn(z.shape, generator=torch.Generator().manual_seed(5))
-    found = retrieval_accuracy(z, other, k)
-    assert found == pytest.approx(slow_retrieval(z, other, k))
-    assert 0.1 < found < (1 if k < 50 else 1.1)
+    z_a, _ = toy(30)
+    z_b = z_a + 3 * torch.randn(z_a.shape, generator=torch.Generator().manual_seed(5))
+    z, hits = F.normalize(torch.cat([z_a, z_b]).double(), dim=1).numpy(), 0
+    for i in range(60):
+        others = sorted((j for j in range(60) if j != i), key=lambda j: -float(z[i] @ z[j]))
+        hits += (i + 30) % 60 in others[:k]
+    assert retrieval_accuracy(z_a, z_b, k) == pytest.approx(hits / 60)
+    assert 0.1 < hits / 60 < (1 if k < 50 else 1.1)
 
 
 def test_retrieval_closed_forms():
