@@ -210,33 +210,8 @@ def test_settings_out_of_range(tmp_path):
         frozen_features(_images(), weights=tmp_path / "none.pth")
 
 
-# A cache that cannot be written
-
-
-def _refused(folder: Path) -> None:
-    with pytest.raises(DataError) as caught:
-        frozen_features(_images())
-    assert str(caught.value).startswith(f"{folder} cannot be written (")
-    assert str(caught.value).endswith("make room, or set LABUTIL_DATA to another folder")
-
-
-def test_a_file_where_a_folder_should_be(quick, own_folders):
-    (own_folders / "data").write_text("not a folder")
-    _refused(own_folders / "data" / "cache" / "features")
-    assert (own_folders / "data").read_text() == "not a folder"
-
-
-def test_a_folder_where_the_file_should_be(quick):
-    frozen_features(_images())
-    (path,) = _cached()
-    path.unlink()
-    path.mkdir()
-    _refused(path.parent)
-    assert _cached() == [path]
-
-
-@pytest.mark.parametrize("kind", ["read-only", "full"])
-def test_a_disk_that_takes_no_more(kind, quick, monkeypatch, own_folders):
+@pytest.mark.parametrize("kind", ["a file in its place", "a folder in its place", "read-only", "full"])
+def test_a_cache_that_cannot_be_written(kind, quick, monkeypatch, own_folders):
     def no_folder(*_, **__):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
@@ -244,12 +219,21 @@ def test_a_disk_that_takes_no_more(kind, quick, monkeypatch, own_folders):
         path.write_bytes(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    if kind == "read-only":
-        monkeypatch.setattr(Path, "mkdir", no_folder)
+    if kind == "a file in its place":
+        (own_folders / "data").write_text("not a folder")
+    elif kind == "a folder in its place":
+        frozen_features(_images())
+        (path,) = _cached()
+        path.unlink()
+        path.mkdir()
     else:
-        monkeypatch.setattr(np, "save", half)
-    _refused(own_folders / "data" / "cache" / "features")
-    assert not [path for path in own_folders.rglob("*") if path.is_file()]
+        monkeypatch.setattr(*((Path, "mkdir", no_folder) if kind == "read-only" else (np, "save", half)))
+    before = sorted(own_folders.rglob("*"))
+    with pytest.raises(DataError) as caught:
+        frozen_features(_images())
+    assert str(caught.value).startswith(f"{own_folders / 'data' / 'cache' / 'features'} cannot be written (")
+    assert str(caught.value).endswith("make room, or set LABUTIL_DATA to another folder")
+    assert [path for path in own_folders.rglob("*") if path.is_file()] == [path for path in before if path.is_file()]
 
 
 # Sizes
