@@ -50,18 +50,19 @@ def principal_axes(h: Array, dimensions: int = 512) -> np.ndarray:
 
 
 def logistic_regression(
-    x: np.ndarray, labels: np.ndarray, *, decay: float, sample_weight: np.ndarray | None = None
+    x: np.ndarray, labels: np.ndarray, *, decay: float, power: float = 1.0, sample_weight: np.ndarray | None = None
 ) -> LogisticRegression:
-    """Multinomial logistic regression, fitted: least mean cross-entropy + decay * |W|^2 (the bias has no penalty).
+    """Multinomial logistic regression, fitted: least mean cross-entropy + decay * power * |W|^2 (no penalty of biases).
 
-    x: float (N, D), best with a mean squared length of about 100, as `principal_axes` gives it. labels: int (N,), two
-    classes at least. sample_weight: (N,), which multiplies each row's cross-entropy in the mean.
+    x: float (N, D). labels: int (N,), two classes at least. power: the mean squared length of x, in hundreds, so that
+    one `decay` suits all features; 1 for `principal_axes`. sample_weight: (N,), which multiplies each row's
+    cross-entropy in the mean.
     """
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1):  # small products: threads that wait for each other cost more than they bring
-        model = LogisticRegression(C=1 / (2 * decay * len(x)), max_iter=1000, tol=1e-3)
+        model = LogisticRegression(C=1 / (2 * decay * len(x) * power), max_iter=1000, tol=1e-3)
         return model.fit(x, labels, sample_weight=sample_weight)
 
 
@@ -84,7 +85,7 @@ def linear_probe(h: Array, labels: Array, *, decay: float = 0.002, dimensions: i
     from sklearn.pipeline import Pipeline
 
     axes, x, power = _fit_axes(to_numpy(h), dimensions)
-    classifier = logistic_regression(x, to_numpy(labels), decay=decay * power)
+    classifier = logistic_regression(x, to_numpy(labels), decay=decay, power=power)
     return Pipeline([*axes.steps, ("classifier", classifier)])
 
 
@@ -100,7 +101,7 @@ def _fit_axes(h: np.ndarray, dimensions: int) -> tuple[Pipeline, np.ndarray, flo
     axes = PCA(min(dimensions, d, max(1, n - 1)), svd_solver=solver)
     steps = Pipeline([("signed_root", FunctionTransformer(signed_root)), ("axes", axes)])
     with threadpool_limits(1):
-        return steps, steps.fit_transform(h), max(float(signed_root(h).var(0).sum()) / 100, 1e-12)
+        return steps, steps.fit_transform(h), max(signed_root(h).var(0).sum() / 100, 1e-12)
 
 
 def probe_head(probe: Pipeline, n_classes: int) -> nn.Sequential:
