@@ -48,8 +48,7 @@ def predict(
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1")
     model = unwrapped(model)  # the wrapper synchronises buffers in every forward pass, so one process would wait
-    tensors = [*model.parameters(), *model.buffers()]
-    device = tensors[0].device if tensors else get_device()
+    device = next((t.device for t in (*model.parameters(), *model.buffers())), None) or get_device()
     outputs = []
     with evaluation_mode(model), torch.inference_mode(), autocast(precision, device):
         # max: an empty set still passes through once, and comes out as (0, ...)
@@ -284,13 +283,8 @@ def tsne(features: Array, *, seed: int = 0, perplexity: float = 30, pca: int = 5
     with threadpool_limits(1):
         if not flat and min(x.shape) > pca:
             x = PCA(pca, random_state=seed).fit_transform(x)
-        model = TSNE(
-            perplexity=min(perplexity, (len(x) - 1) / 3),
-            init="random" if flat else "pca",
-            learning_rate="auto",
-            max_iter=500,
-            random_state=seed,
-        )
+        neighbours, start = min(perplexity, (len(x) - 1) / 3), "random" if flat else "pca"
+        model = TSNE(perplexity=neighbours, init=start, max_iter=500, random_state=seed)
         return model.fit_transform(x).astype(np.float32)
 
 
