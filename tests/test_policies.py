@@ -17,18 +17,9 @@ from torchvision.transforms import InterpolationMode
 from labutil import device, policies
 from labutil.corruptions import CORRUPTIONS, corrupt
 from labutil.data import cells
-from labutil.policies import (
-    AUG_MIX,
-    OPERATIONS,
-    RAND_AUGMENT,
-    apply_operations,
-    aug_mix,
-    cut_mix,
-    jsd,
-    mix_up,
-    rand_augment,
-)
+from labutil.policies import AUG_MIX, OPERATIONS, RAND_AUGMENT, aug_mix, cut_mix, mix_up, rand_augment
 
+BILINEAR = InterpolationMode.BILINEAR
 SHAPES = [(4, 3, 32, 32), (3, 1, 28, 28), (2, 3, 24, 40)]
 LABELLED = {"mix_up": mix_up, "cut_mix": cut_mix}
 POLICIES = {
@@ -59,8 +50,14 @@ def images(*shape: int) -> Tensor:
     return pixels(*shape).float().div_(255)
 
 
-def apply(x: Tensor, name: str, amount: float | Tensor = 0.0) -> Tensor:
-    return apply_operations(x, torch.full((len(x),), OPERATIONS.index(name)), amount)
+def apply_each(x: Tensor, operations: Tensor, amounts: Tensor) -> Tensor:
+    y = x.clone()
+    policies.apply_operations(y, operations, amounts)
+    return y
+
+
+def apply(x: Tensor, name: str, amount: float = 0.0) -> Tensor:
+    return apply_each(x, torch.full((len(x),), OPERATIONS.index(name)), torch.full((len(x),), float(amount)))
 
 
 def with_pil(x: Tensor, function) -> Tensor:
@@ -87,21 +84,18 @@ def mirrored(x: Tensor, function) -> Tensor:
 @pytest.mark.parametrize("magnitude", [-1.0, -0.3, 0.0, 0.3, 1.0])
 def test_geometry_equals_torchvision(shape, magnitude):
     x = images(*shape)
-    height, width = shape[2:]
-    degrees, slant = 30 * magnitude, math.degrees(math.atan(0.3 * magnitude))
-    right, down = 150 / 331 * magnitude * width, 150 / 331 * magnitude * height
-    still = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0]}
-    bilinear = {"interpolation": InterpolationMode.BILINEAR}
-    expected = {
-        "rotate": lambda p: tv.rotate(p, degrees, **bilinear),
-        "shear_x": lambda p: tv.affine(p, **still | {"shear": [slant, 0.0]}, **bilinear),
-        "shear_y": lambda p: tv.affine(p, **still | {"shear": [0.0, slant]}, **bilinear),
-        "translate_x": lambda p: tv.affine(p, **still | {"translate": [right, 0]}, **bilinear),
-        "translate_y": lambda p: tv.affine(p, **still | {"translate": [0, down]}, **bilinear),
-    }
-    for name, function in expected.items():
+    right, down = (round(150 / 331 * magnitude * side, 6) for side in (shape[3], shape[2]))
+    slant = math.degrees(math.atan(0.3 * magnitude))
+    for name, (angle, translate, shear) in {
+        "rotate": (-30 * magnitude, [0, 0], [0.0, 0.0]),  # torchvision's affine turns the other way than its rotate
+        "shear_x": (0, [0, 0], [slant, 0.0]),
+        "shear_y": (0, [0, 0], [0.0, slant]),
+        "translate_x": (0, [right, 0], [0.0, 0.0]),
+        "translate_y": (0, [0, down], [0.0, 0.0]),
+    }.items():
         ours = apply(x, name, RAND_AUGMENT[name][1] * magnitude)
-        torch.testing.assert_close(ours, mirrored(x, function), atol=1e-4, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+        theirs = mirrored(x, lambda p, a=(angle, translate, 1.0, shear): tv.affine(p, *a, interpolation=BILINEAR))
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -135,16 +129,6 @@ def test_operations_on_levels_equal_pil(shape):
     torch.testing.assert_close(apply(u / 255, "autocontrast"), tv.autocontrast(u / 255))
 
 
-@pytest.mark.parametrize("name", ["posterize", "solarize", "equalize", "autocontrast"])
-def test_operations_on_levels_equal_torchvision(name):
-    u = pixels(3, 3, 20, 31)
-    amounts = {"posterize": [4, 6, 7], "solarize": [0.0, 76.8, 230.0]}.get(name, [0])
-    for amount in amounts:
-        arguments = [amount] if name in ("posterize", "solarize") else []
-        expected = getattr(tv, name)(u, *arguments).float()
-        assert (apply(u / 255, name, amount) * 255 - expected).abs().max() < (1.001 if name == "autocontrast" else 1e-3)
-
-
 def test_values_between_levels_and_fractions_of_bits_are_rounded():
     u = pixels(2, 3, 20, 31)
     between = u / 255 + (torch.rand(u.shape, generator=rng()) - 0.5) * 0.9 / 255
@@ -166,9 +150,9 @@ def test_each_image_gets_its_own_operation_and_amount():
     operations = torch.randperm(n, generator=rng(2)) % len(OPERATIONS)
     ends = torch.tensor([RAND_AUGMENT[OPERATIONS[i]] for i in operations])
     amounts = ends[:, 0] + (ends[:, 1] - ends[:, 0]) * torch.rand(n, generator=rng(3))
-    together = apply_operations(x, operations, amounts)
+    together = apply_each(x, operations, amounts)
     for i in range(n):
-        alone = apply_operations(x[i : i + 1], operations[i : i + 1], amounts[i].item())
+        alone = apply_each(x[i : i + 1], operations[i : i + 1], amounts[i : i + 1])
         torch.testing.assert_close(together[i : i + 1], alone, atol=1e-5, rtol=0)
     changed = (together - x).abs().flatten(1).amax(1) > 1e-3
     identity = operations == OPERATIONS.index("identity")
@@ -286,7 +270,7 @@ def test_aug_mix_equals_a_loop_over_images_and_chains(drawn, shape, width, depth
             chain = x[i : i + 1]
             for operations, amounts in drawn["_draw"]:
                 at = k * len(x) + i
-                chain = apply_operations(chain, operations[at : at + 1], amounts[at : at + 1])
+                chain = apply_each(chain, operations[at : at + 1], amounts[at : at + 1])
             expected = expected + beta[i, 0] * dirichlet[i, k] * chain
         torch.testing.assert_close(mixed[i : i + 1], expected, atol=1e-4, rtol=0)
 
@@ -308,31 +292,6 @@ def test_aug_mix_draws_depth_operation_and_magnitude_uniformly(monkeypatch, draw
     depths = -aug_mix(torch.ones(3000, 1, 3, 3), width=1, generator=rng())[:, 0, 0, 0].log2()
     assert stats.chisquare(depths.round().long().bincount()[1:]).pvalue > 1e-3
     assert depths.max() == 3 and depths.min() == 1
-
-
-def test_jsd_equals_a_loop_with_its_gradient():
-    logits = [torch.randn(6, 5, generator=rng(i), dtype=torch.float64) * 3 for i in range(3)]
-    ours, theirs = ([z.clone().requires_grad_() for z in logits] for _ in range(2))
-    loss = jsd(*ours)
-    expected = torch.zeros((), dtype=torch.float64)
-    for i in range(6):
-        p = [torch.softmax(z[i], 0) for z in theirs]
-        mixture = sum(p) / 3
-        expected = expected + sum((q * (q / mixture).log()).sum() for q in p) / 3 / 6
-    torch.testing.assert_close(loss.double(), expected, atol=1e-6, rtol=1e-5)
-    loss.backward()
-    expected.backward()
-    for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a.grad, b.grad, atol=1e-6, rtol=1e-4)
-
-
-def test_jsd_at_its_ends():
-    z = torch.randn(4, 3, generator=rng())
-    assert jsd(z, z, z).abs() < 1e-6
-    certain = 1e4 * torch.eye(3)
-    apart = jsd(*(certain.roll(k, 1) for k in range(3)))
-    assert apart.item() == pytest.approx(math.log(3), rel=1e-5)
-    assert jsd(certain, certain.roll(1, 0)).item() == pytest.approx(math.log(2), rel=1e-5)
 
 
 # ---- MixUp and CutMix --------------------------------------------------------------------------------------------
@@ -444,10 +403,11 @@ def test_severity_zero_is_the_image_and_more_is_more(kind):
     assert (corrupt(gray, kind, 5, rng()) - gray).abs().max().item() > 0.05 or kind == "saturation"
 
 
+@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("severity", [1, 3, 5])
 @pytest.mark.parametrize("kind", ["brightness", "contrast", "saturation"])
-def test_colour_corruptions_equal_torchvision(kind, severity):
-    x = images(4, 3, 20, 30)
+def test_colour_corruptions_equal_torchvision(kind, severity, channels):
+    x = images(4, channels, 20, 30)
     expected = getattr(tv, f"adjust_{kind}")(x, CORRUPTIONS[kind][severity - 1])
     torch.testing.assert_close(corrupt(x, kind, severity), expected, atol=1e-5, rtol=0)
 
@@ -500,12 +460,6 @@ def test_noises_have_their_mean_and_variance(severity):
     torch.testing.assert_close(counts[~clipped], counts[~clipped].round(), atol=1e-3, rtol=0)
 
 
-def test_gray_images_have_no_saturation_to_lose():
-    x = images(2, 1, 28, 28)
-    for severity in range(1, 6):
-        torch.testing.assert_close(corrupt(x, "saturation", severity), x, atol=1e-6, rtol=0)
-
-
 # ---- all of them -------------------------------------------------------------------------------------------------
 
 
@@ -539,21 +493,19 @@ def test_bfloat16_autocast_and_inference_mode(call):
 
 @pytest.mark.parametrize("call", POLICIES.values(), ids=POLICIES)
 def test_reproducible_from_its_generator_and_from_nothing_else(call):
-    x = images(12, 3, 16, 16)
-    before = torch.get_rng_state()
+    x, same, before = images(12, 3, 16, 16), rng(5), torch.get_rng_state()
     first = call(x, rng(5))
-    same = rng(5)
     assert torch.equal(first, call(x, same))
     assert not torch.equal(first, call(x, same))
     assert not torch.equal(first, call(x, rng(6)))
     assert torch.equal(before, torch.get_rng_state())
-    device.seed_everything(3)
-    own = call(x)
-    assert not torch.equal(own, call(x))
-    device.seed_everything(3)
-    before = torch.get_rng_state()
-    assert torch.equal(own, call(x))
-    assert torch.equal(before, torch.get_rng_state())
+    own = []
+    for _ in range(2):
+        device.seed_everything(3)
+        before = torch.get_rng_state()
+        own += [call(x), call(x)]
+        assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(own[0], own[2]) and torch.equal(own[1], own[3]) and not torch.equal(own[0], own[1])
 
 
 @pytest.mark.parametrize("call", [POLICIES[name] for name in ("rand_augment", "aug_mix", "noise", "shot_noise")])
@@ -567,10 +519,7 @@ def test_every_image_has_its_own_draw(call):
     [
         (lambda x, y: rand_augment(x, draws=0), "rand_augment: draws=0 must be a whole number, at least 1"),
         (lambda x, y: rand_augment(x, draws=1.5), "rand_augment: draws=1.5 must be a whole number"),
-        (
-            lambda x, y: rand_augment(x, magnitude=9),
-            "rand_augment: magnitude=9 must be a number, at least 0 and at most 1",
-        ),
+        (lambda x, y: rand_augment(x, magnitude=9), "rand_augment: magnitude=9 must be a number, .* at most 1"),
         (lambda x, y: rand_augment(x, magnitude="0.3"), "rand_augment: magnitude='0.3' must be a number"),
         (lambda x, y: aug_mix(x, severity=3), "aug_mix: severity=3 must be"),
         (lambda x, y: aug_mix(x, width=0), "aug_mix: width=0 must be"),
@@ -583,7 +532,6 @@ def test_every_image_has_its_own_draw(call):
         (lambda x, y: cut_mix(x, y.float(), 4), r"cut_mix: labels must be int64 \(4,\), not torch.float32"),
         (lambda x, y: corrupt(x, "noises", 1), "kind='noises' \\(did you mean 'noise'\\?\\) is not one of noise, shot"),
         (lambda x, y: corrupt(x, "noise", 6), "corrupt: severity=6 must be a whole number, at least 0 and at most 5"),
-        (lambda x, y: corrupt(x, "noise", 0.5), "corrupt: severity=0.5 must be a whole number"),
     ],
 )
 def test_wrong_settings_are_named(call, message):
