@@ -9,7 +9,7 @@ import torchvision.transforms.v2.functional as tv
 from sklearn.datasets import load_sample_images
 from torchvision.transforms import ColorJitter, InterpolationMode, RandomResizedCrop
 
-from labutil import augment, device
+from labutil import augment
 from labutil.augment import Augment, affine_matrices, apply_colour, colour_matrices, gaussian_blur, warp, white_noise
 
 BILINEAR = InterpolationMode.BILINEAR
@@ -22,7 +22,6 @@ SETTINGS = {
 COLOUR_ONLY = ("saturation", "hue", "grayscale")
 # Stretch at probability 1 is the same for all, so that "each image its own draw" needs a coin.
 DRAWN = {name: {name: value, "stretch_p": 0.5} for name, value in SETTINGS.items()}
-EVERYTHING = Augment(**{k: v for k, v in SETTINGS.items() if k != "crop_padding"}, stretch_p=0.5)
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -370,38 +369,15 @@ def test_every_image_has_its_own_draw(settings):
     assert distinct == 2 if coin else distinct > 40
 
 
-def test_reproducible_from_its_generator_and_from_nothing_else():
-    x, same, before = noise_images(8), rng(5), torch.get_rng_state()
-    first = EVERYTHING(x, rng(5))
-    assert torch.equal(first, EVERYTHING(x, same))
-    assert not torch.equal(first, EVERYTHING(x, same))  # a second view
-    assert not torch.equal(first, EVERYTHING(x, rng(6)))
-    white_noise(x, 0.1)
-    assert torch.equal(before, torch.get_rng_state())
-    own = []
-    for _ in range(2):
-        device.seed_everything(3)
-        own += [EVERYTHING(x), EVERYTHING(x)]
-    assert torch.equal(own[0], own[2]) and torch.equal(own[1], own[3]) and not torch.equal(own[0], own[1])
-
-
 # ---- any batch ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [(0, 3, 32, 32), (1, 3, 96, 96), (5, 1, 28, 28), (2, 3, 17, 40), (2, 3, 2, 3)])
-@pytest.mark.parametrize("size", [None, 24, (20, 30)])
-def test_shapes_range_and_layout(shape, size):
-    augment = Augment(**{k: v for k, v in SETTINGS.items() if k != "crop_padding"}, size=size)
-    x = noise_images(*shape)
-    y = augment(x, rng())
-    height, width = (size, size) if isinstance(size, int) else size or shape[2:]
-    assert y.shape == (*shape[:2], height, width) and y.dtype == torch.float32 and y.is_contiguous()
-    if not len(x):
-        return
-    assert y.min() >= 0 and y.max() <= 1 and y.isfinite().all()
-    last = augment(x.contiguous(memory_format=torch.channels_last), rng())
-    assert last.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(last, y, atol=1e-5, rtol=0)
+@pytest.mark.parametrize("shape", [(0, 3, 32, 32), (5, 1, 28, 28), (2, 3, 17, 40), (2, 3, 2, 3)])
+@pytest.mark.parametrize("size", [24, (20, 30)])
+def test_sizes(shape, size):
+    for settings in ({"crop_scale": (0.2, 0.9)}, {"crop_padding": 4}, {}):
+        y = Augment(**settings, size=size)(noise_images(*shape), rng())
+        assert y.shape == (*shape[:2], *((size, size) if isinstance(size, int) else size))
 
 
 @pytest.mark.parametrize("settings", DRAWN.values(), ids=DRAWN)
@@ -412,25 +388,10 @@ def test_gray_images(settings):
     assert unchanged == any(name in settings for name in COLOUR_ONLY)
 
 
-def test_input_is_left_alone_and_nothing_asked_is_nothing_done():
+def test_nothing_asked_is_nothing_done():
     x = noise_images()
-    copy = x.clone()
-    EVERYTHING(x, rng())
-    assert torch.equal(x, copy)
     assert Augment()(x) is x
     assert Augment(size=32, jitter_p=0.0, brightness=0.5)(x) is x
-
-
-def test_bfloat16_autocast_and_inference_mode():
-    x = noise_images()
-    expected = EVERYTHING(x, rng())
-    with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
-        y = EVERYTHING(x, rng())
-    assert y.dtype == torch.float32 and torch.equal(y, expected)
-    assert torch.equal(EVERYTHING(x, rng()), y)  # nothing cached became an inference tensor
-    low = EVERYTHING(x.bfloat16(), rng())
-    assert low.dtype == torch.bfloat16
-    torch.testing.assert_close(low.float(), expected, atol=0.03, rtol=0)
 
 
 def test_simclr_views_differ_and_keep_the_image_recognisable(photographs):
@@ -477,14 +438,3 @@ def test_wrong_settings_are_named(settings, message):
     with pytest.raises(ValueError, match=f"^Augment: {message}") as error:
         Augment(**settings)
     assert "\n" not in str(error.value)
-
-
-def test_wrong_images_are_refused_with_what_to_do():
-    augment = Augment(flip=0.5)
-    with pytest.raises(TypeError, match=r"torch.uint8: convert by labutil.device.to_float"):
-        augment(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
-    with pytest.raises(TypeError, match="not float64: convert"):
-        augment(torch.zeros(2, 3, 8, 8, dtype=torch.float64).numpy())
-    for shape in [(3, 8, 8), (2, 4, 8, 8)]:
-        with pytest.raises(ValueError, match=r"\(N, 1, H, W\) or \(N, 3, H, W\), not"):
-            augment(torch.zeros(shape))
