@@ -20,12 +20,6 @@ def did_you_mean(word: str, known: Collection[str]) -> str:
     return f" (did you mean {lowered[near[0]]!r}?)" if near else ""
 
 
-def check_choice(parameter: str, value: str, choices: Collection[str]) -> None:
-    """Raise ValueError, naming the parameter and the nearest choice, when `value` is not one of `choices`."""
-    if value not in choices:
-        raise ValueError(f"{parameter}={value!r}{did_you_mean(value, choices)} is not one of {', '.join(choices)}")
-
-
 def check_number(parameter: str, value: object, low: float, high: float = math.inf, whole: bool = False) -> None:
     """Raise ValueError, naming the parameter, unless `value` is a finite (`whole`: a whole) number in [low, high]."""
     if not is_number(value) or not low <= value <= high or (whole and value != int(value)):
@@ -36,6 +30,12 @@ def check_number(parameter: str, value: object, low: float, high: float = math.i
 def is_number(value: object) -> bool:
     """Whether `value` is an int or a finite float; True and False are neither."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_choice(parameter: str, value: str, choices: Collection[str]) -> None:
+    """Raise ValueError, naming the parameter and the nearest choice, when `value` is not one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{parameter}={value!r}{did_you_mean(value, choices)} is not one of {', '.join(choices)}")
 
 
 class DataError(ValueError):
