@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from labutil import device
+from labutil.paths import check_choice, check_number, is_number
 
 # Largest value of each setting that is one number; the smallest is 0.
 _LIMITS = {
@@ -28,7 +29,6 @@ _LIMITS = {
 }
 # Largest value of each (low, high) setting; low must be above 0.
 _RANGES = {"crop_scale": 1, "crop_ratio": math.inf, "blur": math.inf}
-_PADDING_MODES = ("reflection", "zeros", "border")
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,8 @@ class Augment:
         rotation: largest angle either way, in degrees.
         zoom: z draws a magnification from [1 - z, 1 + z].
         translation: largest shift either way, as a share of width and height.
-        padding_mode: what lies outside the image: "reflection", "zeros" or "border". The default is reflection because
-            mirrored edges have the image's own colours and texture; black corners tell a network the angle, and darken
-            the mean that contrast uses.
+        padding_mode: what lies outside the image: "reflection", "zeros" or "border". Mirrored edges have the image's
+            own colours and texture; black corners tell a network the angle, and darken the mean that contrast uses.
     Colour, linear, hence one matrix:
         brightness, contrast, saturation: b draws a factor from [max(0, 1 - b), 1 + b], as torchvision's ColorJitter.
         hue: largest rotation either way, in turns.
@@ -63,7 +62,6 @@ class Augment:
     torchvision applies the four jitter operators in random order and clamps after each. Without clamping they commute
     (saturation and hue keep the luma whose mean contrast uses, and all of them keep gray gray), so the fixed order
     here loses nothing; the two differ where a pixel leaves [0, 1] on the way, and in what hue means: `colour_matrices`.
-
     Settings out of range raise ValueError.
 
     Example:
@@ -96,38 +94,30 @@ class Augment:
 
     def __post_init__(self) -> None:
         for name, limit in _LIMITS.items():
-            value = getattr(self, name)
-            if not _is_number(value) or not 0 <= value <= limit:
-                raise ValueError(f"Augment: {name}={value!r} must be a number, at least 0{_at_most(limit)}")
+            check_number(f"Augment: {name}", getattr(self, name), 0, limit, whole=name == "crop_padding")
         for name, limit in _RANGES.items():
             value = getattr(self, name)
             if value is not None and not (_is_pair(value) and 0 < value[0] <= value[1] <= limit):
-                raise ValueError(f"Augment: {name}={value!r} must be (low, high), 0 < low <= high{_at_most(limit)}")
+                bounds = "0 < low <= high" + (f" <= {limit}" if limit < math.inf else "")
+                raise ValueError(f"Augment: {name}={value!r} must be (low, high), {bounds}")
         if self.stretch is not None and not _is_pair(self.stretch):
             raise ValueError(f"Augment: stretch={self.stretch!r} must be (alpha, beta), two numbers, e.g. (1.5, 0)")
-        if self.padding_mode not in _PADDING_MODES:
-            raise ValueError(f"Augment: padding_mode={self.padding_mode!r} must be one of {', '.join(_PADDING_MODES)}")
+        check_choice("Augment: padding_mode", self.padding_mode, ("reflection", "zeros", "border"))
         sides = self.size if isinstance(self.size, tuple | list) else (self.size, self.size)
         if self.size is not None and not (len(sides) == 2 and all(isinstance(s, int) and s > 0 for s in sides)):
             raise ValueError(f"Augment: size={self.size!r} must be a whole number above 0, or (height, width)")
-        if self.crop_padding != int(self.crop_padding) or (self.crop_padding and self.crop_scale):
-            raise ValueError(
-                f"Augment: crop_padding={self.crop_padding!r} must be a whole number of pixels, and not be combined "
-                "with crop_scale, which crops as well"
-            )
+        if self.crop_padding and self.crop_scale:
+            raise ValueError(f"Augment: crop_padding={self.crop_padding} and crop_scale both crop: choose one")
 
     def __call__(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """One random version of each image.
+        """One random version of each image of x, float (N, C, H, W) in [0, 1], C = 1 or 3.
 
-        Args:
-            x: float (N, C, H, W) in [0, 1], C = 1 or 3.
-            generator: a generator on x's device; default: the package's own, `device.generator("augment", x.device)`.
-
-        Returns: (N, C, H, W) or (N, C, *size) in [0, 1], of x's dtype and memory format, computed in float32 also under
+        generator: on x's device; default: the package's own, `device.generator("augment", x.device)`. Returns
+        (N, C, H, W) or (N, C, *size) in [0, 1], of x's dtype and memory format, computed in float32 also under
         autocast; x itself (not a copy) if every setting is off. Raises TypeError for images of integers and ValueError
         for another shape.
         """
-        _check_images(x)
+        check_images(x)
         size = self.size or tuple(x.shape[2:])
         size = (size, size) if isinstance(size, int) else tuple(size)
         if not len(x):
@@ -135,11 +125,7 @@ class Augment:
         g = generator or device.generator("augment", x.device)
         with torch.autocast(x.device.type, enabled=False):
             out = self._apply(x, size, g)
-        if out is x:
-            return x
-        channels_last = x.is_contiguous(memory_format=torch.channels_last)
-        memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        return out.clamp_(0, 1).to(x.dtype).contiguous(memory_format=memory_format)
+        return x if out is x else clamped_like(out, x)
 
     def _apply(self, x: Tensor, size: tuple[int, int], g: torch.Generator) -> Tensor:
         moves = (self.crop_scale, self.crop_padding, self.flip, self.vertical_flip, self.rotation, self.zoom)
@@ -149,10 +135,10 @@ class Augment:
         if jitter or self.grayscale or self.channel_shift or (self.stretch and self.stretch_p):
             x = apply_colour(x, *self._draw_colour(x, g))
         if self.blur and self.blur_p:
-            sigma = _uniform(x, *self.blur, g) * _coin(x, self.blur_p, g)
+            sigma = uniform(x, *self.blur, g) * coin(x, self.blur_p, g)
             x = gaussian_blur(x, sigma, 2 * math.ceil(3 * self.blur[1]) + 1)  # 3 sigma hold 99.7% of a Gaussian
         if self.noise:
-            x = white_noise(x, _uniform(x, 0, self.noise, g), g)
+            x = white_noise(x, uniform(x, 0, self.noise, g), g)
         return x
 
     # What is off is drawn as well, between equal bounds: it costs microseconds, and the other draws stay as they were.
@@ -162,12 +148,12 @@ class Augment:
             x,
             size,
             **self._draw_crop(x, g),
-            flip=_coin(x, self.flip, g),
-            vertical_flip=_coin(x, self.vertical_flip, g),
-            angle=_uniform(x, -self.rotation, self.rotation, g),
-            zoom=_uniform(x, 1 - self.zoom, 1 + self.zoom, g),
-            shift_x=_uniform(x, -self.translation, self.translation, g),
-            shift_y=_uniform(x, -self.translation, self.translation, g),
+            flip=coin(x, self.flip, g),
+            vertical_flip=coin(x, self.vertical_flip, g),
+            angle=uniform(x, -self.rotation, self.rotation, g),
+            zoom=uniform(x, 1 - self.zoom, 1 + self.zoom, g),
+            shift_x=uniform(x, -self.translation, self.translation, g),
+            shift_y=uniform(x, -self.translation, self.translation, g),
         )
 
     def _draw_crop(self, x: Tensor, g: torch.Generator) -> dict[str, Tensor]:
@@ -176,31 +162,31 @@ class Augment:
             pad = int(self.crop_padding)
             left, top = torch.randint(-pad, pad + 1, (2, n), generator=g, device=x.device)
             return {"left": left, "top": top}
-        area = _uniform(x, *self.crop_scale, g)
+        area = uniform(x, *self.crop_scale, g)
         # Width / height, counted in those of the image, of a crop that fits lies between area and 1 / area. torchvision
         # draws again until it does, which makes large crops rarer; here the area stays uniform.
         low, high = (math.log(ratio * height / width) for ratio in self.crop_ratio)
         lowest, highest = area.log().clamp(min=low), (-area.log()).clamp(max=high)
-        aspect = (lowest + (highest - lowest) * _uniform(x, 0, 1, g)).clamp(low, high).exp()
+        aspect = (lowest + (highest - lowest) * uniform(x, 0, 1, g)).clamp(low, high).exp()
         area = torch.minimum(area, torch.minimum(aspect, 1 / aspect))  # where no permitted ratio fits: as much as does
         crop_width, crop_height = width * (area * aspect).sqrt(), height * (area / aspect).sqrt()
-        left, top = (width - crop_width) * _uniform(x, 0, 1, g), (height - crop_height) * _uniform(x, 0, 1, g)
+        left, top = (width - crop_width) * uniform(x, 0, 1, g), (height - crop_height) * uniform(x, 0, 1, g)
         return {"left": left, "top": top, "crop_width": crop_width, "crop_height": crop_height}
 
     def _draw_colour(self, x: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
-        jittered = _coin(x, self.jitter_p, g)
+        jittered = coin(x, self.jitter_p, g)
 
         def factor(amount: float) -> Tensor:
-            return 1 + (_uniform(x, max(0, 1 - amount), 1 + amount, g) - 1) * jittered
+            return 1 + (uniform(x, max(0, 1 - amount), 1 + amount, g) - 1) * jittered
 
-        stretched = _coin(x, self.stretch_p if self.stretch else 0, g)
+        stretched = coin(x, self.stretch_p if self.stretch else 0, g)
         alpha, beta = self.stretch or (1, 0)
         return colour_matrices(
             x,
             brightness=factor(self.brightness),
             contrast=factor(self.contrast),
-            saturation=factor(self.saturation) * (1 - _coin(x, self.grayscale, g)),
-            hue=_uniform(x, -self.hue, self.hue, g) * jittered,
+            saturation=factor(self.saturation) * (1 - coin(x, self.grayscale, g)),
+            hue=uniform(x, -self.hue, self.hue, g) * jittered,
             channel_shift=self.channel_shift * (2 * torch.rand(x.shape[:2], generator=g, device=x.device) - 1),
             alpha=1 + (alpha - 1) * stretched,
             beta=beta * stretched,
@@ -223,9 +209,7 @@ def simclr_views(size: int, strength: float = 1.0, blur: bool = False) -> Augmen
         crop_scale=(0.08, 1.0),
         size=size,
         flip=0.5,
-        brightness=0.8 * strength,
-        contrast=0.8 * strength,
-        saturation=0.8 * strength,
+        **dict.fromkeys(("brightness", "contrast", "saturation"), 0.8 * strength),
         hue=0.2 * strength,
         jitter_p=0.8,
         grayscale=0.2,
@@ -255,16 +239,12 @@ def affine_matrices(
 ) -> Tensor:
     """The matrices of `warp` that crop, resize to `size`, flip, rotate and magnify about the centre, then shift.
 
-    Args:
-        x: the images (N, C, H, W); only their shape and device are used.
-        size: (height, width) of the result, default that of x.
-        left, top, crop_height, crop_width: the crop in pixels of x, not necessarily whole or inside; default all of x.
-        flip, vertical_flip: 1 to mirror, 0 not to.
-        angle: degrees, counter-clockwise.
-        zoom: magnification.
-        shift_x, shift_y: to the right and down, as shares of the result's width and height.
+    x: the images (N, C, H, W); only their shape and device are used. size: (height, width) of the result, default that
+    of x. left, top, crop_height, crop_width: the crop in pixels of x, not necessarily whole or inside; default all of
+    x. flip, vertical_flip: 1 to mirror, 0 not to. angle: degrees, counter-clockwise. zoom: magnification. shift_x,
+    shift_y: to the right and down, as shares of the result's width and height.
 
-    Returns: float32 (N, 2, 3), from output to input positions, both from -1 to 1 across the image, as `F.affine_grid`.
+    Returns float32 (N, 2, 3), from output to input positions, both from -1 to 1 across the image, as `F.affine_grid`.
 
     Example:
         rotated = warp(x, affine_matrices(x, angle=30))
@@ -275,12 +255,12 @@ def affine_matrices(
     crop_width = width if crop_width is None else crop_width
 
     def columns(*values: PerImage) -> Tensor:
-        return torch.stack([_per_image(v, x) for v in values], dim=1)
+        return torch.stack([per_image(v, x) for v in values], dim=1)
 
     crop = columns(crop_width, crop_height) / columns(width, height)
     centre = 2 * columns(left, top) / columns(width, height) + crop - 1
     scale = crop * (1 - 2 * columns(flip, vertical_flip))
-    angle, zoom = torch.deg2rad(_per_image(angle, x)), _per_image(zoom, x)
+    angle, zoom = torch.deg2rad(per_image(angle, x)), per_image(zoom, x)
     cos, sin = angle.cos() / zoom, angle.sin() / zoom
     # Positions count in half widths and half heights, so turning one into the other takes the ratio of the two.
     rotate = torch.stack([cos, -sin * (out_height / out_width), sin * (out_width / out_height), cos], 1)
@@ -327,32 +307,27 @@ def colour_matrices(
     alpha: PerImage = 1.0,
     beta: PerImage = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """The matrix and offset of `apply_colour` for brightness, contrast, saturation, hue, channel shift and stretch.
+    """The matrix (N, C, C) and offset (N, C), float32, of `apply_colour` for these changes of x (N, C, H, W).
 
     Brightness multiplies; contrast scales the distance to the mean luma of the image; saturation the distance of a
     pixel to its luma (0: grayscale). These three are those of torchvision, without its clamping. `hue` turns the
     colours about the gray axis in YIQ, by that many turns, and keeps luma; torchvision's turns the hue of HSV, a
     hexagon, and keeps the largest and smallest channel instead. The two agree in direction, and no turn and a full turn
-    change nothing in both, but they are not equal. Then `channel_shift`, a number or tensor (N,) or (N, C), is added,
-    and last comes alpha * pixel + beta.
-
-    Args:
-        x: the images (N, C, H, W), C = 1 or 3, whose mean luma contrast uses; with C = 1 saturation and hue do nothing.
-
-    Returns: float32 matrix (N, C, C) and offset (N, C).
+    change nothing in both, but they are not equal. On gray images (C = 1) saturation and hue do nothing. Then
+    `channel_shift`, a number or tensor (N,) or (N, C), is added, and last comes alpha * pixel + beta.
 
     Example:
         vivid = apply_colour(x, *colour_matrices(x, saturation=1.5)).clamp(0, 1)
     """
     n, channels = x.shape[:2]
     brightness, contrast, saturation, alpha, beta = (
-        _per_image(v, x)[:, None] for v in (brightness, contrast, saturation, alpha, beta)
+        per_image(v, x)[:, None] for v in (brightness, contrast, saturation, alpha, beta)
     )
     mean = x.float().mean((2, 3))
     if channels == 1:
         colour = torch.ones(n, 1, device=x.device)
     else:
-        turn = 2 * math.pi * _per_image(hue, x)[:, None]
+        turn = 2 * math.pi * per_image(hue, x)[:, None]
         keep = saturation * turn.cos()
         basis = _COLOUR_BASIS.to(x.device)
         mean = mean @ basis[1, :1].T
@@ -380,7 +355,7 @@ def gaussian_blur(x: Tensor, sigma: PerImage, kernel_size: int) -> Tensor:
     n, channels, height, width = x.shape
     radius = min(kernel_size // 2, height - 1, width - 1)  # a mirror shows no more than the image
     taps = torch.arange(-radius, radius + 1, device=x.device)
-    sigma = _per_image(sigma, x).clamp(min=1e-2)  # so narrow that every tap but the middle one is 0
+    sigma = per_image(sigma, x).clamp(min=1e-2)  # so narrow that every tap but the middle one is 0
     kernel = torch.softmax(-((taps / sigma[:, None]) ** 2) / 2, dim=1).repeat_interleave(channels, 0)[:, None, None]
     planes = F.pad(x.float().reshape(1, n * channels, height, width), (radius,) * 4, mode="reflect")
     planes = F.conv2d(planes, kernel, groups=n * channels)  # every plane is a group with its own kernel
@@ -391,25 +366,45 @@ def white_noise(x: Tensor, std: PerImage, generator: torch.Generator | None = No
     """x (N, C, H, W) plus independent Gaussian noise of standard deviation std in every value; not clamped."""
     g = generator or device.generator("augment", x.device)
     noise = torch.randn(x.shape, generator=g, device=x.device)
-    return torch.addcmul(x.float(), noise, _per_image(std, x)[:, None, None, None])
+    return torch.addcmul(x.float(), noise, per_image(std, x)[:, None, None, None])
 
 
-def _per_image(value: PerImage, x: Tensor) -> Tensor:
+# What `policies` and `corruptions` share with `Augment`.
+
+
+def per_image(value: PerImage, x: Tensor) -> Tensor:
+    """One value for each image: float32 (N,) on the device of x (N, ...)."""
     if isinstance(value, Tensor):
         return value.to(x.device, torch.float32).expand(len(x))
     return torch.full((len(x),), value, dtype=torch.float32, device=x.device)  # filled there rather than copied there
 
 
-def _uniform(x: Tensor, low: float, high: float, g: torch.Generator) -> Tensor:
+def uniform(x: Tensor, low: float, high: float, g: torch.Generator) -> Tensor:
+    """A number from [low, high) for each image: float32 (N,)."""
     return torch.rand(len(x), generator=g, device=x.device) * (high - low) + low
 
 
-def _coin(x: Tensor, probability: float, g: torch.Generator) -> Tensor:
-    """1 with the given probability, else 0, for each image."""
+def coin(x: Tensor, probability: float, g: torch.Generator) -> Tensor:
+    """1 with the given probability, else 0, for each image: float32 (N,)."""
     return (torch.rand(len(x), generator=g, device=x.device) < probability).float()
 
 
-def _check_images(x: Tensor) -> None:
+def cpu_if_mps(g: torch.Generator) -> torch.Generator:
+    """g, or on Apple's GPU, which draws neither Gamma nor Poisson, a generator on the CPU seeded from it."""
+    if g.device.type != "mps":
+        return g
+    return torch.Generator().manual_seed(int(torch.randint(2**31, (), generator=g, device=g.device)))
+
+
+def clamped_like(out: Tensor, images: Tensor) -> Tensor:
+    """`out`, clamped to [0, 1] in place, in the dtype and memory format of `images`."""
+    channels_last = images.is_contiguous(memory_format=torch.channels_last)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return out.clamp_(0, 1).to(images.dtype).contiguous(memory_format=memory_format)
+
+
+def check_images(x: Tensor) -> None:
+    """Raise TypeError unless x is a float tensor, and ValueError unless it is (N, 1, H, W) or (N, 3, H, W)."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
         kind = getattr(x, "dtype", type(x).__name__)
         raise TypeError(f"Augment needs a float tensor in [0, 1], not {kind}: convert by labutil.device.to_float(x)")
@@ -417,13 +412,5 @@ def _check_images(x: Tensor) -> None:
         raise ValueError(f"Augment needs images of shape (N, 1, H, W) or (N, 3, H, W), not {tuple(x.shape)}")
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _is_pair(value: object) -> bool:
-    return isinstance(value, tuple | list) and len(value) == 2 and all(map(_is_number, value))
-
-
-def _at_most(limit: float) -> str:
-    return f" and at most {limit}" if limit < math.inf else ""
+    return isinstance(value, tuple | list) and len(value) == 2 and all(map(is_number, value))

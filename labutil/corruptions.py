@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from labutil import augment, device
-from labutil.paths import check_choice
-from labutil.policies import _able_to_count, _check, _finish
+from labutil.paths import check_choice, check_number
 
 # Strength at severity 1 to 5, in the unit that `corrupt` states.
 CORRUPTIONS = {
@@ -41,15 +40,15 @@ def corrupt(images: Tensor, kind: str, severity: int, generator: torch.Generator
     Example:
         corrupted = [corrupt(x, "blur", severity) for severity in range(6)]
     """
-    augment._check_images(images)
+    augment.check_images(images)
     check_choice("kind", kind, CORRUPTIONS)
-    _check("corrupt", "severity", severity, 0, 5, whole=True)
+    check_number("corrupt: severity", severity, 0, 5, whole=True)
     if severity == 0 or not len(images):
         return images
     amount = CORRUPTIONS[kind][int(severity) - 1]
     g = generator or device.generator("augment", images.device)
     with torch.autocast(images.device.type, enabled=False):
-        return _finish(_corrupt(images.float(), kind, amount, g), images)
+        return augment.clamped_like(_corrupt(images.float(), kind, amount, g), images)
 
 
 def _corrupt(x: Tensor, kind: str, amount: float, g: torch.Generator) -> Tensor:
@@ -57,7 +56,7 @@ def _corrupt(x: Tensor, kind: str, amount: float, g: torch.Generator) -> Tensor:
     if kind == "noise":
         return augment.white_noise(x, amount, g)
     if kind == "shot_noise":
-        g = _able_to_count(g)
+        g = augment.cpu_if_mps(g)
         return torch.poisson((x * amount).to(g.device), generator=g).to(x.device) / amount
     if kind == "blur":
         sigma = amount * min(sides)

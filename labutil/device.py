@@ -19,6 +19,7 @@ from torch import nn
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from tqdm import tqdm
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _seed = 0
@@ -205,6 +206,26 @@ def has_front_end() -> bool:
 def person_watches() -> bool:
     """Whether a progress bar has a reader: a notebook's front end or a terminal."""
     return has_front_end() or sys.stdout.isatty()
+
+
+def progress_bar(total: int | None, text: str, unit: str = "it", initial: int = 0) -> tqdm:
+    """A bar on standard output (notebooks show standard error as an error) where a person watches, otherwise none.
+
+    total: how many updates make it full, None where nobody knows. unit: what is counted; "B" is shown as kB, MB, GB.
+    initial: what was done before. It shows after one second and leaves nothing behind.
+
+    Example:
+        with progress_bar(len(files), "reading", "file") as bar:
+            for file in files:
+                read(file)
+                bar.update()
+    """
+    from tqdm import tqdm
+
+    return tqdm(
+        total=total, desc=text, unit=unit, initial=initial, unit_scale=unit == "B", delay=1, mininterval=0.5,
+        dynamic_ncols=True, file=sys.stdout, disable=not person_watches(), leave=False,
+    )  # fmt: skip
 
 
 def describe() -> dict[str, str]:

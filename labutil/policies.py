@@ -10,7 +10,6 @@ float32, also under autocast. What is random comes from `generator`, on the imag
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -19,7 +18,8 @@ import torchvision.transforms.v2.functional as tv
 from torch import Tensor
 
 from labutil import augment, device
-from labutil.augment import PerImage
+from labutil.augment import PerImage, check_images, clamped_like, coin, cpu_if_mps, per_image, uniform
+from labutil.paths import check_number
 
 # Amount of each operation at magnitude 0 and at magnitude 1, in its own unit (`apply_operations`). Amounts that start
 # at 0 get a random sign. These are the ranges of AutoAugment, which the paper refers to, as in torchvision.
@@ -56,14 +56,14 @@ def rand_augment(
     Example:
         x = rand_augment(x, draws=2, magnitude=0.3)
     """
-    augment._check_images(images)
-    _check("rand_augment", "draws", draws, 1, whole=True)
-    _check("rand_augment", "magnitude", magnitude, 0, 1)
+    check_images(images)
+    check_number("rand_augment: draws", draws, 1, whole=True)
+    check_number("rand_augment: magnitude", magnitude, 0, 1)
     g = generator or device.generator("augment", images.device)
-    x = _planes(images)
+    x = images.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     for _ in range(int(draws)):
-        _apply(x, *_draw(RAND_AUGMENT, x, magnitude, g))
-    return _finish(x, images)
+        apply_operations(x, *_draw(RAND_AUGMENT, x, magnitude, g))
+    return clamped_like(x, images)
 
 
 def aug_mix(
@@ -80,53 +80,36 @@ def aug_mix(
 
     The operations are autocontrast, equalize, posterize, rotate, solarize, and shear and translate along x or y. Each
     draws its magnitude from [0, severity], and a direction; at magnitude 1: rotation by 30 degrees, shear by 0.3,
-    translation by a third of the side, posterize to 1 bit (from 4), solarize everything. The paper trains with `jsd`.
+    translation by a third of the side, posterize to 1 bit (from 4), solarize everything. The paper also adds a loss:
+    the Jensen-Shannon divergence of the predictions for the clean image and two mixed ones.
 
-    Args:
-        severity: largest magnitude, 0 to 1; the paper's 3 of 10 is 0.3.
-        width: number of chains.
-        depth: operations in a chain; -1 draws 1, 2 or 3 for each.
-        alpha: at least 0.01; small values favour one chain, and either the image itself or the chains.
-
-    Raises ValueError for settings out of range.
+    severity: largest magnitude, 0 to 1; the paper's 3 of 10 is 0.3. width: number of chains. depth: operations in a
+    chain; -1 draws 1, 2 or 3 for each. alpha: at least 0.01; small values favour one chain, and either the image itself
+    or the chains. Raises ValueError for settings out of range.
 
     Example:
         a, b = aug_mix(x), aug_mix(x)
     """
-    augment._check_images(images)
-    _check("aug_mix", "severity", severity, 0, 1)
-    _check("aug_mix", "width", width, 1, whole=True)
-    _check("aug_mix", "depth", 1 if depth == -1 else depth, 1, whole=True)
-    _check("aug_mix", "alpha", alpha, 0.01)
+    check_images(images)
+    check_number("aug_mix: severity", severity, 0, 1)
+    check_number("aug_mix: width", width, 1, whole=True)
+    check_number("aug_mix: depth", 1 if depth == -1 else depth, 1, whole=True)
+    check_number("aug_mix: alpha", alpha, 0.01)
     g = generator or device.generator("augment", images.device)
-    x = _planes(images)
+    x = images.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     chains = x.repeat(int(width), 1, 1, 1)  # all chains of all images are one batch
     lengths = torch.randint(1, 4, (len(chains),), generator=g, device=x.device)
     for step in range(3 if depth == -1 else depth):
-        operations, amounts = _draw(AUG_MIX, chains, augment._uniform(chains, 0, severity, g), g)
+        operations, amounts = _draw(AUG_MIX, chains, uniform(chains, 0, severity, g), g)
         if depth == -1:
             operations[step >= lengths] = OPERATIONS.index("identity")
-        _apply(chains, operations, amounts)
+        apply_operations(chains, operations, amounts)
     share = _dirichlet(len(x), 2, alpha, g)[:, :1]
     weights = share * _dirichlet(len(x), width, alpha, g)
     x *= (1 - share)[:, :, None, None]
     for weight, chain in zip(weights.T, chains.unflatten(0, (width, -1)), strict=True):
         x.addcmul_(weight[:, None, None, None], chain)
-    return _finish(x, images)
-
-
-def jsd(*logits: Tensor) -> Tensor:
-    """The consistency loss of AugMix: the Jensen-Shannon divergence of the predictions for versions of each image.
-
-    Takes two or more tensors (N, K), in the paper those of the clean image and of two augmented ones. Returns the mean
-    over the batch, a scalar, in nats, from 0 (all agree) to log of the number of versions.
-
-    Example:
-        loss = F.cross_entropy(clean, y) + 12 * jsd(clean, a, b)
-    """
-    logs = torch.stack([F.log_softmax(z.float(), dim=1) for z in logits])
-    mean = logs.logsumexp(0) - math.log(len(logits))
-    return (logs.exp() * (logs - mean)).sum(2).mean()
+    return clamped_like(x, images)
 
 
 def mix_up(
@@ -138,13 +121,10 @@ def mix_up(
     The other images are a random permutation of the batch, which may leave an image with itself. Every image draws its
     share from Beta(alpha, alpha); the authors' code draws one for the batch.
 
-    Args:
-        labels: int64 (N,), from 0 to n_classes - 1.
-        alpha: at least 0.01; 0.1 to 0.4 for the paper's ImageNet models. Small values leave most images nearly as
-            they are, or replace them.
-
-    Returns: images (N, C, H, W) and soft labels, float32 (N, n_classes) with rows that sum to 1, which
-    `F.cross_entropy` takes in place of labels. Raises ValueError for labels or alpha out of range.
+    labels: int64 (N,), from 0 to n_classes - 1. alpha: at least 0.01; 0.1 to 0.4 for the paper's ImageNet models. Small
+    values leave most images nearly as they are, or replace them. Returns images (N, C, H, W) and soft labels, float32
+    (N, n_classes) with rows that sum to 1, which `F.cross_entropy` takes in place of labels. Raises ValueError for
+    labels or alpha out of range.
 
     Example:
         x, soft = mix_up(x, y, 8)
@@ -152,7 +132,7 @@ def mix_up(
     """
     _, share, other = _draw_pairs("mix_up", images, labels, n_classes, alpha, generator)
     mixed = torch.lerp(images[other].float(), images.float(), share.view(-1, 1, 1, 1))
-    return _finish(mixed, images), _soft_labels(labels, other, share, n_classes)
+    return clamped_like(mixed, images), _soft_labels(labels, other, share, n_classes)
 
 
 def cut_mix(
@@ -178,42 +158,27 @@ def cut_mix(
 
     box = inside(images.shape[2])[:, None, :, None] & inside(images.shape[3])[:, None, None, :]
     share = 1 - box.float().mean((1, 2, 3))
-    return _finish(torch.where(box, images[other], images), images), _soft_labels(labels, other, share, n_classes)
+    return clamped_like(torch.where(box, images[other], images), images), _soft_labels(labels, other, share, n_classes)
 
 
-def apply_operations(images: Tensor, operations: Tensor, amounts: PerImage) -> Tensor:
-    """One given operation on each image: what `rand_augment` and `aug_mix` draw.
+def apply_operations(x: Tensor, operations: Tensor, amounts: Tensor) -> None:
+    """One operation on each image, in place on x, float32 (N, C, H, W), clamped to [0, 1]; what is drawn goes here.
 
-    Args:
-        operations: int64 (N,), positions in `OPERATIONS`.
-        amounts: a number or (N,), in the operation's unit. rotate: degrees, counter-clockwise; translate_x,
-            translate_y: shares of the side, to the right, down; shear_x, shear_y: pixels to the left (up) for each
-            pixel below (right of) the centre; color, contrast, brightness, sharpness: factor less 1; posterize: bits
-            that stay, 1 to 8; solarize: the level, of 256, from which on values are inverted. Others have none.
-
-    Posterize and equalize round to the 256 levels of 8 bits.
+    operations: int64 (N,), positions in `OPERATIONS`. amounts: float32 (N,), in the operation's unit. rotate: degrees,
+    counter-clockwise; translate_x, translate_y: shares of the side, to the right, down; shear_x, shear_y: pixels to the
+    left (up) for each pixel below (right of) the centre; color, contrast, brightness, sharpness: factor less 1;
+    posterize: bits that stay, 1 to 8; solarize: the level, of 256, from which on values are inverted. Others have none.
+    Posterize and equalize round to the 256 levels of 8 bits. Each kind of operation is one pass over its images.
 
     Example:
-        tilted = apply_operations(x, torch.full((len(x),), OPERATIONS.index("rotate")), 15.0)
+        apply_operations(x, torch.full((len(x),), OPERATIONS.index("rotate")), torch.full((len(x),), 15.0))
     """
-    augment._check_images(images)
-    x = _planes(images)
-    _apply(x, operations.to(x.device), augment._per_image(amounts, x))
-    return _finish(x, images)
-
-
-def _apply(x: Tensor, operations: Tensor, amounts: Tensor) -> None:
-    """`apply_operations` in place, on float32: each kind of operation is one pass over the images that drew it."""
     kinds = torch.tensor(_KIND, device=x.device)[operations]
     counts = (kinds[:, None] == torch.arange(len(_KINDS), device=x.device)).sum(0).tolist()
     with torch.autocast(x.device.type, enabled=False):
         for function, rows in zip(_KINDS.values(), kinds.argsort(stable=True).split(counts), strict=True):
             if len(rows) and function:
                 x.index_copy_(0, rows, function(x[rows], operations[rows], amounts[rows]).clamp(0, 1))
-
-
-def _planes(images: Tensor) -> Tensor:
-    return images.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
 
 
 def _move(x: Tensor, operations: Tensor, amounts: Tensor) -> Tensor:
@@ -255,10 +220,6 @@ def _solarize(x: Tensor, _: Tensor, amounts: Tensor) -> Tensor:
     return (x - (x >= amounts[:, None, None, None] / 255).float()).abs()  # 1 - x, or x
 
 
-def _equalize(x: Tensor, *_: Tensor) -> Tensor:
-    return tv.equalize((x * 255).round().to(torch.uint8)).float() / 255
-
-
 # What is computed together, and by what.
 _KINDS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor] | None] = {
     "identity": None,
@@ -268,7 +229,7 @@ _KINDS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor] | None] = {
     "posterize": _posterize,
     "solarize": _solarize,
     "autocontrast": lambda x, *_: tv.autocontrast(x),
-    "equalize": _equalize,
+    "equalize": lambda x, *_: tv.equalize((x * 255).round().to(torch.uint8)).float() / 255,
 }
 _KIND = [next(i for i, names in enumerate(_KINDS) if name in names.split()) for name in OPERATIONS]
 
@@ -279,8 +240,8 @@ def _draw(
     """Operations and amounts for `apply_operations`, one of each per image."""
     drawn = torch.randint(len(ranges), (len(x),), generator=g, device=x.device)
     start, end = torch.tensor(list(ranges.values()), device=x.device)[drawn].T
-    amounts = torch.lerp(start, end, augment._per_image(magnitude, x))
-    amounts = torch.where(start == 0, amounts * (2 * augment._coin(x, 0.5, g) - 1), amounts)
+    amounts = torch.lerp(start, end, per_image(magnitude, x))
+    amounts = torch.where(start == 0, amounts * (2 * coin(x, 0.5, g) - 1), amounts)
     return torch.tensor([OPERATIONS.index(name) for name in ranges], device=x.device)[drawn], amounts
 
 
@@ -288,8 +249,8 @@ def _draw_pairs(
     function: str, images: Tensor, labels: Tensor, n_classes: int, alpha: float, generator: torch.Generator | None
 ) -> tuple[torch.Generator, Tensor, Tensor]:
     """The generator, and for each image the share that it keeps and which image it is combined with."""
-    augment._check_images(images)
-    _check(function, "alpha", alpha, 0.01)
+    check_images(images)
+    check_number(f"{function}: alpha", alpha, 0.01)
     if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
         raise ValueError(f"{function}: labels must be int64 ({len(images)},), not {labels.dtype} {tuple(labels.shape)}")
     low, high = torch.stack(labels.aminmax()).tolist() if len(labels) else (0, 0)
@@ -307,26 +268,7 @@ def _soft_labels(labels: Tensor, other: Tensor, share: Tensor, n_classes: int) -
 
 def _dirichlet(n: int, k: int, alpha: float, g: torch.Generator) -> Tensor:
     """float32 (n, k), rows from Dirichlet(alpha, ..., alpha), whose first column is Beta(alpha, (k - 1) * alpha)."""
-    g, target = _able_to_count(g), g.device
+    g, target = cpu_if_mps(g), g.device
     # torch.distributions takes no generator; what it calls does. float64, as a Gamma of 0.01 may be below float32.
     alphas = torch.full((n, k), alpha, dtype=torch.float64, device=g.device)
     return torch._sample_dirichlet(alphas, generator=g).to(target, torch.float32)
-
-
-def _able_to_count(g: torch.Generator) -> torch.Generator:
-    """g, or on Apple's GPU, which draws neither Gamma nor Poisson, a generator on the CPU seeded from it."""
-    if g.device.type != "mps":
-        return g
-    return torch.Generator().manual_seed(int(torch.randint(2**31, (), generator=g, device=g.device)))
-
-
-def _finish(out: Tensor, images: Tensor) -> Tensor:
-    channels_last = images.is_contiguous(memory_format=torch.channels_last)
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    return out.clamp(0, 1).to(images.dtype).contiguous(memory_format=memory_format)
-
-
-def _check(function: str, name: str, value: object, low: float, high: float = math.inf, whole: bool = False) -> None:
-    if not augment._is_number(value) or not low <= value <= high or (whole and value != int(value)):
-        kind, at_most = "whole number" if whole else "number", augment._at_most(high)
-        raise ValueError(f"{function}: {name}={value!r} must be a {kind}, at least {low:g}{at_most}")

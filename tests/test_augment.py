@@ -9,41 +9,19 @@ import torchvision.transforms.v2.functional as tv
 from sklearn.datasets import load_sample_images
 from torchvision.transforms import ColorJitter, InterpolationMode, RandomResizedCrop
 
-from labutil import device
-from labutil.augment import (
-    Augment,
-    affine_matrices,
-    apply_colour,
-    colour_matrices,
-    gaussian_blur,
-    simclr_views,
-    warp,
-    white_noise,
-)
+from labutil import augment
+from labutil.augment import Augment, affine_matrices, apply_colour, colour_matrices, gaussian_blur, warp, white_noise
 
 BILINEAR = InterpolationMode.BILINEAR
 SETTINGS = {
-    "crop_scale": (0.2, 0.9),
-    "crop_padding": 4,
-    "flip": 0.5,
-    "vertical_flip": 0.5,
-    "rotation": 30,
-    "zoom": 0.3,
-    "translation": 0.2,
-    "brightness": 0.4,
-    "contrast": 0.4,
-    "saturation": 0.4,
-    "hue": 0.2,
-    "grayscale": 0.5,
-    "channel_shift": 0.2,
-    "stretch": (1.5, 0.0),
-    "blur": (0.5, 1.5),
-    "noise": 0.1,
+    **{"crop_scale": (0.2, 0.9), "crop_padding": 4, "flip": 0.5, "vertical_flip": 0.5},
+    **{"rotation": 30, "zoom": 0.3, "translation": 0.2},
+    **{"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.2, "grayscale": 0.5, "channel_shift": 0.2},
+    **{"stretch": (1.5, 0.0), "blur": (0.5, 1.5), "noise": 0.1},
 }
 COLOUR_ONLY = ("saturation", "hue", "grayscale")
 # Stretch at probability 1 is the same for all, so that "each image its own draw" needs a coin.
 DRAWN = {name: {name: value, "stretch_p": 0.5} for name, value in SETTINGS.items()}
-EVERYTHING = Augment(**{k: v for k, v in SETTINGS.items() if k != "crop_padding"}, stretch_p=0.5)
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -113,19 +91,19 @@ def test_resized_crop_equals_torchvision(size):
     torch.testing.assert_close(whole, tv.resize(x, list(size), antialias=False), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("angle", [-75, 10, 30, 90])
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (24, 40)])
-def test_rotation_equals_torchvision(angle, height, width):
+@pytest.mark.parametrize(
+    ("angle", "zoom", "right", "down"),
+    [(-75, 1, 0, 0), (10, 1, 0, 0), (30, 1, 0, 0), (90, 1, 0, 0), (-20, 1.3, 4, -3), (0, 0.7, -5, 2)],
+)
+def test_rotation_zoom_and_shift_equal_torchvision(height, width, angle, zoom, right, down):
     x = noise_images(2, height=height, width=width)
-    ours = warp(x, affine_matrices(x, angle=angle), padding_mode="zeros")
-    torch.testing.assert_close(ours, tv.rotate(x, angle, interpolation=BILINEAR), atol=1e-4, rtol=0)
-
-
-def test_affine_equals_torchvision():
-    x = noise_images(2, height=24, width=40)
-    ours = warp(x, affine_matrices(x, angle=-20, zoom=1.3, shift_x=4 / 40, shift_y=-3 / 24), padding_mode="zeros")
-    expected = tv.affine(x, angle=20, translate=[4, -3], scale=1.3, shear=[0.0, 0.0], interpolation=BILINEAR)
-    torch.testing.assert_close(ours, expected, atol=1e-4, rtol=0)
+    theta = affine_matrices(x, angle=angle, zoom=zoom, shift_x=right / width, shift_y=down / height)
+    # torchvision's affine turns the other way than its rotate, and than ours.
+    expected = tv.affine(x, -angle, [right, down], zoom, [0.0, 0.0], interpolation=BILINEAR)
+    torch.testing.assert_close(warp(x, theta, padding_mode="zeros"), expected, atol=1e-4, rtol=0)
+    if zoom == 1:
+        torch.testing.assert_close(expected, tv.rotate(x, angle, interpolation=BILINEAR), atol=1e-4, rtol=0)
 
 
 def test_one_warp_does_what_one_after_the_other_does():
@@ -151,19 +129,14 @@ def with_bottom_row(theta: torch.Tensor) -> torch.Tensor:
 # ---- colour at fixed parameters ----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("factor", [0.0, 0.6, 1.0, 1.4])
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
-def test_colour_factors_equal_torchvision(name, factor):
-    x = mild_images()
+def test_colour_factors_equal_torchvision(name, factor, channels):
+    x = mild_images()[:, :channels]
     ours = apply_colour(x, *colour_matrices(x, **{name: factor}))
     theirs = getattr(tv, f"adjust_{name}")(x, factor)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
-
-
-def test_no_saturation_is_torchvisions_grayscale():
-    x = noise_images()
-    ours = apply_colour(x, *colour_matrices(x, saturation=0.0))
-    torch.testing.assert_close(ours, tv.rgb_to_grayscale(x, num_output_channels=3), atol=1e-5, rtol=0)
 
 
 def test_order_of_torchvisions_jitter_does_not_matter():
@@ -180,11 +153,11 @@ def test_order_of_torchvisions_jitter_does_not_matter():
 
 def test_colour_of_each_image_is_its_own():
     x = noise_images(3)
-    factors = {name: torch.tensor([0.5, 1.0, 1.7]) for name in ("brightness", "contrast", "saturation")}
-    together = apply_colour(x, *colour_matrices(x, **factors, hue=torch.tensor([0.1, 0.0, -0.3])))
-    for i, hue in enumerate([0.1, 0.0, -0.3]):
-        one = x[i : i + 1]
-        alone = apply_colour(one, *colour_matrices(one, **{k: v[i] for k, v in factors.items()}, hue=hue))
+    values = {name: torch.tensor([0.5, 1.0, 1.7]) for name in ("brightness", "contrast", "saturation")}
+    values["hue"] = torch.tensor([0.1, 0.0, -0.3])
+    together = apply_colour(x, *colour_matrices(x, **values))
+    for i, one in enumerate(x.split(1)):
+        alone = apply_colour(one, *colour_matrices(one, **{k: v[i].item() for k, v in values.items()}))
         torch.testing.assert_close(together[i : i + 1], alone, atol=1e-6, rtol=0)
     assert torch.equal(together[1], x[1])
 
@@ -266,29 +239,40 @@ def test_white_noise_has_the_asked_deviation_in_every_image():
 
 
 @pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
-@pytest.mark.parametrize(("name", "dim"), [("flip", 3), ("vertical_flip", 2)])
-def test_flip_rate(name, dim, p):
-    x = noise_images(1, height=8, width=8).expand(4000, -1, -1, -1)
-    y = Augment(**{name: p})(x, rng())
-    flipped = (y == x[:1].flip(dim)).flatten(1).all(1)
-    assert (flipped | (y == x).flatten(1).all(1)).all()
-    assert flipped.float().mean().item() == pytest.approx(p, abs=0.03)
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("flip", {}),
+        ("vertical_flip", {}),
+        ("grayscale", {}),
+        ("jitter_p", {"hue": 0.1, "contrast": 0.5}),
+        ("stretch_p", {"stretch": (1.5, -0.1)}),
+        ("blur_p", {"blur": (0.5, 1.0)}),
+    ],
+)
+def test_rates(name, change, p):
+    x = noise_images(1, height=8, width=8)
+    y = Augment(**{name: p}, **change)(x.expand(4000, -1, -1, -1), rng())
+    changed = y[((y - x).abs() > 1e-5).flatten(1).any(1)]
+    assert len(changed) / 4000 == pytest.approx(p, abs=0.03)
+    expected = {"flip": x.flip(3), "vertical_flip": x.flip(2), "grayscale": tv.rgb_to_grayscale(x, 3)}.get(name)
+    if expected is not None:
+        torch.testing.assert_close(changed, expected.expand_as(changed), atol=1e-5, rtol=0)
 
 
 def crops(augment: Augment, height: int, width: int, n: int = 2000) -> torch.Tensor:
     """(n, 4): left, top, right, bottom of the crops that were drawn, in pixels."""
-    # A ramp from 0 to 1 across and down, so that values are positions: the crop's corners by extrapolation.
+    # A ramp from 0 to 1 across and down, so that values are positions: the crop's ends by extrapolation.
     y, x = torch.meshgrid((torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width, indexing="ij")
-    ramp = torch.stack([x, y, y]).expand(n, -1, -1, -1)
-    out = augment(ramp, rng(3)).double()
-    h, w = out.shape[2:]
-    at = {"left": out[:, 0, h // 2, w // 4], "right": out[:, 0, h // 2, w - 1 - w // 4]}
-    at |= {"top": out[:, 1, h // 4, w // 2], "bottom": out[:, 1, h - 1 - h // 4, w // 2]}
-    step_x = (at["right"] - at["left"]) / (w - 1 - 2 * (w // 4))
-    step_y = (at["bottom"] - at["top"]) / (h - 1 - 2 * (h // 4))
-    left, right = at["left"] - step_x * (w // 4 + 0.5), at["right"] + step_x * (w // 4 + 0.5)
-    top, bottom = at["top"] - step_y * (h // 4 + 0.5), at["bottom"] + step_y * (h // 4 + 0.5)
-    return torch.stack([left * width, top * height, right * width, bottom * height], dim=1)
+    out = augment(torch.stack([x, y, y]).expand(n, -1, -1, -1), rng(3)).double()
+    ends = []
+    for values in (out[:, 0, out.shape[2] // 2] * width, out[:, 1, :, out.shape[3] // 2] * height):
+        side = values.shape[1]
+        quarter = side // 4
+        first, last = values[:, quarter], values[:, side - 1 - quarter]
+        beyond = (last - first) / (side - 1 - 2 * quarter) * (quarter + 0.5)
+        ends.append((first - beyond, last + beyond))
+    return torch.stack([end for pair in zip(*ends, strict=True) for end in pair], dim=1)
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (24, 36)])
@@ -341,60 +325,40 @@ def test_padded_crops_are_whole_pixel_shifts_of_every_kind():
 )
 def test_jitter_factors_fill_their_range(name, amount, low, high):
     x = mild_images(2000)[:, :, :4, :4]
-    matrix, _ = Augment(**{name: amount}, jitter_p=0.5)._draw_colour(x, rng())
+    matrix, _ = Augment(**{name: amount})._draw_colour(x, rng())
     # Brightness and contrast scale the matrix; saturation scales all but luma, which is left with eigenvalue 1.
-    factor = matrix[:, 0, 0] if name != "saturation" else (matrix.diagonal(dim1=1, dim2=2).sum(1) - 1) / 2
-    unchanged = factor.sub(1).abs() < 1e-3
-    assert unchanged.float().mean().item() == pytest.approx(0.5, abs=0.05)
-    drawn = factor[~unchanged]
-    assert low - 1e-3 <= drawn.min() < low + 0.05 * (high - low)
-    assert high - 0.05 * (high - low) < drawn.max() <= high + 1e-3
-    assert drawn.mean().item() == pytest.approx((low + high) / 2, abs=0.05 * (high - low))
+    trace = matrix.diagonal(dim1=1, dim2=2).sum(1)
+    assert_uniform(trace / 3 if name != "saturation" else (trace - 1) / 2, low, high)
 
 
 def assert_uniform(values: torch.Tensor, low: float, high: float) -> None:
     """The extremes are reached, nearly, and not passed; each quarter of the range holds a quarter of the values."""
-    assert low - 1e-4 <= values.min() and values.max() <= high + 1e-4
+    assert low - 2e-4 <= values.min() and values.max() <= high + 2e-4
     quarters = torch.histc(values, 4, low, high) / len(values)
     torch.testing.assert_close(quarters, torch.full((4,), 0.25), atol=0.04, rtol=0)
 
 
 def test_rotation_zoom_and_translation_fill_their_range():
     x = noise_images(1, height=8, width=12).expand(2000, -1, -1, -1)
-    theta = Augment(rotation=30)._draw_affine(x, (8, 12), rng())
-    assert_uniform(torch.rad2deg(torch.atan2(theta[:, 1, 0] * 8 / 12, theta[:, 0, 0])), -30, 30)
-    theta = Augment(zoom=0.4)._draw_affine(x, (8, 12), rng())
-    assert_uniform(1 / theta[:, 0, 0], 0.6, 1.4)
-    theta = Augment(translation=0.2)._draw_affine(x, (8, 12), rng())
-    assert_uniform(theta[:, 0, 2] / 2, -0.2, 0.2)
-    assert_uniform(theta[:, 1, 2] / 2, -0.2, 0.2)
-    assert torch.corrcoef(theta[:, :, 2].T)[0, 1].abs() < 0.1
+    turned, zoomed, moved = (
+        Augment(**{name: amount})._draw_affine(x, (8, 12), rng())
+        for name, amount in (("rotation", 30), ("zoom", 0.4), ("translation", 0.2))
+    )
+    assert_uniform(torch.rad2deg(torch.atan2(turned[:, 1, 0] * 8 / 12, turned[:, 0, 0])), -30, 30)
+    assert_uniform(1 / zoomed[:, 0, 0], 0.6, 1.4)
+    assert_uniform(moved[:, 0, 2] / 2, -0.2, 0.2)
+    assert_uniform(moved[:, 1, 2] / 2, -0.2, 0.2)
+    assert torch.corrcoef(moved[:, :, 2].T)[0, 1].abs() < 0.1
 
 
-def test_hue_noise_and_stretch_fill_their_range():
+def test_hue_and_noise_fill_their_range():
     x = noise_images(2000, height=8, width=8)
-    matrix, _ = Augment(hue=0.1, jitter_p=0.5)._draw_colour(x, rng())
-    turns = ((matrix.diagonal(dim1=1, dim2=2).sum(1) - 1) / 2).clamp(-1, 1).acos() / (2 * math.pi)
-    turned = turns > 1e-3
-    assert turned.float().mean().item() == pytest.approx(0.5, abs=0.05)
-    assert_uniform(turns[turned], 0, 0.1)
+    matrix, _ = Augment(hue=0.1)._draw_colour(x, rng())
+    assert_uniform(((matrix.diagonal(dim1=1, dim2=2).sum(1) - 1) / 2).clamp(-1, 1).acos() / (2 * math.pi), 0, 0.1)
     std = (Augment(noise=0.05)(torch.full((2000, 1, 40, 40), 0.5), rng()) - 0.5).flatten(1).std(1)
     assert std.max() < 0.054
     assert std.mean().item() == pytest.approx(0.025, abs=0.001)
     assert std.std().item() == pytest.approx(0.05 / math.sqrt(12), rel=0.1)
-    matrix, offset = Augment(stretch=(1.5, -0.1), stretch_p=0.3)._draw_colour(x, rng())
-    stretched = matrix[:, 0, 0] > 1.25
-    assert stretched.float().mean().item() == pytest.approx(0.3, abs=0.04)
-    expected = torch.where(stretched, -0.1, 0.0)[:, None].expand_as(offset)
-    torch.testing.assert_close(offset, expected, atol=1e-6, rtol=0)
-
-
-def test_grayscale_and_blur_rates(photographs):
-    x = photographs[:1].expand(1000, -1, -1, -1)[:, :, 40:52, 40:52]
-    gray = Augment(grayscale=0.2)(x, rng()).std(1).flatten(1).amax(1) < 1e-3
-    assert gray.float().mean().item() == pytest.approx(0.2, abs=0.04)
-    sharp = (Augment(blur=(0.5, 1.0), blur_p=0.3)(x, rng()) - x).abs().flatten(1).amax(1) < 1e-5
-    assert sharp.float().mean().item() == pytest.approx(0.7, abs=0.05)
 
 
 @pytest.mark.parametrize("settings", DRAWN.values(), ids=DRAWN)
@@ -405,43 +369,15 @@ def test_every_image_has_its_own_draw(settings):
     assert distinct == 2 if coin else distinct > 40
 
 
-def test_reproducible_from_its_generator_and_from_nothing_else():
-    x = noise_images(8)
-    before = torch.get_rng_state()
-    first = EVERYTHING(x, rng(5))
-    assert torch.equal(first, EVERYTHING(x, rng(5)))
-    assert not torch.equal(first, EVERYTHING(x, rng(6)))
-    same = rng(5)
-    assert torch.equal(first, EVERYTHING(x, same))
-    assert not torch.equal(first, EVERYTHING(x, same))  # a second view
-    device.seed_everything(3)
-    own = EVERYTHING(x)
-    assert not torch.equal(own, EVERYTHING(x))
-    device.seed_everything(3)
-    assert torch.equal(own, EVERYTHING(x))
-    torch.set_rng_state(before)
-    EVERYTHING(x)
-    white_noise(x, 0.1)
-    assert torch.equal(before, torch.get_rng_state())
-
-
 # ---- any batch ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [(0, 3, 32, 32), (1, 3, 96, 96), (5, 1, 28, 28), (2, 3, 17, 40), (2, 3, 2, 3)])
-@pytest.mark.parametrize("size", [None, 24, (20, 30)])
-def test_shapes_range_and_layout(shape, size):
-    augment = Augment(**{k: v for k, v in SETTINGS.items() if k != "crop_padding"}, size=size)
-    x = noise_images(*shape)
-    y = augment(x, rng())
-    height, width = (size, size) if isinstance(size, int) else size or shape[2:]
-    assert y.shape == (*shape[:2], height, width) and y.dtype == torch.float32 and y.is_contiguous()
-    if not len(x):
-        return
-    assert y.min() >= 0 and y.max() <= 1 and y.isfinite().all()
-    last = augment(x.contiguous(memory_format=torch.channels_last), rng())
-    assert last.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(last, y, atol=1e-5, rtol=0)
+@pytest.mark.parametrize("shape", [(0, 3, 32, 32), (5, 1, 28, 28), (2, 3, 17, 40), (2, 3, 2, 3)])
+@pytest.mark.parametrize("size", [24, (20, 30)])
+def test_sizes(shape, size):
+    for settings in ({"crop_scale": (0.2, 0.9)}, {"crop_padding": 4}, {}):
+        y = Augment(**settings, size=size)(noise_images(*shape), rng())
+        assert y.shape == (*shape[:2], *((size, size) if isinstance(size, int) else size))
 
 
 @pytest.mark.parametrize("settings", DRAWN.values(), ids=DRAWN)
@@ -452,38 +388,17 @@ def test_gray_images(settings):
     assert unchanged == any(name in settings for name in COLOUR_ONLY)
 
 
-def test_contrast_of_gray_images_is_about_their_mean():
-    x = 0.3 + 0.4 * noise_images(channels=1)
-    ours = apply_colour(x, *colour_matrices(x, brightness=0.9, contrast=1.3))
-    torch.testing.assert_close(ours, tv.adjust_contrast(tv.adjust_brightness(x, 0.9), 1.3), atol=1e-5, rtol=0)
-
-
-def test_input_is_left_alone_and_nothing_asked_is_nothing_done():
+def test_nothing_asked_is_nothing_done():
     x = noise_images()
-    copy = x.clone()
-    EVERYTHING(x, rng())
-    assert torch.equal(x, copy)
     assert Augment()(x) is x
     assert Augment(size=32, jitter_p=0.0, brightness=0.5)(x) is x
 
 
-def test_bfloat16_autocast_and_inference_mode():
-    x = noise_images()
-    expected = EVERYTHING(x, rng())
-    with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
-        y = EVERYTHING(x, rng())
-    assert y.dtype == torch.float32 and torch.equal(y, expected)
-    torch.testing.assert_close(EVERYTHING(x, rng()), y)  # nothing cached became an inference tensor
-    low = EVERYTHING(x.bfloat16(), rng())
-    assert low.dtype == torch.bfloat16
-    torch.testing.assert_close(low.float(), expected, atol=0.03, rtol=0)
-
-
 def test_simclr_views_differ_and_keep_the_image_recognisable(photographs):
-    views = simclr_views(64, strength=0.5, blur=True)
-    assert views.brightness == 0.4 and views.hue == pytest.approx(0.1) and views.size == 64
-    x = photographs.repeat(8, 1, 1, 1)
-    a, b = views(x, rng(0)), views(x, rng(1))
+    views = augment.simclr_views(64, strength=0.5, blur=True)
+    assert views.brightness == views.contrast == views.saturation == 0.4
+    assert views.hue == pytest.approx(0.1) and views.size == 64
+    a, b = (views(photographs.repeat(8, 1, 1, 1), rng(seed)) for seed in (0, 1))
     assert a.shape == (16, 3, 64, 64) and (a - b).abs().mean() > 0.05
 
 
@@ -508,32 +423,18 @@ def test_jitter_statistics_are_near_torchvisions(photographs):
         ({"brightness": "0.2"}, "brightness='0.2' must be a number"),
         ({"rotation": -1}, "rotation=-1 must be a number, at least 0"),
         ({"noise": math.nan}, "noise=nan must be"),
-        ({"hue": 0.6}, "hue=0.6 must be a number, at least 0 and at most 0.5"),
-        ({"zoom": 1.0}, "zoom=1.0 must be"),
-        ({"padding_mode": "mirror"}, "padding_mode='mirror' must be one of reflection, zeros, border"),
-        ({"crop_scale": (0.0, 1.0)}, r"crop_scale=\(0.0, 1.0\) must be \(low, high\), 0 < low <= high and at most 1"),
-        ({"crop_scale": 0.5}, "crop_scale=0.5 must be"),
+        ({"padding_mode": "zero"}, r"padding_mode='zero' \(did you mean 'zeros'\?\) is not one of reflection, zeros"),
+        ({"crop_scale": (0.0, 1.0)}, r"crop_scale=\(0.0, 1.0\) must be \(low, high\), 0 < low <= high <= 1"),
         ({"crop_ratio": (2, 1)}, "crop_ratio=.* must be"),
         ({"blur": (0.1,)}, "blur=.* must be"),
         ({"stretch": 1.5}, "stretch=1.5 must be"),
         ({"size": 0}, "size=0 must be a whole number"),
         ({"size": (1, 2, 3)}, "size=.* must be a whole number"),
         ({"crop_padding": 1.5}, "crop_padding=1.5 must be a whole number"),
-        ({"crop_padding": 4, "crop_scale": (0.1, 1)}, "crop_padding=4 .* not be combined with crop_scale"),
+        ({"crop_padding": 4, "crop_scale": (0.1, 1)}, "crop_padding=4 and crop_scale both crop: choose one"),
     ],
 )
 def test_wrong_settings_are_named(settings, message):
     with pytest.raises(ValueError, match=f"^Augment: {message}") as error:
         Augment(**settings)
     assert "\n" not in str(error.value)
-
-
-def test_wrong_images_are_refused_with_what_to_do():
-    augment = Augment(flip=0.5)
-    with pytest.raises(TypeError, match=r"torch.uint8: convert by labutil.device.to_float"):
-        augment(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
-    with pytest.raises(TypeError, match="not float64: convert"):
-        augment(torch.zeros(2, 3, 8, 8, dtype=torch.float64).numpy())
-    for shape in [(3, 8, 8), (2, 4, 8, 8)]:
-        with pytest.raises(ValueError, match=r"\(N, 1, H, W\) or \(N, 3, H, W\), not"):
-            augment(torch.zeros(shape))

@@ -87,3 +87,13 @@ def test_a_kernel_of_labutil_run_has_no_front_end(monkeypatch):
     assert device.has_front_end()
     monkeypatch.setenv("LABUTIL_RUN_DIR", "/runs/x")
     assert not device.has_front_end()
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_a_progress_bar_is_for_who_watches(monkeypatch, capfd, watched):
+    monkeypatch.setattr(device, "person_watches", lambda: watched)
+    with device.progress_bar(3000, "reading", "B") as bar:
+        bar.update(2000)
+        bar.refresh()
+    out, err = capfd.readouterr()
+    assert ("reading" in out and "2.00k/3.00k" in out) == watched and bool(out) == watched and err == ""

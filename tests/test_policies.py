@@ -1,4 +1,5 @@
-"""Policies against torchvision, PIL and slow loops at given draws, and the distributions of what is drawn."""
+"""Policies and corruptions against torchvision, PIL and slow loops at given draws, and the distributions of what is
+drawn; and what holds for every augmentation, `Augment` too: any batch, any dtype, its own generator."""
 
 import copy
 import math
@@ -15,23 +16,21 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
 from labutil import device, policies
+from labutil.augment import Augment
 from labutil.corruptions import CORRUPTIONS, corrupt
 from labutil.data import cells
-from labutil.policies import (
-    AUG_MIX,
-    OPERATIONS,
-    RAND_AUGMENT,
-    apply_operations,
-    aug_mix,
-    cut_mix,
-    jsd,
-    mix_up,
-    rand_augment,
-)
+from labutil.policies import AUG_MIX, OPERATIONS, RAND_AUGMENT, aug_mix, cut_mix, mix_up, rand_augment
 
+BILINEAR = InterpolationMode.BILINEAR
 SHAPES = [(4, 3, 32, 32), (3, 1, 28, 28), (2, 3, 24, 40)]
 LABELLED = {"mix_up": mix_up, "cut_mix": cut_mix}
+EVERYTHING = Augment(
+    crop_scale=(0.2, 0.9), flip=0.5, vertical_flip=0.5, rotation=30, zoom=0.3, translation=0.2, brightness=0.4,
+    contrast=0.4, saturation=0.4, hue=0.2, grayscale=0.5, channel_shift=0.2, stretch=(1.5, 0.0), stretch_p=0.5,
+    blur=(0.5, 1.5), noise=0.1,
+)  # fmt: skip
 POLICIES = {
+    "augment": EVERYTHING,
     "rand_augment": lambda x, g=None: rand_augment(x, draws=3, magnitude=0.6, generator=g),
     "aug_mix": lambda x, g=None: aug_mix(x, severity=0.6, generator=g),
     "mix_up": lambda x, g=None: mix_up(x, torch.arange(len(x)), len(x) or 1, 1.0, g)[0],
@@ -59,8 +58,14 @@ def images(*shape: int) -> Tensor:
     return pixels(*shape).float().div_(255)
 
 
-def apply(x: Tensor, name: str, amount: float | Tensor = 0.0) -> Tensor:
-    return apply_operations(x, torch.full((len(x),), OPERATIONS.index(name)), amount)
+def apply_each(x: Tensor, operations: Tensor, amounts: Tensor) -> Tensor:
+    y = x.clone()
+    policies.apply_operations(y, operations, amounts)
+    return y
+
+
+def apply(x: Tensor, name: str, amount: float = 0.0) -> Tensor:
+    return apply_each(x, torch.full((len(x),), OPERATIONS.index(name)), torch.full((len(x),), float(amount)))
 
 
 def with_pil(x: Tensor, function) -> Tensor:
@@ -87,21 +92,18 @@ def mirrored(x: Tensor, function) -> Tensor:
 @pytest.mark.parametrize("magnitude", [-1.0, -0.3, 0.0, 0.3, 1.0])
 def test_geometry_equals_torchvision(shape, magnitude):
     x = images(*shape)
-    height, width = shape[2:]
-    degrees, slant = 30 * magnitude, math.degrees(math.atan(0.3 * magnitude))
-    right, down = 150 / 331 * magnitude * width, 150 / 331 * magnitude * height
-    still = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0]}
-    bilinear = {"interpolation": InterpolationMode.BILINEAR}
-    expected = {
-        "rotate": lambda p: tv.rotate(p, degrees, **bilinear),
-        "shear_x": lambda p: tv.affine(p, **still | {"shear": [slant, 0.0]}, **bilinear),
-        "shear_y": lambda p: tv.affine(p, **still | {"shear": [0.0, slant]}, **bilinear),
-        "translate_x": lambda p: tv.affine(p, **still | {"translate": [right, 0]}, **bilinear),
-        "translate_y": lambda p: tv.affine(p, **still | {"translate": [0, down]}, **bilinear),
-    }
-    for name, function in expected.items():
+    right, down = (round(150 / 331 * magnitude * side, 6) for side in (shape[3], shape[2]))
+    slant = math.degrees(math.atan(0.3 * magnitude))
+    for name, (angle, translate, shear) in {
+        "rotate": (-30 * magnitude, [0, 0], [0.0, 0.0]),  # torchvision's affine turns the other way than its rotate
+        "shear_x": (0, [0, 0], [slant, 0.0]),
+        "shear_y": (0, [0, 0], [0.0, slant]),
+        "translate_x": (0, [right, 0], [0.0, 0.0]),
+        "translate_y": (0, [0, down], [0.0, 0.0]),
+    }.items():
         ours = apply(x, name, RAND_AUGMENT[name][1] * magnitude)
-        torch.testing.assert_close(ours, mirrored(x, function), atol=1e-4, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+        theirs = mirrored(x, lambda p, a=(angle, translate, 1.0, shear): tv.affine(p, *a, interpolation=BILINEAR))
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -130,19 +132,9 @@ def test_operations_on_levels_equal_pil(shape):
         expected = with_pil(u, lambda i, t=threshold: ImageOps.solarize(i, t))
         assert torch.equal(levels(apply(u / 255, "solarize", threshold)), expected)
     assert torch.equal(levels(apply(u / 255, "equalize")), with_pil(u, ImageOps.equalize))
-    stretched = apply(u / 255, "autocontrast") * 255  # PIL rounds down
-    assert (stretched - with_pil(u, ImageOps.autocontrast)).abs().max() <= 1
-    torch.testing.assert_close(apply(u / 255, "autocontrast"), tv.autocontrast(u / 255))
-
-
-@pytest.mark.parametrize("name", ["posterize", "solarize", "equalize", "autocontrast"])
-def test_operations_on_levels_equal_torchvision(name):
-    u = pixels(3, 3, 20, 31)
-    amounts = {"posterize": [4, 6, 7], "solarize": [0.0, 76.8, 230.0]}.get(name, [0])
-    for amount in amounts:
-        arguments = [amount] if name in ("posterize", "solarize") else []
-        expected = getattr(tv, name)(u, *arguments).float()
-        assert (apply(u / 255, name, amount) * 255 - expected).abs().max() < (1.001 if name == "autocontrast" else 1e-3)
+    stretched = apply(u / 255, "autocontrast")
+    assert (stretched * 255 - with_pil(u, ImageOps.autocontrast)).abs().max() <= 1  # PIL rounds down
+    torch.testing.assert_close(stretched, tv.autocontrast(u / 255))
 
 
 def test_values_between_levels_and_fractions_of_bits_are_rounded():
@@ -153,22 +145,15 @@ def test_values_between_levels_and_fractions_of_bits_are_rounded():
     assert torch.equal(levels(apply(between, "posterize", 6.4)), tv.posterize(u, 6))
 
 
-def test_every_level_survives_what_changes_nothing():
-    x = torch.arange(256).view(1, 1, 16, 16) / 255
-    for name, amount in [("posterize", 8), ("solarize", 256), ("identity", 0)]:
-        torch.testing.assert_close(apply(x, name, amount), x, atol=1e-7, rtol=0)
-    assert torch.equal(levels(apply(x, "solarize", 0)), 255 - levels(x))
-
-
 def test_each_image_gets_its_own_operation_and_amount():
     n = 3 * len(OPERATIONS)
     x = images(n, 3, 18, 20)  # PIL's equalize leaves images of fewer than 256 pixels alone
     operations = torch.randperm(n, generator=rng(2)) % len(OPERATIONS)
     ends = torch.tensor([RAND_AUGMENT[OPERATIONS[i]] for i in operations])
     amounts = ends[:, 0] + (ends[:, 1] - ends[:, 0]) * torch.rand(n, generator=rng(3))
-    together = apply_operations(x, operations, amounts)
+    together = apply_each(x, operations, amounts)
     for i in range(n):
-        alone = apply_operations(x[i : i + 1], operations[i : i + 1], amounts[i].item())
+        alone = apply_each(x[i : i + 1], operations[i : i + 1], amounts[i : i + 1])
         torch.testing.assert_close(together[i : i + 1], alone, atol=1e-5, rtol=0)
     changed = (together - x).abs().flatten(1).amax(1) > 1e-3
     identity = operations == OPERATIONS.index("identity")
@@ -178,9 +163,8 @@ def test_each_image_gets_its_own_operation_and_amount():
 @pytest.mark.parametrize("name", OPERATIONS)
 @pytest.mark.parametrize("value", [0.0, 0.4, 1.0])
 def test_constant_images_stay_constant(name, value):
-    x = torch.full((2, 3, 9, 12), value)
+    x, (start, end) = torch.full((2, 3, 9, 12), value), RAND_AUGMENT[name]
     for magnitude in (0.0, 0.5, 1.0):
-        start, end = RAND_AUGMENT[name]
         y = apply(x, name, start + (end - start) * magnitude)
         assert y.isfinite().all() and (y.amax((2, 3)) - y.amin((2, 3))).max() < 1e-5
         if name not in ("brightness", "posterize", "solarize"):
@@ -243,15 +227,6 @@ def test_draws_follow_one_another():
     assert torch.equal(at_once, y)
 
 
-def test_magnitude_grows_the_change():
-    x = images(400, 3, 16, 16)
-    changes = [(rand_augment(x, magnitude=m, generator=rng()) - x).abs().mean().item() for m in (0, 0.25, 0.5, 1)]
-    assert changes == sorted(changes) and changes[3] > 1.5 * changes[0]
-    quiet = rand_augment(x, draws=1, magnitude=0.0, generator=rng())
-    unchanged = ((quiet - x).abs().flatten(1).amax(1) < 1e-5).float().mean().item()
-    assert unchanged == pytest.approx(12 / 14, abs=0.06)  # all but autocontrast and equalize
-
-
 # ---- AugMix ------------------------------------------------------------------------------------------------------
 
 
@@ -259,18 +234,17 @@ def test_magnitude_grows_the_change():
 def drawn(monkeypatch) -> dict[str, list]:
     """What `_draw` and `_dirichlet` return, in order."""
     record = {"_draw": [], "_dirichlet": []}
+
+    def recording(function, calls: list):
+        def recorded(*args):
+            calls.append(function(*args))
+            return copy.deepcopy(calls[-1])
+
+        return recorded
+
     for name, calls in record.items():
         monkeypatch.setattr(policies, name, recording(getattr(policies, name), calls))
     return record
-
-
-def recording(function, calls: list):
-    def recorded(*args):
-        result = function(*args)
-        calls.append(copy.deepcopy(result))
-        return result
-
-    return recorded
 
 
 @pytest.mark.parametrize(("width", "depth"), [(3, 2), (1, 1), (2, 4)])
@@ -286,7 +260,7 @@ def test_aug_mix_equals_a_loop_over_images_and_chains(drawn, shape, width, depth
             chain = x[i : i + 1]
             for operations, amounts in drawn["_draw"]:
                 at = k * len(x) + i
-                chain = apply_operations(chain, operations[at : at + 1], amounts[at : at + 1])
+                chain = apply_each(chain, operations[at : at + 1], amounts[at : at + 1])
             expected = expected + beta[i, 0] * dirichlet[i, k] * chain
         torch.testing.assert_close(mixed[i : i + 1], expected, atol=1e-4, rtol=0)
 
@@ -310,69 +284,33 @@ def test_aug_mix_draws_depth_operation_and_magnitude_uniformly(monkeypatch, draw
     assert depths.max() == 3 and depths.min() == 1
 
 
-def test_jsd_equals_a_loop_with_its_gradient():
-    logits = [torch.randn(6, 5, generator=rng(i), dtype=torch.float64) * 3 for i in range(3)]
-    ours, theirs = ([z.clone().requires_grad_() for z in logits] for _ in range(2))
-    loss = jsd(*ours)
-    expected = torch.zeros((), dtype=torch.float64)
-    for i in range(6):
-        p = [torch.softmax(z[i], 0) for z in theirs]
-        mixture = sum(p) / 3
-        expected = expected + sum((q * (q / mixture).log()).sum() for q in p) / 3 / 6
-    torch.testing.assert_close(loss.double(), expected, atol=1e-6, rtol=1e-5)
-    loss.backward()
-    expected.backward()
-    for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a.grad, b.grad, atol=1e-6, rtol=1e-4)
-
-
-def test_jsd_at_its_ends():
-    z = torch.randn(4, 3, generator=rng())
-    assert jsd(z, z, z).abs() < 1e-6
-    certain = 1e4 * torch.eye(3)
-    apart = jsd(*(certain.roll(k, 1) for k in range(3)))
-    assert apart.item() == pytest.approx(math.log(3), rel=1e-5)
-    assert jsd(certain, certain.roll(1, 0)).item() == pytest.approx(math.log(2), rel=1e-5)
-
-
 # ---- MixUp and CutMix --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [*SHAPES, (1, 3, 8, 8), (40, 1, 7, 12)])
-def test_mix_up_equals_a_loop(shape):
-    x, n = images(*shape), shape[0]
-    labels = torch.arange(n) % 3
-    mixed, soft = mix_up(x, labels, 3, 0.8, rng(4))
-    _, share, other = policies._draw_pairs("", x, labels, 3, 0.8, rng(4))
-    assert sorted(other.tolist()) == list(range(n))
-    for i in range(n):
-        j, a = other[i].item(), share[i].item()
-        torch.testing.assert_close(mixed[i], a * x[i] + (1 - a) * x[j], atol=1e-6, rtol=0)
-        expected = torch.zeros(3)
-        expected[labels[i]] += a
-        expected[labels[j]] += 1 - a
-        torch.testing.assert_close(soft[i], expected, atol=1e-6, rtol=0)
-
-
 @pytest.mark.parametrize("shape", [*SHAPES, (1, 3, 8, 8), (40, 1, 7, 12), (30, 3, 1, 5)])
-def test_cut_mix_equals_a_loop(shape):
+@pytest.mark.parametrize("mix", LABELLED)
+def test_mixes_equal_a_loop(mix, shape):
     x, (n, _, height, width) = images(*shape), shape
     labels = torch.arange(n) % 3
-    mixed, soft = cut_mix(x, labels, 3, 0.8, rng(4))
+    mixed, soft = LABELLED[mix](x, labels, 3, 0.8, rng(4))
     g, share, other = policies._draw_pairs("", x, labels, 3, 0.8, rng(4))
+    assert sorted(other.tolist()) == list(range(n))
     rows, columns = (torch.randint(side, (n,), generator=g).tolist() for side in (height, width))
-    for i in range(n):
-        j, cut = other[i].item(), math.sqrt(1 - share[i].item())
-        tall, wide = int(height * cut), int(width * cut)
-        top, bottom = max(0, rows[i] - tall // 2), min(height, rows[i] + tall // 2)
-        left, right = max(0, columns[i] - wide // 2), min(width, columns[i] + wide // 2)
-        expected = x[i].clone()
-        expected[:, top:bottom, left:right] = x[j][:, top:bottom, left:right]
-        assert torch.equal(mixed[i], expected)
-        replaced = (bottom - top) * (right - left) / (height * width)
+    for i, j in enumerate(other.tolist()):
+        kept = share[i].item()
+        if mix == "mix_up":
+            expected = kept * x[i] + (1 - kept) * x[j]
+        else:
+            tall, wide = (int(side * math.sqrt(1 - kept)) // 2 for side in (height, width))
+            top, bottom = max(0, rows[i] - tall), min(height, rows[i] + tall)
+            left, right = max(0, columns[i] - wide), min(width, columns[i] + wide)
+            expected = x[i].clone()
+            expected[:, top:bottom, left:right] = x[j][:, top:bottom, left:right]
+            kept = 1 - (bottom - top) * (right - left) / (height * width)
+        torch.testing.assert_close(mixed[i], expected, atol=1e-6, rtol=0)
         weights = torch.zeros(3)
-        weights[labels[i]] += 1 - replaced
-        weights[labels[j]] += replaced
+        weights[labels[i]] += kept
+        weights[labels[j]] += 1 - kept
         torch.testing.assert_close(soft[i], weights, atol=1e-6, rtol=0)
 
 
@@ -444,10 +382,11 @@ def test_severity_zero_is_the_image_and_more_is_more(kind):
     assert (corrupt(gray, kind, 5, rng()) - gray).abs().max().item() > 0.05 or kind == "saturation"
 
 
+@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("severity", [1, 3, 5])
 @pytest.mark.parametrize("kind", ["brightness", "contrast", "saturation"])
-def test_colour_corruptions_equal_torchvision(kind, severity):
-    x = images(4, 3, 20, 30)
+def test_colour_corruptions_equal_torchvision(kind, severity, channels):
+    x = images(4, channels, 20, 30)
     expected = getattr(tv, f"adjust_{kind}")(x, CORRUPTIONS[kind][severity - 1])
     torch.testing.assert_close(corrupt(x, kind, severity), expected, atol=1e-5, rtol=0)
 
@@ -456,10 +395,8 @@ def test_colour_corruptions_equal_torchvision(kind, severity):
 def test_blur_equals_torchvision(severity):
     x = images(2, 3, 64, 80)
     sigma = CORRUPTIONS["blur"][severity - 1] * 64
-    # Taps beyond 3 sigma hold 0.3% of the Gaussian.
-    torch.testing.assert_close(
-        corrupt(x, "blur", severity), tv.gaussian_blur(x, [21, 21], [sigma] * 2), atol=5e-3, rtol=0
-    )
+    expected = tv.gaussian_blur(x, [21, 21], [sigma] * 2)  # taps beyond 3 sigma hold 0.3% of the Gaussian
+    torch.testing.assert_close(corrupt(x, "blur", severity), expected, atol=5e-3, rtol=0)
 
 
 @pytest.mark.parametrize("severity", range(1, 6))
@@ -500,12 +437,6 @@ def test_noises_have_their_mean_and_variance(severity):
     torch.testing.assert_close(counts[~clipped], counts[~clipped].round(), atol=1e-3, rtol=0)
 
 
-def test_gray_images_have_no_saturation_to_lose():
-    x = images(2, 1, 28, 28)
-    for severity in range(1, 6):
-        torch.testing.assert_close(corrupt(x, "saturation", severity), x, atol=1e-6, rtol=0)
-
-
 # ---- all of them -------------------------------------------------------------------------------------------------
 
 
@@ -539,21 +470,19 @@ def test_bfloat16_autocast_and_inference_mode(call):
 
 @pytest.mark.parametrize("call", POLICIES.values(), ids=POLICIES)
 def test_reproducible_from_its_generator_and_from_nothing_else(call):
-    x = images(12, 3, 16, 16)
-    before = torch.get_rng_state()
+    x, same, before = images(12, 3, 16, 16), rng(5), torch.get_rng_state()
     first = call(x, rng(5))
-    same = rng(5)
     assert torch.equal(first, call(x, same))
     assert not torch.equal(first, call(x, same))
     assert not torch.equal(first, call(x, rng(6)))
     assert torch.equal(before, torch.get_rng_state())
-    device.seed_everything(3)
-    own = call(x)
-    assert not torch.equal(own, call(x))
-    device.seed_everything(3)
-    before = torch.get_rng_state()
-    assert torch.equal(own, call(x))
-    assert torch.equal(before, torch.get_rng_state())
+    own = []
+    for _ in range(2):
+        device.seed_everything(3)
+        before = torch.get_rng_state()
+        own += [call(x), call(x)]
+        assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(own[0], own[2]) and torch.equal(own[1], own[3]) and not torch.equal(own[0], own[1])
 
 
 @pytest.mark.parametrize("call", [POLICIES[name] for name in ("rand_augment", "aug_mix", "noise", "shot_noise")])
@@ -567,10 +496,7 @@ def test_every_image_has_its_own_draw(call):
     [
         (lambda x, y: rand_augment(x, draws=0), "rand_augment: draws=0 must be a whole number, at least 1"),
         (lambda x, y: rand_augment(x, draws=1.5), "rand_augment: draws=1.5 must be a whole number"),
-        (
-            lambda x, y: rand_augment(x, magnitude=9),
-            "rand_augment: magnitude=9 must be a number, at least 0 and at most 1",
-        ),
+        (lambda x, y: rand_augment(x, magnitude=9), "rand_augment: magnitude=9 must be a number, .* at most 1"),
         (lambda x, y: rand_augment(x, magnitude="0.3"), "rand_augment: magnitude='0.3' must be a number"),
         (lambda x, y: aug_mix(x, severity=3), "aug_mix: severity=3 must be"),
         (lambda x, y: aug_mix(x, width=0), "aug_mix: width=0 must be"),
@@ -583,7 +509,6 @@ def test_every_image_has_its_own_draw(call):
         (lambda x, y: cut_mix(x, y.float(), 4), r"cut_mix: labels must be int64 \(4,\), not torch.float32"),
         (lambda x, y: corrupt(x, "noises", 1), "kind='noises' \\(did you mean 'noise'\\?\\) is not one of noise, shot"),
         (lambda x, y: corrupt(x, "noise", 6), "corrupt: severity=6 must be a whole number, at least 0 and at most 5"),
-        (lambda x, y: corrupt(x, "noise", 0.5), "corrupt: severity=0.5 must be a whole number"),
     ],
 )
 def test_wrong_settings_are_named(call, message):
@@ -596,5 +521,7 @@ def test_wrong_settings_are_named(call, message):
 def test_wrong_images_are_refused_with_what_to_do(call):
     with pytest.raises(TypeError, match=r"torch.uint8: convert by labutil.device.to_float"):
         call(pixels(2, 3, 8, 8))
+    with pytest.raises(TypeError, match="not float64: convert"):
+        call(np.zeros((2, 3, 8, 8)))
     with pytest.raises(ValueError, match=r"\(N, 1, H, W\) or \(N, 3, H, W\), not"):
         call(torch.zeros(2, 4, 8, 8))

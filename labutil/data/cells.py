@@ -19,6 +19,8 @@ from functools import cache
 
 import numpy as np
 
+from labutil.paths import check_choice
+
 VERSION = 1  # part of cache keys: raise it whenever a changed line changes a pixel
 SIZE = 96  # pixels a side
 CLASSES = (
@@ -157,25 +159,23 @@ Draw = Callable[[object, object], Array]
 def generate(n: int, seed: int, laboratory: str = "home", kinds: str = "known") -> tuple[Array, Array, tuple[str, ...]]:
     """Draw `n` images of blood cells.
 
-    Image and label i depend on `seed`, `laboratory`, `kinds` and i alone, not on `n`; the two laboratories photograph
-    different cells. Classes of `"known"` come with `FREQUENCIES`, those of `"unseen"` equally often.
+    n: at least 1. seed: at least 0. laboratory: `"home"`, or `"shifted"` with other stain, white balance, optics, noise
+    and framing. kinds: `"known"` for `CLASSES`, which come with `FREQUENCIES`, or `"unseen"` for `UNSEEN_CLASSES`,
+    types that are not among them, equally often. Image and label i depend on `seed`, `laboratory`, `kinds` and i alone,
+    not on `n`; the two laboratories photograph different cells.
 
-    Args:
-        n: number of images, at least 1.
-        seed: at least 0.
-        laboratory: `"home"`, or `"shifted"` with other stain, white balance, optics, noise and framing.
-        kinds: `"known"` for `CLASSES`, or `"unseen"` for `UNSEEN_CLASSES`, types that are not among them.
-
-    Returns:
-        images uint8 (n, 3, 96, 96), labels int64 (n,), and the class names that labels index.
-
-    Raises:
-        ValueError: an argument is out of range.
+    Returns images uint8 (n, 3, 96, 96), labels int64 (n,), and the class names that labels index. Raises ValueError
+    when an argument is out of range.
 
     Example:
         images, labels, classes = generate(1000, seed=0)
     """
-    _check(n, seed, laboratory, kinds)
+    if n < 1:
+        raise ValueError(f"n={n} must be at least 1")
+    if seed < 0:
+        raise ValueError(f"seed={seed} must not be negative")
+    check_choice("laboratory", laboratory, LABORATORIES)
+    check_choice("kinds", kinds, KINDS)
     images, labels = np.empty((n, 3, SIZE, SIZE), np.uint8), np.empty(n, np.int64)
 
     def draw_chunk(start: int) -> None:
@@ -190,24 +190,6 @@ def generate(n: int, seed: int, laboratory: str = "home", kinds: str = "known") 
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
         list(pool.map(draw_chunk, range(0, n, _CHUNK)))  # list: raises what a thread raised
     return images, labels, CLASSES if kinds == "known" else UNSEEN_CLASSES
-
-
-def generate_labels(n: int, seed: int, laboratory: str = "home", kinds: str = "known") -> Array:
-    """The labels that `generate` returns for the same arguments, int64 (n,), without drawing the images."""
-    _check(n, seed, laboratory, kinds)
-    uniforms = np.stack([_uniforms(_stream(seed, i, laboratory, kinds), 2) for i in range(n)])
-    return _choose(uniforms, kinds)[0]
-
-
-def _check(n: int, seed: int, laboratory: str, kinds: str) -> None:
-    if n < 1:
-        raise ValueError(f"n={n} must be at least 1")
-    if seed < 0:
-        raise ValueError(f"seed={seed} must not be negative")
-    if laboratory not in LABORATORIES:
-        raise ValueError(f"laboratory={laboratory!r} must be one of {', '.join(LABORATORIES)}")
-    if kinds not in KINDS:
-        raise ValueError(f"kinds={kinds!r} must be one of {', '.join(KINDS)}")
 
 
 def _stream(seed: int, index: int, laboratory: str, kinds: str) -> np.random.PCG64:

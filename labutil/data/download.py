@@ -1,170 +1,142 @@
-"""Fetch a file by URL and checksum, and unpack an archive, so that what lies at the final path is always whole."""
+"""Fetch a file by URL and MD5, and unpack an archive, so that what lies at the final path is always whole."""
 
 from __future__ import annotations
 
-import functools
-import hashlib
+import contextlib
+import errno
+import io
 import os
 import shutil
+import socket
 import stat
 import sys
 import tarfile
 import time
 import zipfile
 import zlib
+from collections.abc import Iterator, Sequence
+from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING
+from urllib.error import HTTPError
 
+from filelock import FileLock
+
+from labutil import device
 from labutil.paths import DataError
 
-if TYPE_CHECKING:
-    from tqdm import tqdm
-
-CHUNK = 1 << 16  # bytes; of a lost connection the last incomplete chunk is lost too
-TIMEOUT = (10, 30)  # seconds: to connect, and without a byte
+_WAITS = (0, 1, 2)  # seconds before each round of asking the servers
+_TIMEOUT = 30  # seconds without a byte
+_OUR_DISK = {errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EROFS}  # not the network's fault
 
 
-def fetch(url: str, path: Path | str, checksum: str, *, tries: int = 3, wait: float = 1.0) -> Path:
-    """Download `url` to `path`, or verify the file that already lies there.
+def fetch(urls: str | Sequence[str], path: Path | str, md5: str) -> Path:
+    """Download a file to `path`, or verify the one that already lies there; returns `path`.
 
-    Bytes arrive in `path` + `.part`, which a later call goes on with where the server allows it; the file moves to
-    `path` when its checksum is right. Two processes that ask for one file download it once.
+    urls: http or https; of several servers each is asked in turn, and all three times, as connections are lost and
+    servers busy. md5: the file's checksum, in hexadecimal. Bytes arrive in `path` + `.part`, which moves to `path` when
+    its checksum is right and is removed otherwise. Two processes that ask for one file download it once.
 
-    Args:
-        url: http or https.
-        path: where the file shall lie; folders are made.
-        checksum: `"md5:..."` or `"sha256:..."`, in hexadecimal.
-        tries: attempts after lost connections and busy servers.
-        wait: seconds before the second attempt, doubled for each further one.
-
-    Returns:
-        `path`.
-
-    Raises:
-        DataError: offline, not found, or another checksum; says how to place the file by hand.
+    Raises DataError when offline, or when the file is not there or another; says how to place it by hand.
 
     Example:
         fetch("https://zenodo.org/records/10519652/files/bloodmnist.npz", data_dir() / "bloodmnist.npz",
-              "md5:7053d0359d879ad8a5505303e11de1dc")
+              "7053d0359d879ad8a5505303e11de1dc")
     """
-    from filelock import FileLock
+    from torchvision.datasets.utils import check_integrity
 
-    path = Path(path)
+    urls, path = [urls] if isinstance(urls, str) else list(urls), Path(path)
     if not path.exists():
-        _make_folder(path.parent)
-        part = path.with_name(path.name + ".part")
-        with FileLock(path.with_name(path.name + ".lock")):
+        with _lock(path):
             if not path.exists():
-                _download(url, part, path, checksum, tries, wait)
-                os.replace(part, path)
+                _download(urls, path, md5)
                 return path
-    if file_checksum(path, checksum.partition(":")[0]) != checksum:
+    if not check_integrity(path, md5):
         raise DataError(
-            f"{path} is not the file of {url}: its checksum is not {checksum}; "
+            f"{path} is not the file of {urls[-1]}: its MD5 checksum is not {md5}; "
             f"delete it to download it again, or place the right one there"
         )
     return path
 
 
-def file_checksum(path: Path | str, algorithm: str) -> str:
-    """`"md5:..."` or `"sha256:..."` of a file's bytes."""
-    # MD5 tells damage here, not malice; without the flag some hardened systems refuse it
-    new = functools.partial(hashlib.new, algorithm, usedforsecurity=False)
-    with open(path, "rb") as file:
-        return f"{algorithm}:{hashlib.file_digest(file, new).hexdigest()}"
+def _download(urls: list[str], path: Path, md5: str) -> None:
+    """`path` from the first server that gives the right bytes."""
+    from torchvision.datasets.utils import download_url
 
-
-def _download(url: str, part: Path, path: Path, checksum: str, tries: int, wait: float) -> None:
-    """Fill `part` until it has the checksum."""
-    import requests
-
-    passing = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
-    reason = ""
-    for attempt in range(tries):
-        if attempt:
-            time.sleep(wait * 2 ** (attempt - 1))
-        try:
-            resumed = _transfer(url, part)
-        except passing as error:
-            reason = _short(error)
-            continue
-        except requests.HTTPError as error:
-            status = error.response.status_code
-            reason = f"the server answers {status} {error.response.reason}"
-            if status in {408, 429} or status >= 500:
-                continue
-            break
-        except requests.RequestException as error:
-            reason = _short(error)
-            break
-        except OSError as error:
-            raise DataError(
-                f"{part} cannot be written ({error.strerror or error}): free or choose another place"
-            ) from error
-        found = file_checksum(part, checksum.partition(":")[0])
-        if found == checksum:
-            return
-        part.unlink()
-        reason = f"what came has checksum {found} instead of {checksum} and was deleted"
-        if not resumed:
-            break  # else the first bytes may stem from an older file: once more from the start
+    part, failure, asked = path.with_name(path.name + ".part"), "", list(urls)
+    for wait in _WAITS:
+        time.sleep(wait if asked else 0)
+        for url in tuple(asked):
+            try:
+                with _shown_and_timed():
+                    download_url(url, str(part.parent), part.name, md5)
+                os.replace(part, path)
+                return
+            except (OSError, HTTPException, RuntimeError) as error:
+                failure = f"{url} cannot be downloaded ({_reason(error)})"
+                if getattr(error, "errno", None) in _OUR_DISK:
+                    raise DataError(f"{part} cannot be written ({error.strerror}): free or choose a place") from error
+                if isinstance(error, HTTPError) and error.code < 500 and error.code not in {408, 429}:
+                    asked.remove(url)  # it will say the same again
+            finally:
+                part.unlink(missing_ok=True)
     raise DataError(
-        f"{url} cannot be downloaded ({reason}): check the connection, or get the file by other means and place it as "
-        f"{path}; data/README.md lists every file"
+        f"{failure}: check the connection, or get the file by other means and place it as {path}; "
+        f"data/README.md lists every file"
     )
 
 
-def _transfer(url: str, part: Path) -> bool:
-    """One request, appended to `part` where the server agrees; returns whether it was."""
-    import requests
+@contextlib.contextmanager
+def _shown_and_timed() -> Iterator[None]:
+    """torchvision shows a bar on standard error and waits for ever. Here the bar is for whoever watches, on standard
+    output, and a server that falls silent is given up."""
+    stream, before = sys.stdout if device.person_watches() else io.StringIO(), socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_TIMEOUT)
+    try:
+        with contextlib.redirect_stderr(stream), contextlib.redirect_stdout(stream):
+            yield
+    finally:
+        socket.setdefaulttimeout(before)
 
-    start = part.stat().st_size if part.exists() else 0
-    # identity: a compressed transfer would make byte positions mean something else
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
-    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-        if response.status_code == 416:  # nothing after `start`: the checksum tells whether the part is whole
-            return True
-        response.raise_for_status()
-        resumed = response.status_code == 206 and response.headers.get("Content-Range", "").startswith(
-            f"bytes {start}-"
-        )
-        start = start if resumed else 0
-        length = response.headers.get("Content-Length")
-        total = start + int(length) if length else None
-        with open(part, "ab" if resumed else "wb") as file, progress(total, part.stem, "B", start) as bar:
-            for chunk in response.iter_content(CHUNK):
-                file.write(chunk)
-                bar.update(len(chunk))
-            if total is not None and file.tell() < total:  # urllib3 before version 2 does not tell
-                raise requests.ConnectionError("the connection was closed early")
-    return resumed
+
+def _reason(error: Exception) -> str:
+    """Why a download failed, in a few words: "Connection refused"."""
+    if type(error) is RuntimeError:
+        return "what came is cut short or another file, by its checksum, and was deleted"
+    if isinstance(error, HTTPError):
+        return f"the server answers {error.code} {error.reason}"
+    inner = getattr(error, "reason", error)
+    return getattr(inner, "strerror", None) or str(inner) or type(inner).__name__
+
+
+def _lock(path: Path) -> FileLock:
+    """One process at a time for `path`, whose folder is made."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        advice = "set LABUTIL_DATA to a folder you may write"
+        raise DataError(f"{path.parent} cannot be made ({error.strerror}): {advice}") from error
+    return FileLock(path.with_name(path.name + ".lock"))
 
 
 def unpack(archive: Path | str, folder: Path | str) -> Path:
     """Unpack a zip or tar archive as `folder`, whole or not at all; a folder that exists is left as it is.
 
-    An archive that holds one folder of the same name gives that one, not a folder within a folder.
-
-    Raises:
-        DataError: the archive is damaged, or has a member that is a device, links or would land elsewhere.
+    An archive that holds one folder of the same name gives that one, not a folder within a folder. Raises DataError
+    when the archive is damaged, or has a member that is a device, links or would land elsewhere.
 
     Example:
         unpack(data_dir() / "tiny-imagenet-200.zip", data_dir() / "tiny-imagenet-200")
     """
-    from filelock import FileLock
-
     archive, folder = Path(archive), Path(folder)
     temporary = folder.with_name(folder.name + ".unpacking")
-    _make_folder(folder.parent)
-    with FileLock(folder.with_name(folder.name + ".lock")):
+    with _lock(folder):
         if folder.exists():
             return folder
         shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
         try:
             _extract(archive, temporary)
             inner = temporary / folder.name
-            whole = inner if inner.is_dir() and len(list(temporary.iterdir())) == 1 else temporary
-            os.replace(whole, folder)
+            os.replace(inner if inner.is_dir() and os.listdir(temporary) == [inner.name] else temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return folder
@@ -175,9 +147,11 @@ def _extract(archive: Path, folder: Path) -> None:
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as file:
-                for member in file.infolist():
-                    _check_member(archive, folder, member)
-                    file.extract(member, folder)
+                if wrong := [member.filename for member in file.infolist() if not _is_inside(folder, member)]:
+                    raise DataError(
+                        f"{archive} is not safe to unpack (member {wrong[0]!r}): get it from its source again"
+                    )
+                file.extractall(folder)
         elif tarfile.is_tarfile(archive):
             with tarfile.open(archive) as file:
                 for member in file:
@@ -194,43 +168,7 @@ def _extract(archive: Path, folder: Path) -> None:
         raise DataError(f"{archive} cannot be unpacked into {folder.parent} ({error.strerror or error})") from error
 
 
-def _check_member(archive: Path, folder: Path, member: zipfile.ZipInfo) -> None:
-    # zipfile renames members that point elsewhere; a data set that has one is wrong as a whole
+def _is_inside(folder: Path, member: zipfile.ZipInfo) -> bool:
+    """Whether a member is a file or folder below `folder`; zipfile would rename one that points elsewhere."""
     inside = (folder / member.filename).resolve().is_relative_to(folder.resolve())
-    kind = stat.S_IFMT(member.external_attr >> 16)
-    if not inside or kind not in {0, stat.S_IFREG, stat.S_IFDIR}:
-        raise DataError(f"{archive} is not safe to unpack (member {member.filename!r}): get it from its source again")
-
-
-def progress(total: int | None, text: str, unit: str, initial: int = 0) -> tqdm:
-    """A progress bar on standard output after one second; none where nobody watches (a file, a pipe, a notebook)."""
-    from tqdm import tqdm
-
-    return tqdm(
-        total=total,
-        desc=text,
-        unit=unit,
-        initial=initial,
-        unit_scale=unit == "B",
-        delay=1,
-        file=sys.stdout,
-        disable=not sys.stdout.isatty(),
-        leave=False,
-    )
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"{folder} cannot be made ({error.strerror}): set LABUTIL_DATA to a folder you may write"
-        ) from error
-
-
-def _short(error: Exception) -> str:
-    """The innermost reason: urllib3 wraps "Connection refused" four times, in pools and their addresses."""
-    while error.args and isinstance(error.args[0], Exception):
-        error = error.args[0]
-    error = getattr(error, "reason", error)
-    return str(error).rpartition(": ")[2] or type(error).__name__
+    return inside and stat.S_IFMT(member.external_attr >> 16) in {0, stat.S_IFREG, stat.S_IFDIR}

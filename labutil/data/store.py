@@ -25,8 +25,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from labutil.data.download import progress
 from labutil.data.sources import File
+from labutil.device import progress_bar as progress
 from labutil.paths import DataError, data_dir, replace_file
 
 FORMAT = 1  # part of every key: raise it when decoding, resizing or the files above change

@@ -141,14 +141,14 @@ def predict_images(directory: Path, spec: str, part: str | None = None) -> pd.Da
     import torch
 
     from labutil import evaluation
-    from labutil.data.download import progress
+    from labutil.device import progress_bar
     from labutil.runs.listing import chunks, coloured, list_images
 
     found = list_images(source, part, params.get("data_seed", 0), params.get("val_fraction", 0.1))
     model, record = load_model(directory)
     size, channels, outputs = record["model"]["image_size"], record["model"]["channels"], []
     height, width = (size, size) if isinstance(size, int) else size
-    with progress(len(found.names), source.name, "image") as bar:
+    with progress_bar(len(found.names), source.name, "image") as bar:
         for chunk in chunks(found, height, width, channels):
             images = torch.from_numpy(np.ascontiguousarray(chunk))
             outputs.append(evaluation.predict(model, images, batch_size=_BATCH).softmax(1))

@@ -1,8 +1,6 @@
 """Loading: every kind of source, the splits, the cache, and what happens with data that is wrong."""
 
 import gzip
-import hashlib
-import io
 import json
 import os
 import pickle
@@ -10,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +17,7 @@ import torch
 from PIL import Image
 from sklearn.model_selection import StratifiedShuffleSplit
 
-from labutil.data import catalogue, cells, folders, load_dataset, loading, published, sources, splits, store
+from labutil.data import cells, folders, load_dataset, loading, sources, splits, store
 from labutil.data.loading import DataError
 from labutil.images import Dataset, ImageSet
 
@@ -705,173 +702,13 @@ def test_what_is_wrong_with_idx_files(tmp_path: Path) -> None:
     assert "labels for test but not for train" in error(f"idx:{tmp_path}")
 
 
-# Published sets, by stand-ins of the same format
+# Parameters
 
 
 def data_folder() -> Path:
     folder = Path(os.environ["LABUTIL_DATA"])
     folder.mkdir(exist_ok=True)
     return folder
-
-
-def md5(path: Path) -> str:
-    return hashlib.md5(path.read_bytes()).hexdigest()
-
-
-@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-def test_cifar(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    from torchvision import datasets as theirs
-
-    cls = {"cifar10": theirs.CIFAR10, "cifar100": theirs.CIFAR100}[name]
-    folder = data_folder() / cls.base_folder
-    folder.mkdir()
-    key = "labels" if name == "cifar10" else "fine_labels"
-    names = ["ant", "bee", "cat"]
-
-    def write(file: str, content: dict) -> list[str]:
-        (folder / file).write_bytes(pickle.dumps(content))
-        return [file, md5(folder / file)]
-
-    batches = [write(f"data_batch_{i}", {"data": noise(9, 3072), key: [0, 1, 2] * 3}) for i in range(2)]
-    monkeypatch.setattr(cls, "train_list", batches)
-    monkeypatch.setattr(cls, "test_list", [write("test_batch", {"data": noise(6, 3072), key: [2, 1, 0] * 2})])
-    meta = {"filename": "meta", "key": "names", "md5": write("meta", {"names": names})[1]}
-    monkeypatch.setattr(cls, "meta", meta)
-    data = load_dataset(name)
-    assert data.classes == tuple(names) and data.image_size == 32 and (len(data.train), len(data.val)) == (16, 2)
-    expected = cls(data_folder(), train=False)
-    for (image, label), ours, our_label in zip(expected, data.test.images, data.test.labels, strict=True):
-        assert (np.asarray(image).transpose(2, 0, 1) == ours.numpy()).all() and label == our_label
-    (folder / "test_batch").write_bytes(b"damaged")
-    with pytest.raises(DataError, match=rf"{folder.name} is damaged or incomplete"):
-        load_dataset(name)
-    (folder / "test_batch").unlink()
-    with pytest.raises(DataError, match="test_batch"):
-        load_dataset(name)
-
-
-def test_stl10_has_unlabelled_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    from torchvision.datasets import STL10
-
-    folder = data_folder() / "stl10_binary"
-    folder.mkdir()
-    images = {"train": noise(20, 3, 96, 96), "test": noise(4, 3, 96, 96), "unlabeled": noise(7, 3, 96, 96)}
-    for part, pixels in images.items():
-        pixels.transpose(0, 1, 3, 2).tofile(folder / f"{part}_X.bin")  # the format stores columns first
-    (np.arange(20, dtype=np.uint8) % 10 + 1).tofile(folder / "train_y.bin")
-    np.array([10, 1, 2, 3], np.uint8).tofile(folder / "test_y.bin")
-    names = [f"class {i}" for i in range(10)]
-    (folder / "class_names.txt").write_text("\n".join(names))
-    for attribute in ("train_list", "test_list"):
-        files = [[name, md5(folder / name)] for name, _ in getattr(STL10, attribute)]
-        monkeypatch.setattr(STL10, attribute, files)
-    data = load_dataset("stl10")
-    assert (data.unlabelled.images.numpy() == images["unlabeled"]).all() and (data.unlabelled.labels == -1).all()
-    assert (data.test.images.numpy() == images["test"]).all() and data.test.labels.tolist() == [9, 0, 1, 2]
-    assert data.classes == tuple(names)
-    assert rows_of(data.train) | rows_of(data.val) == rows_of(torch.from_numpy(images["train"]))
-
-
-@pytest.mark.parametrize(("name", "folder"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")])
-@pytest.mark.parametrize("end", ["", ".gz"])
-def test_mnist_where_torchvision_keeps_it(tmp_path: Path, name: str, folder: str, end: str) -> None:
-    (data_folder() / folder).mkdir()
-    write_idx(data_folder() / folder / "raw", end=end)
-    data = load_dataset(name)
-    assert len(data.test) == 10 and data.name == name
-    assert data.classes[1] == {"mnist": "1", "fashion_mnist": "Trouser"}[name]
-
-
-def offline(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Make every download fail at once, as without a network."""
-    import requests
-
-    asked = []
-
-    def get(url: str, **_: object) -> None:
-        asked.append(url)
-        raise requests.ConnectionError("no network")
-
-    monkeypatch.setattr(requests, "get", get)
-    monkeypatch.setattr("labutil.data.download.time.sleep", lambda _: None)
-    return asked
-
-
-@pytest.mark.parametrize(
-    ("name", "place"),
-    [
-        ("mnist", "MNIST/raw/train-images-idx3-ubyte.gz"),
-        ("fashion_mnist", "FashionMNIST/raw/train-images-idx3-ubyte.gz"),
-        ("cifar10", "cifar-10-python.tar.gz"),
-        ("cifar100", "cifar-100-python.tar.gz"),
-        ("stl10", "stl10_binary.tar.gz"),
-        ("bloodmnist", "bloodmnist.npz"),
-        ("pathmnist@64", "pathmnist_64.npz"),
-        ("tiny_imagenet", "tiny-imagenet-200.zip"),
-    ],
-)
-def test_offline_says_what_to_place_where(monkeypatch: pytest.MonkeyPatch, name: str, place: str) -> None:
-    asked = offline(monkeypatch)
-    message = error(name)
-    assert asked and "data/README.md" in message
-    assert f"place it as {data_folder() / place}" in message
-    assert not [path for path in data_folder().rglob("*") if path.is_file() and path.suffix != ".lock"]
-
-
-def test_mnist_tries_its_mirrors(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = offline(monkeypatch)
-    error("mnist")
-    assert len({url.split("/")[2] for url in asked}) == 2
-
-
-def test_medmnist(monkeypatch: pytest.MonkeyPatch) -> None:
-    path = data_folder() / "bloodmnist_64.npz"
-    labels = np.arange(16)[:, None] % 8
-    arrays = {f"{part}_images": noise(16, 64, 64, 3) for part in ("train", "val", "test")}
-    np.savez(path, **arrays, **{f"{part}_labels": labels for part in ("train", "val", "test")})
-    message = error("bloodmnist@64")  # a file placed by hand is verified
-    assert str(path) in message and "checksum" in message and path.exists()
-    monkeypatch.setitem(catalogue.MD5, "bloodmnist", ("", md5(path), "", ""))
-    data = load_dataset("bloodmnist@64")
-    assert data.name == "bloodmnist@64" and data.classes[7] == "platelet" and len(data.val) == 16
-    assert (data.test.images.numpy() == arrays["test_images"].transpose(0, 3, 1, 2)).all()
-
-
-def test_tiny_imagenet_from_its_zip(monkeypatch: pytest.MonkeyPatch) -> None:
-    wnids = {"n03": "crane", "n01": "goldfish, Carassius auratus", "n02": "crane, bird"}
-    pixels = np.full((64, 64, 3), 50, np.uint8)
-
-    def jpeg(value: int) -> bytes:
-        Image.fromarray(pixels + np.uint8(value)).save(buffer := io.BytesIO(), "JPEG")
-        return buffer.getvalue()
-
-    archive = data_folder() / "tiny-imagenet-200.zip"
-    with zipfile.ZipFile(archive, "w") as file:
-        top = "tiny-imagenet-200"
-        file.writestr(f"{top}/words.txt", "".join(f"{wnid}\t{name}\n" for wnid, name in wnids.items()))
-        rows = []
-        for k, wnid in enumerate(wnids):
-            for i in range(10):
-                file.writestr(f"{top}/train/{wnid}/images/{wnid}_{i}.JPEG", jpeg(10 * k))
-            file.writestr(f"{top}/train/{wnid}/{wnid}_boxes.txt", "0 0 1 1")
-            file.writestr(f"{top}/val/images/val_{k}.JPEG", jpeg(10 * k))
-            rows.append(f"val_{k}.JPEG\t{wnid}\t0\t0\t1\t1\n")
-        file.writestr(f"{top}/val/val_annotations.txt", "".join(rows))
-        file.writestr(f"{top}/test/images/test_0.JPEG", jpeg(99))
-    monkeypatch.setattr(published, "_TINY_MD5", f"md5:{md5(archive)}")
-    data = load_dataset("tiny_imagenet")
-    assert data.classes == ("goldfish", "crane (n02)", "crane (n03)")
-    assert (len(data.train), len(data.val), len(data.test)) == (27, 3, 3)
-    colours = {60: 0, 70: 1, 50: 2}
-    for part in (data.train, data.val, data.test):
-        assert [colours[int(image[0, 0, 0])] for image in part.images] == part.labels.tolist()
-    assert load_dataset("tiny_imagenet", image_size=32).image_size == 32
-    (data_folder() / "tiny-imagenet-200" / "words.txt").write_text("")
-    with pytest.raises(DataError, match="not Tiny ImageNet as published"):
-        load_dataset("tiny_imagenet")
-
-
-# Parameters
 
 
 @pytest.mark.parametrize(
