@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from labutil.course.checks.frame import Wrong, call, checked, look_up, scalar, tensor
+from labutil.course.checks.frame import Wrong, call, checked, judge, look_up, scalar, tensor
 
 
 @checked
@@ -46,8 +46,6 @@ def decoder_parameters(function: Callable[[Sequence[int], int, int], int]) -> st
         norms = 2 * sum(filters)
         expected = weights + biases + norms
         answer = scalar(call(function, list(filters), channels, kernel))
-        if answer == expected:
-            continue
         narrow = sum(a * b * kernel for a, b in pairs)
         first, last = (a * b * kernel**2 + b for a, b in (pairs[0], pairs[-1]))
         no_first = (
@@ -64,8 +62,7 @@ def decoder_parameters(function: Callable[[Sequence[int], int, int], int]) -> st
             "the last convolution, which makes the image's channels, is missing": expected - last,
             no_first: (expected - first, expected - first - 2 * filters[-1]),
         }
-        look_up(answer, mistakes, f"filters={list(filters)}", rtol=0)
-        raise Wrong(f"decoder_parameters({list(filters)}, {channels}, {kernel}) is {expected:,}, yours is {answer:,g}")
+        judge(answer, expected, mistakes, f"decoder_parameters({list(filters)}, {channels}, {kernel})", rtol=0)
     return "Three quarters of the reference model are decoder, and thrown away once the encoder is wanted."
 
 
@@ -109,8 +106,6 @@ def pca_error(function: Callable[[Tensor, int], Tensor]) -> str:
     for k in (2, 4):
         expected = (squares[k:].sum() / x.numel()).item()
         answer = scalar(call(function, x.clone(), k))
-        if math.isclose(answer, expected, rel_tol=1e-3):  # torch.pca_lowrank's is not exact
-            continue
         raw = torch.linalg.svdvals(x) ** 2
         mistakes = {
             "that is what the code keeps; the error is what it leaves out": (squares[:k].sum() / x.numel()).item(),
@@ -121,8 +116,7 @@ def pca_error(function: Callable[[Tensor, int], Tensor]) -> str:
             "one component too many is kept": (squares[k + 1 :].sum() / x.numel()).item(),
             "that is the error of the mean image, k = 0": (squares.sum() / x.numel()).item(),
         }
-        look_up(answer, mistakes, rtol=1e-3)
-        raise Wrong(f"for k = {k} it is {expected:.5f}, yours is {answer:.5f}")
+        judge(answer, expected, mistakes, f"for k = {k}", rtol=1e-3)  # torch.pca_lowrank is not exact
     return (
         "So a linear autoencoder needs no training; what a deep one gains over this line is what its layers are worth."
     )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from labutil.compare import significance
-from labutil.course.checks.frame import Wrong, call, checked, look_up, scalar, tensor
+from labutil.course.checks.frame import Wrong, call, checked, judge, look_up, scalar, tensor
 
 
 @checked
@@ -20,8 +20,6 @@ def standard_error(function: Callable[[int, int], float]) -> str:
         p = right / n
         expected = math.sqrt(p * (1 - p) / n)
         answer = scalar(call(function, right, n))
-        if math.isclose(answer, expected, rel_tol=1e-6):
-            continue
         mistakes = {
             "that is the variance; take its square root": p * (1 - p) / n,
             "that is the spread of a single image; the mean of n is sqrt(n) times as sure": math.sqrt(p * (1 - p)),
@@ -30,11 +28,11 @@ def standard_error(function: Callable[[int, int], float]) -> str:
             "that is in percent; the accuracy is a share, and so is its standard error": 100 * expected,
             "that is half of a 95% interval; the standard error is without the 1.96": 1.96 * expected,
         }
-        case = f"{right} right of {n}"
-        look_up(answer, mistakes, case)
-        if n > 20 and math.isclose(answer, math.sqrt(p * (1 - p) / (n - 1)), rel_tol=1e-6):
-            raise Wrong(f"{case}: with n - 1 it is that of a sample's mean; for a share n is used")
-        raise Wrong(f"{case}: expected {expected:.5f}, yours is {answer:.5f}")
+        if n > 20:
+            mistakes["with n - 1 it is that of a sample's mean; for a share n is used"] = math.sqrt(
+                p * (1 - p) / (n - 1)
+            )
+        judge(answer, expected, mistakes, f"{right} right of {n}", rtol=1e-6)
     return "Four times as many test images halve it."
 
 

@@ -92,11 +92,21 @@ def look_up(
     """Raise Wrong with the first reason that gives this answer.
 
     mistakes: {reason: what a function with this mistake answers, or a tuple of such}. case: the input, in words.
-
-    Example:
-        look_up(answer, {"divide by N": 7 * expected, "the sign is turned round": -expected})
     """
     for reason, values in mistakes.items():
         for value in values if isinstance(values, tuple) else (values,):
             if equal(answer, value, rtol=rtol, atol=atol):
                 raise Wrong(f"{case}: {reason}" if case else reason)
+
+
+def judge(
+    answer: float, expected: float, mistakes: Mapping[str, Any], case: str, *, rtol: float = 1e-4, atol: float = 1e-7
+) -> None:
+    """Accept a number that is right; of another say which mistake it comes from (`look_up`), or what would be right.
+
+    Example:
+        judge(answer, expected, {"divide by N": 7 * expected, "the sign is turned round": -expected}, "a random batch")
+    """
+    if not equal(answer, expected, rtol=rtol, atol=atol):
+        look_up(answer, mistakes, case, rtol=rtol, atol=atol)
+        raise Wrong(f"{case}: {expected:,.10g} is right, yours is {answer:,.10g}")

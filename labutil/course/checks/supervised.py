@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from labutil.course.checks.frame import Wrong, call, checked, look_up, scalar, tensor
+from labutil.course.checks.frame import Wrong, call, checked, judge, look_up, scalar, tensor
 
 
 @checked
@@ -18,9 +18,6 @@ def conv_parameters(function: Callable[[int, int, int, bool], int]) -> str:
     for c_in, c_out, kernel, bias in ((3, 32, 5, False), (32, 64, 3, True), (1, 1, 1, True), (7, 4, 3, True)):
         ours = sum(p.numel() for p in torch.nn.Conv2d(c_in, c_out, kernel, bias=bias).parameters())
         answer = scalar(call(function, c_in, c_out, kernel, bias))
-        if answer == ours:
-            continue
-        case = f"conv_parameters({c_in}, {c_out}, {kernel}, {bias})"
         of_bias = (
             "the biases are missing, one for each output channel" if bias else "there are no biases when bias is False"
         )
@@ -36,8 +33,7 @@ def conv_parameters(function: Callable[[int, int, int, bool], int]) -> str:
             ),
             "a kernel has height times width numbers": (c_in * c_out * kernel, c_in * c_out * kernel + c_out * bias),
         }
-        look_up(answer, mistakes, case, rtol=0)
-        raise Wrong(f"{case} is {ours}, yours is {answer:g}")
+        judge(answer, ours, mistakes, f"conv_parameters({c_in}, {c_out}, {kernel}, {bias})", rtol=0)
     return "The image's size is not in the formula: that is why convolutions scale."
 
 
@@ -61,9 +57,7 @@ def cross_entropy(function: Callable[[Tensor, Tensor], Tensor]) -> str:
         "sum over the classes (dim=1), not everything": (logits.exp().sum().log() - logits[range(7), y].mean()).item(),
         "classes are in dim 1, images in dim 0": F.cross_entropy(logits.T.repeat(1, 1)[:, :5], y[:5]).item(),
     }
-    if not math.isclose(answer, expected, rel_tol=1e-4):
-        look_up(answer, mistakes)
-        raise Wrong(f"for a random batch the answer is {expected:.4f}, yours is {answer:.4f}")
+    judge(answer, expected, mistakes, "for a random batch")
     large = scalar(call(function, torch.tensor([[1000.0, 0.0], [0.0, -1000.0]]), torch.tensor([1, 0])))
     if not math.isclose(large, 500.0, rel_tol=1e-4):
         raise Wrong(
@@ -115,20 +109,18 @@ def macro_f1(function: Callable[[Tensor], float]) -> str:
     confusion = torch.tensor([[50, 3, 2], [4, 10, 1], [6, 0, 4]])
     expected, by_support, micro = _f1_variants(confusion)
     answer = scalar(call(function, confusion.clone()))
-    if not math.isclose(answer, expected, rel_tol=1e-4):
-        hits = confusion.diag()
-        recall, precision = hits / confusion.sum(1), hits / confusion.sum(0)
-        mean_p, mean_r = precision.mean().item(), recall.mean().item()
-        mistakes = {
-            "that weights each class by how often it occurs; macro means every class counts the same": by_support,
-            "that is the accuracy (micro F1): sum over classes comes after the ratio, not before": micro,
-            "that is macro recall; F1 is the harmonic mean of precision and recall": mean_r,
-            "that is macro precision; F1 is the harmonic mean of precision and recall": mean_p,
-            "that is the arithmetic mean of precision and recall": ((precision + recall) / 2).mean().item(),
-            "take F1 for each class first, then the mean over classes": 2 * mean_p * mean_r / (mean_p + mean_r),
-        }
-        look_up(answer, mistakes)
-        raise Wrong(f"for the check's 3x3 matrix the answer is {expected:.4f}, yours is {answer:.4f}")
+    hits = confusion.diag()
+    recall, precision = hits / confusion.sum(1), hits / confusion.sum(0)
+    mean_p, mean_r = precision.mean().item(), recall.mean().item()
+    mistakes = {
+        "that weights each class by how often it occurs; macro means every class counts the same": by_support,
+        "that is the accuracy (micro F1): sum over classes comes after the ratio, not before": micro,
+        "that is macro recall; F1 is the harmonic mean of precision and recall": mean_r,
+        "that is macro precision; F1 is the harmonic mean of precision and recall": mean_p,
+        "that is the arithmetic mean of precision and recall": ((precision + recall) / 2).mean().item(),
+        "take F1 for each class first, then the mean over classes": 2 * mean_p * mean_r / (mean_p + mean_r),
+    }
+    judge(answer, expected, mistakes, "for the check's 3x3 matrix")
     empty = scalar(call(function, torch.tensor([[5, 0, 0], [1, 3, 0], [2, 0, 0]])))
     if not math.isfinite(empty):
         raise Wrong("a class that is never predicted divides by zero; its F1 is 0")

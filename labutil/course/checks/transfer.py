@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from labutil import models
-from labutil.course.checks.frame import Wrong, call, checked, look_up, scalar, tensor
+from labutil.course.checks.frame import Wrong, call, checked, judge, look_up, scalar, tensor
 
 
 @checked
@@ -19,19 +19,15 @@ def trainable_parameters(function: Callable[[int, Sequence[int], int], int]) -> 
     for features, sizes, classes in ((10, [], 3), (1280, [512, 256, 128], 8), (7, [5], 2)):
         ours = sum(p.numel() for p in models.mlp_head(features, sizes, classes).parameters())
         answer = scalar(call(function, features, list(sizes), classes))
-        if answer == ours:
-            continue
         case = f"trainable_parameters({features}, {list(sizes)}, {classes})"
         widths = [features, *sizes, classes]
         weights = sum(a * b for a, b in pairwise(widths))
         hidden = sum(sizes)
         every_from_features = (features + 1) * (hidden + classes) + 2 * hidden
         if not sizes:
-            if answer == weights:
-                raise Wrong(f"{case}: the last layer has a bias for each class")
-            raise Wrong(
-                f"{case}: without hidden layers the head is one linear layer, {ours} numbers, not {answer:,.10g}"
-            )
+            bias = {"the last layer has a bias for each class": weights}
+            judge(answer, ours, bias, f"{case}, one linear layer without hidden ones", rtol=0)
+            continue
         mistakes = {
             "the batch norms are missing: a weight and a bias for each hidden unit": ours - 2 * hidden,
             "a batch norm learns two numbers for each hidden unit, a weight and a bias": ours - hidden,
@@ -45,8 +41,7 @@ def trainable_parameters(function: Callable[[int, Sequence[int], int], int]) -> 
             "dropout learns nothing": ours + len(sizes),
             "a layer's inputs are the units of the layer before it": every_from_features,
         }
-        look_up(answer, mistakes, case, rtol=0)
-        raise Wrong(f"{case} is {ours:,}, yours is {answer:,.10g}")
+        judge(answer, ours, mistakes, case, rtol=0)
     return "Nearly all of it is in the first layer: features times 512."
 
 
