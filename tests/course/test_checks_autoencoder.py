@@ -67,7 +67,7 @@ WRONG = [
     ("decoder_parameters", lambda f, c, k: decoder(f, c, k, first=False), "keeps the number of channels"),
     ("decoder_parameters", forgets_the_first, "keeps the number of channels"),
     ("decoder_parameters", line_kernel, "kernel**2"),
-    ("decoder_parameters", lambda f, c, k: 5, "is 27,947, yours is 5"),
+    ("decoder_parameters", lambda f, c, k: 5, "27,947 is right, yours is 5"),
     ("bce_gradient", lambda z, x: z.sigmoid() - x, "mean over all pixels"),
     ("bce_gradient", lambda z, x: (z.sigmoid() - x) / 3, "not by the number of images"),
     ("bce_gradient", lambda z, x: (z.sigmoid() - x) / 16, "number of images as well"),
@@ -84,7 +84,7 @@ WRONG = [
     ("pca_error", lambda x, k: torch.linalg.svdvals(x - x.mean(0))[k:].sum() / 240, "squared singular"),
     ("pca_error", lambda x, k: eigenvalues(x)[: -k - 1].sum() / 6, "one component too many"),
     ("pca_error", lambda x, k: eigenvalues(x).sum() / 6, "k = 0"),
-    ("pca_error", lambda x, k: 1.5, "yours is 1.50000"),
+    ("pca_error", lambda x, k: 1.5, "yours is 1.5"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Exercise checks of notebook 06; `checks` shows them under its own name."""
+"""Exercise checks of lesson 06."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from labutil.course.checks.frame import Wrong, call, checked, scalar, tensor
+from labutil.course.checks.frame import Wrong, call, checked, judge, look_up, scalar, tensor
 
 
 @checked
@@ -46,8 +46,6 @@ def decoder_parameters(function: Callable[[Sequence[int], int, int], int]) -> st
         norms = 2 * sum(filters)
         expected = weights + biases + norms
         answer = scalar(call(function, list(filters), channels, kernel))
-        if answer == expected:
-            continue
         narrow = sum(a * b * kernel for a, b in pairs)
         first, last = (a * b * kernel**2 + b for a, b in (pairs[0], pairs[-1]))
         no_first = (
@@ -55,20 +53,16 @@ def decoder_parameters(function: Callable[[Sequence[int], int, int], int]) -> st
             "for each of the encoder's, and one that makes the image"
         )
         mistakes = {
-            narrow + biases + norms: "a kernel has height times width numbers: kernel**2",
-            weights + norms: "the biases are missing, one for each output channel",
-            weights + biases: "the batch norms are missing: a scale and a shift for each channel",
-            weights + biases + norms // 2: "a batch norm learns two numbers a channel, a scale and a shift",
-            weights + biases + 2 * norms: "running means and variances are not learned (Keras counts them, we do not)",
-            expected + 2 * channels: "no batch norm follows the last convolution",
-            expected - last: "the last convolution, which makes the image's channels, is missing",
-            expected - first: no_first,
-            expected - first - 2 * filters[-1]: no_first,
+            "a kernel has height times width numbers: kernel**2": narrow + biases + norms,
+            "the biases are missing, one for each output channel": weights + norms,
+            "the batch norms are missing: a scale and a shift for each channel": weights + biases,
+            "a batch norm learns two numbers a channel, a scale and a shift": weights + biases + norms // 2,
+            "running means and variances are not learned (Keras counts them, we do not)": weights + biases + 2 * norms,
+            "no batch norm follows the last convolution": expected + 2 * channels,
+            "the last convolution, which makes the image's channels, is missing": expected - last,
+            no_first: (expected - first, expected - first - 2 * filters[-1]),
         }
-        for value, reason in mistakes.items():
-            if answer == value:
-                raise Wrong(f"filters={list(filters)}: {reason}")
-        raise Wrong(f"decoder_parameters({list(filters)}, {channels}, {kernel}) is {expected:,}, yours is {answer:,g}")
+        judge(answer, expected, mistakes, f"decoder_parameters({list(filters)}, {channels}, {kernel})", rtol=0)
     return "Three quarters of the reference model are decoder, and thrown away once the encoder is wanted."
 
 
@@ -98,9 +92,7 @@ def bce_gradient(function: Callable[[Tensor, Tensor], Tensor]) -> str:
         / count,
         "p is the sigmoid of the logits": (logits - x) / count,
     }
-    for reason, value in mistakes.items():
-        if torch.allclose(answer, value.double(), atol=1e-6) or torch.allclose(answer, 2 * value.double(), atol=1e-6):
-            raise Wrong(reason)
+    look_up(answer, {reason: (value, 2 * value) for reason, value in mistakes.items()}, atol=1e-6)
     raise Wrong(f"for the first pixel it is {expected.flatten()[0]:.5f}, yours is {answer.flatten()[0]:.5f}")
 
 
@@ -114,22 +106,17 @@ def pca_error(function: Callable[[Tensor, int], Tensor]) -> str:
     for k in (2, 4):
         expected = (squares[k:].sum() / x.numel()).item()
         answer = scalar(call(function, x.clone(), k))
-        if math.isclose(answer, expected, rel_tol=1e-3):  # torch.pca_lowrank's is not exact
-            continue
         raw = torch.linalg.svdvals(x) ** 2
         mistakes = {
-            (squares[:k].sum() / x.numel()).item(): "that is what the code keeps; the error is what it leaves out",
-            (squares[k:].sum() / 40).item(): "the mean is over the D values as well",
-            (squares[k:].sum() / (39 * 6)).item(): "the mean is over N images, not N - 1",
-            (raw[k:].sum() / x.numel()).item(): "take the mean off first: it costs the code nothing",
-            (squares[k:].sqrt().sum() / x.numel()).item(): "squared errors want squared singular values",
-            (squares[k + 1 :].sum() / x.numel()).item(): "one component too many is kept",
-            (squares.sum() / x.numel()).item(): "that is the error of the mean image, k = 0",
+            "that is what the code keeps; the error is what it leaves out": (squares[:k].sum() / x.numel()).item(),
+            "the mean is over the D values as well": (squares[k:].sum() / 40).item(),
+            "the mean is over N images, not N - 1": (squares[k:].sum() / (39 * 6)).item(),
+            "take the mean off first: it costs the code nothing": (raw[k:].sum() / x.numel()).item(),
+            "squared errors want squared singular values": (squares[k:].sqrt().sum() / x.numel()).item(),
+            "one component too many is kept": (squares[k + 1 :].sum() / x.numel()).item(),
+            "that is the error of the mean image, k = 0": (squares.sum() / x.numel()).item(),
         }
-        for value, reason in mistakes.items():
-            if math.isclose(answer, value, rel_tol=1e-3):
-                raise Wrong(reason)
-        raise Wrong(f"for k = {k} it is {expected:.5f}, yours is {answer:.5f}")
+        judge(answer, expected, mistakes, f"for k = {k}", rtol=1e-3)  # torch.pca_lowrank is not exact
     return (
         "So a linear autoencoder needs no training; what a deep one gains over this line is what its layers are worth."
     )

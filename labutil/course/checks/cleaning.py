@@ -8,41 +8,37 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from labutil.course.checks.frame import Wrong as _Wrong
-from labutil.course.checks.frame import call as _call
-from labutil.course.checks.frame import checked as _check
-from labutil.course.checks.frame import scalar as _scalar
-from labutil.course.checks.frame import tensor as _tensor
+from labutil.course.checks.frame import Wrong, call, checked, look_up, scalar, tensor
 
 
-@_check
+@checked
 def hamming(function: Callable[[Tensor, Tensor], Tensor]) -> str:
     """`function(a, b) -> int (N, M)`: in how many bits hashes differ; a (N, 64) bool, b (M, 64) bool."""
     g = torch.Generator().manual_seed(0)
     a, b = (torch.rand(n, 64, generator=g) < 0.5 for n in (5, 7))
     expected = (a[:, None] != b[None]).sum(2).double()
-    raw = _call(function, a.clone(), b.clone())
+    raw = call(function, a.clone(), b.clone())
     if isinstance(raw, Tensor) and raw.shape == (7, 5):
-        raise _Wrong("rows belong to a and columns to b: yours is turned round")
-    answer = _tensor(raw, (5, 7))
+        raise Wrong("rows belong to a and columns to b: yours is turned round")
+    answer = tensor(raw, (5, 7))
     if torch.equal(answer, expected):
         return "Two unrelated hashes differ in about half of their 64 bits."
-    if torch.equal(answer, 64 - expected):
-        raise _Wrong("that counts the bits that agree")
-    if torch.allclose(answer, expected / 64):
-        raise _Wrong("that is the share of bits; the distance is their number")
-    if torch.equal(answer, (a.double() @ b.double().T)):
-        raise _Wrong("that counts the bits that are 1 in both; two that are 0 in both agree as well")
-    raise _Wrong(f"the first two hashes differ in {expected[0, 0]:.0f} bits, yours says {answer[0, 0]:.0f}")
+    mistakes = {
+        "that counts the bits that agree": 64 - expected,
+        "that is the share of bits; the distance is their number": expected / 64,
+        "that counts the bits that are 1 in both; two that are 0 in both agree as well": a.double() @ b.double().T,
+    }
+    look_up(answer, mistakes)
+    raise Wrong(f"the first two hashes differ in {expected[0, 0]:.0f} bits, yours says {answer[0, 0]:.0f}")
 
 
-@_check
+@checked
 def robust_z(function: Callable[[Tensor], Tensor]) -> str:
     """`function(x) -> (N,)`: (x - median) / (1.4826 * median absolute deviation); x (N,) float."""
     x = torch.tensor([9.0, 1.0, 6.0, 4.0, 10.0, 3.0, 1000.0])  # median 6, median absolute deviation 3
     deviation = (x - x.median()).abs()
     expected = ((x - x.median()) / (1.4826 * deviation.median())).double()
-    answer = _tensor(_call(function, x.clone()), (7,))
+    answer = tensor(call(function, x.clone()), (7,))
     if torch.allclose(answer, expected, rtol=1e-3):
         return "One wild value moves mean and standard deviation as far as it likes, median and MAD hardly at all."
     mistakes = {
@@ -58,50 +54,49 @@ def robust_z(function: Callable[[Tensor], Tensor]) -> str:
         "the factor belongs below, with the deviation": 1.4826 * (x - x.median()) / deviation.median(),
         "the median absolute deviation is missing": (x - x.median()) / 1.4826,
     }
-    for reason, value in mistakes.items():
-        if torch.allclose(answer, value.double(), rtol=1e-3):
-            raise _Wrong(reason)
-    raise _Wrong(f"for x = {x.tolist()} the last value is {expected[-1]:.2f}, yours is {answer[-1]:.2f}")
+    look_up(answer, mistakes, rtol=1e-3)
+    raise Wrong(f"for x = {x.tolist()} the last value is {expected[-1]:.2f}, yours is {answer[-1]:.2f}")
 
 
-@_check
+@checked
 def recall_precision(function: Callable[[set, set], tuple[float, float]]) -> str:
     """`function(found, truth) -> (recall, precision)`; both are sets of numbers."""
     for found, truth in (({1, 2, 3, 4}, {2, 3, 9}), (set(range(10)), {1}), ({5}, {5, 6, 7, 8})):
         hits = len(found & truth)
         expected = (hits / len(truth), hits / len(found))
-        answer = _call(function, set(found), set(truth))
+        answer = call(function, set(found), set(truth))
         if not isinstance(answer, tuple | list) or len(answer) != 2:
-            raise _Wrong("return two numbers: recall, precision")
-        answer = tuple(map(_scalar, answer))
+            raise Wrong("return two numbers: recall, precision")
+        answer = tuple(map(scalar, answer))
         if all(math.isclose(a, e, abs_tol=1e-6) for a, e in zip(answer, expected, strict=True)):
             continue
         if all(math.isclose(a, e, abs_tol=1e-6) for a, e in zip(answer, expected[::-1], strict=True)):
-            raise _Wrong("the two are exchanged: recall is a share of the truth, precision a share of what was found")
-        raise _Wrong(f"found {sorted(found)}, truth {sorted(truth)}: expected {expected}, yours is {answer}")
+            raise Wrong("the two are exchanged: recall is a share of the truth, precision a share of what was found")
+        raise Wrong(f"found {sorted(found)}, truth {sorted(truth)}: expected {expected}, yours is {answer}")
     try:
-        answer = tuple(map(_scalar, function(set(), {1})))
+        answer = tuple(map(scalar, function(set(), {1})))
     except ZeroDivisionError as error:
-        raise _Wrong("a detector that finds nothing divides by zero; its precision is 1 by convention") from error
+        raise Wrong("a detector that finds nothing divides by zero; its precision is 1 by convention") from error
     if answer != (0.0, 1.0):
-        raise _Wrong(f"who finds nothing of {{1}} has recall 0, and precision 1 by convention; yours is {answer}")
+        raise Wrong(f"who finds nothing of {{1}} has recall 0, and precision 1 by convention; yours is {answer}")
     return "Either alone is easy to make 1; only together do they mean something."
 
 
-@_check
+@checked
 def label_quality(function: Callable[[Tensor, Tensor], Tensor]) -> str:
     """`function(p, y) -> (N,)`: self-confidence, the probability that each image's own label has; p (N, K), y (N,)."""
     g = torch.Generator().manual_seed(2)
     p, y = torch.randn(6, 4, generator=g).softmax(1), torch.tensor([0, 3, 1, 1, 2, 0])
     expected = p[range(6), y].double()
-    raw = _call(function, p.clone(), y.clone())
+    raw = call(function, p.clone(), y.clone())
     if isinstance(raw, Tensor) and raw.shape == (6, 6):
-        raise _Wrong("p[:, y] takes every label for every image; pair them: p[range(N), y]")
-    answer = _tensor(raw, (6,))
+        raise Wrong("p[:, y] takes every label for every image; pair them: p[range(N), y]")
+    answer = tensor(raw, (6,))
     if torch.allclose(answer, expected, atol=1e-6):
         return "The lowest are the labels to look at first."
-    if torch.allclose(answer, p.amax(1).double(), atol=1e-6):
-        raise _Wrong("that is the confidence in the predicted class; the given label's is wanted")
-    if torch.allclose(answer, 1 - expected, atol=1e-6):
-        raise _Wrong("that is how bad the label is; quality is the probability itself")
-    raise _Wrong(f"for the first image it is {expected[0]:.3f}, yours is {answer[0]:.3f}")
+    mistakes = {
+        "that is the confidence in the predicted class; the given label's is wanted": p.amax(1),
+        "that is how bad the label is; quality is the probability itself": 1 - expected,
+    }
+    look_up(answer, mistakes, atol=1e-6)
+    raise Wrong(f"for the first image it is {expected[0]:.3f}, yours is {answer[0]:.3f}")

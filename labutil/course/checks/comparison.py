@@ -1,4 +1,4 @@
-"""Exercise checks of notebook 07: how sure a comparison is. `checks` shows them; `checking` is their frame."""
+"""Exercise checks of lesson 07: how sure a comparison is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from labutil.compare import significance
-from labutil.course.checks.frame import Wrong, call, checked, scalar, tensor
+from labutil.course.checks.frame import Wrong, call, checked, judge, look_up, scalar, tensor
 
 
 @checked
@@ -20,23 +20,19 @@ def standard_error(function: Callable[[int, int], float]) -> str:
         p = right / n
         expected = math.sqrt(p * (1 - p) / n)
         answer = scalar(call(function, right, n))
-        if math.isclose(answer, expected, rel_tol=1e-6):
-            continue
         mistakes = {
-            p * (1 - p) / n: "that is the variance; take its square root",
-            math.sqrt(p * (1 - p)): "that is the spread of a single image; the mean of n is sqrt(n) times as sure",
-            math.sqrt(n * p * (1 - p)): "that is the standard error of the number right, not of the share",
-            math.sqrt(p / n): "the share of wrong ones is missing: p (1 - p)",
-            100 * expected: "that is in percent; the accuracy is a share, and so is its standard error",
-            1.96 * expected: "that is half of a 95% interval; the standard error is without the 1.96",
+            "that is the variance; take its square root": p * (1 - p) / n,
+            "that is the spread of a single image; the mean of n is sqrt(n) times as sure": math.sqrt(p * (1 - p)),
+            "that is the standard error of the number right, not of the share": math.sqrt(n * p * (1 - p)),
+            "the share of wrong ones is missing: p (1 - p)": math.sqrt(p / n),
+            "that is in percent; the accuracy is a share, and so is its standard error": 100 * expected,
+            "that is half of a 95% interval; the standard error is without the 1.96": 1.96 * expected,
         }
-        case = f"{right} right of {n}"
-        for value, reason in mistakes.items():
-            if math.isclose(answer, value, rel_tol=1e-4):
-                raise Wrong(f"{case}: {reason}")
-        if n > 20 and math.isclose(answer, math.sqrt(p * (1 - p) / (n - 1)), rel_tol=1e-6):
-            raise Wrong(f"{case}: with n - 1 it is that of a sample's mean; for a share n is used")
-        raise Wrong(f"{case}: expected {expected:.5f}, yours is {answer:.5f}")
+        if n > 20:
+            mistakes["with n - 1 it is that of a sample's mean; for a share n is used"] = math.sqrt(
+                p * (1 - p) / (n - 1)
+            )
+        judge(answer, expected, mistakes, f"{right} right of {n}", rtol=1e-6)
     return "Four times as many test images halve it."
 
 
@@ -98,17 +94,16 @@ def paired_bootstrap(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> st
         raise
     if torch.allclose(answer, expected, atol=1e-6):
         return "Images that are hard for both come and go for both: that is what pairing saves."
-    if torch.allclose(answer, -expected, atol=1e-6):
-        raise Wrong("that is b minus a")
-    if torch.allclose(answer, expected.abs(), atol=1e-6):
-        raise Wrong("keep the sign: below 0 where b is ahead")
-    if torch.allclose(answer, (a.double().mean() - b.double().mean()).expand(6), atol=1e-6):
-        raise Wrong("that is the difference on the test set as it is, each time: index with drawn")
-    if torch.allclose(answer, 40 * expected, atol=1e-6):
-        raise Wrong("those are differences in the number of images right; divide by N")
+    once = (a.double().mean() - b.double().mean()).expand(6)
     unpaired = a[drawn].double().mean(1) - b[drawn.roll(1, 0)].double().mean(1)
-    if torch.allclose(answer, unpaired, atol=1e-6):
-        raise Wrong("both methods must see the same drawn images")
+    mistakes = {
+        "that is b minus a": -expected,
+        "keep the sign: below 0 where b is ahead": expected.abs(),
+        "that is the difference on the test set as it is, each time: index with drawn": once,
+        "those are differences in the number of images right; divide by N": 40 * expected,
+        "both methods must see the same drawn images": unpaired,
+    }
+    look_up(answer, mistakes, atol=1e-6)
     raise Wrong(f"the first is {expected[0]:+.4f}, yours is {answer[0]:+.4f}; row i of drawn is one test set")
 
 
@@ -134,8 +129,6 @@ def holm(function: Callable[[list[float]], list[float]]) -> str:
             "a probability is at most 1": np.maximum.accumulate(steps)[np.argsort(order)],
             "right, but in sorted order: return them in the order in which they came": np.sort(expected),
         }
-        for reason, value in mistakes.items():
-            if np.allclose(answer, value):
-                raise Wrong(f"for {p}: {reason}")
+        look_up(answer, mistakes, f"for {p}")
         raise Wrong(f"for {p}: expected {np.round(expected, 4).tolist()}, yours is {np.round(answer, 4).tolist()}")
     return "With 45 pairs of ten equal methods, two or three would pass 0.05 uncorrected."

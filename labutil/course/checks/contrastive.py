@@ -1,4 +1,4 @@
-"""Exercise checks of the contrastive lessons, 04 and 05; `checks` shows them under its own name."""
+"""Exercise checks of the contrastive lessons, 04 and 05."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from labutil.course.checks.frame import Wrong, call, checked, scalar, tensor
+from labutil.course.checks.frame import Wrong, call, checked, judge, look_up, scalar, tensor
 
 
 def _mask(answer: object, shape: tuple[int, int]) -> Tensor:
@@ -18,12 +18,6 @@ def _mask(answer: object, shape: tuple[int, int]) -> Tensor:
     if not ((values == 0) | (values == 1)).all():
         raise Wrong("a mask holds True and False only (or 1 and 0)")
     return values.bool()
-
-
-def _look_up(answer: float, mistakes: dict[float, str]) -> None:
-    for value, reason in mistakes.items():
-        if math.isclose(answer, value, rel_tol=1e-4, abs_tol=1e-7):
-            raise Wrong(reason)
 
 
 @checked
@@ -39,18 +33,15 @@ def view_pairs(function: Callable[[int], Tensor]) -> str:
         answer = _mask(raw, (2 * n, 2 * n))
         if torch.equal(answer, expected):
             continue
-        if torch.equal(answer, same_image):
-            raise Wrong("every view is its own positive in yours: clear the diagonal, or the loss rewards nothing")
-        if torch.equal(answer, torch.eye(2 * n, dtype=torch.bool)):
-            raise Wrong("the diagonal pairs a view with itself; its positive is the *other* view of the image")
-        if torch.equal(answer, ~expected) or torch.equal(answer, ~same_image):
-            raise Wrong("that marks the negatives; mark the positives")
-        if torch.equal(answer, torch.eye(n, dtype=torch.bool).repeat_interleave(2, 0).repeat_interleave(2, 1)) or all(
-            answer[2 * i, 2 * i + 1] for i in range(n)
-        ):
+        mistakes = {
+            "every view is its own positive in yours: clear the diagonal, or the loss rewards nothing": same_image,
+            "the diagonal pairs a view with itself; its positive is the *other* view of the image": torch.eye(2 * n),
+            "that marks the negatives; mark the positives": (~expected, ~same_image),
+            "only one direction: if j is the positive of i, i is that of j": (expected.triu(), expected.tril()),
+        }
+        look_up(answer, mistakes)
+        if all(answer[2 * i, 2 * i + 1] for i in range(n)):
             raise Wrong("torch.cat([z_a, z_b]) stacks all first views, then all second: row i belongs to row i + n")
-        if torch.equal(answer, torch.triu(expected)) or torch.equal(answer, torch.tril(expected)):
-            raise Wrong("only one direction: if j is the positive of i, i is that of j")
         raise Wrong(f"for n = {n} each row has one True, n columns away; yours has {int(answer[0].sum())} in row 0")
     return "One positive a row, 2n - 2 negatives."
 
@@ -73,36 +64,39 @@ def info_nce(function: Callable[[Tensor, Tensor, float], Tensor]) -> str:
     if isinstance(raw, Tensor) and raw.shape in {(n,), (2 * n,)}:
         raise Wrong("that is one loss a view; the batch's loss is their mean")
     answer = scalar(raw)
-    if not math.isclose(answer, expected, rel_tol=1e-4):
-        a, b = F.normalize(z_a, dim=1), F.normalize(z_b, dim=1)
-        z = torch.cat([a, b])
-        s, eye = z @ z.mT / tau, torch.eye(2 * n, dtype=torch.bool)
-        positive = (a * b).sum(1).repeat(2) / tau
-        pairs = torch.eye(n, dtype=torch.bool).repeat(2, 2)
-        rows = torch.arange(n)
-        one_way = F.cross_entropy(a @ b.mT / tau, rows).item()
-        both_ways = (one_way + F.cross_entropy(b @ a.mT / tau, rows).item()) / 2
-        raw_z = torch.cat([z_a, z_b])
-        plain = (raw_z @ raw_z.mT / tau).fill_diagonal_(-math.inf)
-        mistakes = {
-            (s.logsumexp(1) - positive).mean().item(): "similarities of a view with itself are still in the sum",
-            (s.masked_fill(eye, 0).logsumexp(1) - positive).mean().item(): "0 on the diagonal is still e^0 = 1 in the "
-            "sum: use -inf",
-            (s.masked_fill(pairs, -math.inf).logsumexp(1) - positive).mean().item(): "the positive belongs into the "
-            "sum below the fraction too; only the view itself is left out",
-            2 * n * expected: "that is the sum over the views; divide by 2N",
-            2 * expected: "divide by the 2N views, not by N",
-            -expected: "the sign is turned round: similar positives must lower the loss",
-            one_way: "only the views of z_b are compared with z_a: all 2N - 1 other views belong into the sum",
-            both_ways: "views of the same side are negatives too: all 2N - 1 other views belong into the sum",
-            _nt_xent(z_a, z_b, 1 / tau).item(): "divide the similarities by tau, do not multiply",
-            _nt_xent(z_a, z_b, 1.0).item(): "tau is not used",
-            F.cross_entropy(plain, (torch.arange(2 * n) + n) % (2 * n)).item(): "sim is the cosine: normalise z first",
-            s.masked_fill(eye, -math.inf).logsumexp(1).mean().item(): "the similarity of the positive pair is missing",
-            expected / math.log(2): "that is in bits; use the natural logarithm",
-        }  # fmt: skip
-        _look_up(answer, mistakes)
-        raise Wrong(f"for a random batch of {n} images the answer is {expected:.4f}, yours is {answer:.4f}")
+    a, b = F.normalize(z_a, dim=1), F.normalize(z_b, dim=1)
+    z = torch.cat([a, b])
+    s, eye = z @ z.mT / tau, torch.eye(2 * n, dtype=torch.bool)
+    positive = (a * b).sum(1).repeat(2) / tau
+    pairs = torch.eye(n, dtype=torch.bool).repeat(2, 2)
+    rows = torch.arange(n)
+    one_way = F.cross_entropy(a @ b.mT / tau, rows).item()
+    both_ways = (one_way + F.cross_entropy(b @ a.mT / tau, rows).item()) / 2
+    raw_z = torch.cat([z_a, z_b])
+    plain = (raw_z @ raw_z.mT / tau).fill_diagonal_(-math.inf)
+
+    def below(similarity: Tensor) -> float:
+        """The loss with other similarities in the sum below the fraction."""
+        return (similarity.logsumexp(1) - positive).mean().item()
+
+    mistakes = {
+        "similarities of a view with itself are still in the sum": below(s),
+        "0 on the diagonal is still e^0 = 1 in the sum: use -inf": below(s.masked_fill(eye, 0)),
+        "the positive belongs into the sum below the fraction too; only the view itself is left out": below(
+            s.masked_fill(pairs, -math.inf)
+        ),
+        "that is the sum over the views; divide by 2N": 2 * n * expected,
+        "divide by the 2N views, not by N": 2 * expected,
+        "the sign is turned round: similar positives must lower the loss": -expected,
+        "only the views of z_b are compared with z_a: all 2N - 1 other views belong into the sum": one_way,
+        "views of the same side are negatives too: all 2N - 1 other views belong into the sum": both_ways,
+        "divide the similarities by tau, do not multiply": _nt_xent(z_a, z_b, 1 / tau).item(),
+        "tau is not used": _nt_xent(z_a, z_b, 1.0).item(),
+        "sim is the cosine: normalise z first": F.cross_entropy(plain, (torch.arange(2 * n) + n) % (2 * n)).item(),
+        "the similarity of the positive pair is missing": s.masked_fill(eye, -math.inf).logsumexp(1).mean().item(),
+        "that is in bits; use the natural logarithm": expected / math.log(2),
+    }
+    judge(answer, expected, mistakes, f"for a random batch of {n} images")
     cold = scalar(call(function, z_a, z_b, 0.01))
     if not math.isclose(cold, _nt_xent(z_a, z_b, 0.01).item(), rel_tol=1e-3):
         raise Wrong(f"right at tau 0.5, but {cold} at tau 0.01: exp(1 / 0.01) overflows; use logsumexp")
@@ -119,18 +113,17 @@ def collapsed_loss(function: Callable[[int], float]) -> str:
         if n == 1:
             raise Wrong(f"one image has two views: only the positive is left in the sum, log 1 = 0, not {answer:.4f}")
         mistakes = {
-            2 * n - 1: "that is the number of answers; the loss is its logarithm",
-            math.log(2 * n): "a view is not compared with itself: one less than 2n",
-            math.log(2 * n - 2): "the positive is in the sum too, beside 2n - 2 negatives",
-            math.log(n): "there are two views of each image",
-            math.log(n - 1): "there are two views of each image",
-            math.log2(2 * n - 1): "that is in bits; use the natural logarithm",
-            -expected: "the sign is turned round",
-            0.0: "equal to the positive means equal to every negative as well: the softmax is uniform",
+            "that is the number of answers; the loss is its logarithm": 2 * n - 1,
+            "a view is not compared with itself: one less than 2n": math.log(2 * n),
+            "the positive is in the sum too, beside 2n - 2 negatives": math.log(2 * n - 2),
+            "there are two views of each image": (math.log(n), math.log(n - 1)),
+            "that is in bits; use the natural logarithm": math.log2(2 * n - 1),
+            "the sign is turned round": -expected,
+            "equal to the positive means equal to every negative as well: the softmax is uniform": 0.0,
         }
-        _look_up(answer, mistakes)
-        case = f"for n = {n} it is {expected:.4f}, yours is {answer:.4f}"
-        raise Wrong(f"{case}; if a term with tau remains: -1/tau and 1/tau cancel")
+        look_up(answer, mistakes)
+        hint = "if a term with tau remains: -1/tau and 1/tau cancel"
+        raise Wrong(f"for n = {n} it is {expected:.4f}, yours is {answer:.4f}; {hint}")
     return "Whatever tau is: it cancels."
 
 
@@ -170,22 +163,19 @@ def off_diagonal(function: Callable[[Tensor], Tensor]) -> str:
     d = c.diagonal()
     expected = (c.pow(2).sum() - d.pow(2).sum()).item()
     answer = scalar(call(function, c.clone()))
-    if math.isclose(answer, expected, rel_tol=1e-4):
-        return "The diagonal has its own term: (1 - C_dd)^2."
     rest = c - torch.diag(d)
     mistakes = {
-        c.pow(2).sum().item(): "the diagonal is still in the sum",
-        d.pow(2).sum().item(): "that is the diagonal; everything else is wanted",
-        rest.sum().item(): "square each entry: negative correlations are correlations too",
-        rest.abs().sum().item(): "squares, not absolute values",
-        rest.sum().pow(2).item(): "square each entry first, then sum",
-        c.triu(1).pow(2).sum().item(): "only the upper triangle: C is not symmetric, sum both",
-        c.tril(-1).pow(2).sum().item(): "only the lower triangle: C is not symmetric, sum both",
-        expected / 20: "the sum, not the mean: lambda is chosen for it",
-        expected / 25: "the sum, not the mean: lambda is chosen for it",
+        "the diagonal is still in the sum": c.pow(2).sum().item(),
+        "that is the diagonal; everything else is wanted": d.pow(2).sum().item(),
+        "square each entry: negative correlations are correlations too": rest.sum().item(),
+        "squares, not absolute values": rest.abs().sum().item(),
+        "square each entry first, then sum": rest.sum().pow(2).item(),
+        "only the upper triangle: C is not symmetric, sum both": c.triu(1).pow(2).sum().item(),
+        "only the lower triangle: C is not symmetric, sum both": c.tril(-1).pow(2).sum().item(),
+        "the sum, not the mean: lambda is chosen for it": (expected / 20, expected / 25),
     }
-    _look_up(answer, mistakes)
-    raise Wrong(f"for the check's 5x5 matrix it is {expected:.4f}, yours is {answer:.4f}")
+    judge(answer, expected, mistakes, "for the check's 5x5 matrix")
+    return "The diagonal has its own term: (1 - C_dd)^2."
 
 
 @checked
@@ -204,16 +194,14 @@ def positives(function: Callable[[Tensor], Tensor]) -> str:
         return "With labels that all differ it is SimCLR's mask."
     image = torch.eye(n, dtype=torch.bool).repeat(2, 2)
     interleaved = labels.repeat_interleave(2)
-    mistakes = [
-        (same, "every view is its own positive in yours: clear the diagonal"),
-        (image & ~own, "that is SimCLR's mask: images of one class should attract each other too"),
-        (same & ~image, "the other view of the same image is a positive as well"),
-        (~same, "that marks the negatives; mark the positives"),
-        ((interleaved[:, None] == interleaved) & ~own, "first all z_a, then all z_b: repeat(2), not interleaved"),
-    ]
-    for wrong, reason in mistakes:
-        if torch.equal(answer, wrong):
-            raise Wrong(reason)
+    mistakes = {
+        "every view is its own positive in yours: clear the diagonal": same,
+        "that is SimCLR's mask: images of one class should attract each other too": image & ~own,
+        "the other view of the same image is a positive as well": same & ~image,
+        "that marks the negatives; mark the positives": ~same,
+        "first all z_a, then all z_b: repeat(2), not interleaved": (interleaved[:, None] == interleaved) & ~own,
+    }
+    look_up(answer, mistakes)
     row = int((answer != (same & ~own)).any(1).nonzero()[0])
     label = int(labels[row % n])
     raise Wrong(
@@ -237,8 +225,6 @@ def l_out(function: Callable[[Tensor, Tensor], Tensor]) -> str:
     losses = (summed / count)[kept]
     expected = losses.mean().item()
     answer = scalar(call(function, log_p.clone(), mask.clone()))
-    if math.isclose(answer, expected, rel_tol=1e-4):
-        return "The logarithm stays inside the sum: that is L_out."
     if not math.isfinite(answer):
         raise Wrong(
             "the answer is not finite: the last image has no positive (0 / 0), or the diagonal's -inf met a 0 (use "
@@ -246,15 +232,15 @@ def l_out(function: Callable[[Tensor, Tensor], Tensor]) -> str:
         )
     l_in = -(log_p.exp().masked_fill(~mask, 0).sum(1) / count)[kept].log().mean().item()
     mistakes = {
-        -expected: "the sign is turned round: a loss is -log p",
-        losses.sum().item() / m: "anchors without positives count as 0 in your mean; leave them out",
-        losses.sum().item(): "that is the sum over the anchors; take the mean",
-        l_in: "that is L_in, the logarithm of the mean; L_out is the mean of the logarithms",
-        -log_p[mask].mean().item(): "average each anchor's positives first: yours gives large classes more weight",
-        summed[kept].mean().item(): "divide by the number of positives, 1 / |P|",
+        "the sign is turned round: a loss is -log p": -expected,
+        "anchors without positives count as 0 in your mean; leave them out": losses.sum().item() / m,
+        "that is the sum over the anchors; take the mean": losses.sum().item(),
+        "that is L_in, the logarithm of the mean; L_out is the mean of the logarithms": l_in,
+        "average each anchor's positives first: yours gives large classes more weight": -log_p[mask].mean().item(),
+        "divide by the number of positives, 1 / |P|": summed[kept].mean().item(),
     }
-    _look_up(answer, mistakes)
-    raise Wrong(f"for the check's {m} views the answer is {expected:.4f}, yours is {answer:.4f}")
+    judge(answer, expected, mistakes, f"for the check's {m} views")
+    return "The logarithm stays inside the sum: that is L_out."
 
 
 @checked
@@ -263,19 +249,15 @@ def positives_per_anchor(function: Callable[[int, int, int], float]) -> str:
     for batch, k, views in ((256, 8, 2), (60, 15, 1), (512, 2, 2)):
         expected = views * batch / k - 1
         answer = scalar(call(function, batch, k, views))
-        if math.isclose(answer, expected, rel_tol=1e-6, abs_tol=1e-9):
-            continue
-        case = f"batch {batch}, {k} classes, {views} view{'s' if views > 1 else ''}"
-        _look_up(
-            answer,
-            {
-                views * batch / k: f"{case}: a view is not its own positive; one less",
-                batch / k - 1: f"{case}: each image is there {views} times",
-                batch / k: f"{case}: each image is there {views} times, and a view is not its own positive",
-                views * (batch / k - 1): f"{case}: the other view of the same image is a positive too",
-                views * batch - views * batch / k: f"{case}: those are the negatives",
-                float(views - 1): f"{case}: that is SimCLR; with labels the whole class counts",
-            },
+        mistakes = {
+            "a view is not its own positive; one less": views * batch / k,
+            f"each image is there {views} times": batch / k - 1,
+            f"each image is there {views} times, and a view is not its own positive": batch / k,
+            "the other view of the same image is a positive too": views * (batch / k - 1),
+            "those are the negatives": views * batch - views * batch / k,
+            "that is SimCLR; with labels the whole class counts": views - 1,
+        }
+        judge(
+            answer, expected, mistakes, f"batch {batch}, {k} classes, {views} view{'s' if views > 1 else ''}", rtol=1e-6
         )
-        raise Wrong(f"{case}: {expected:g}, yours is {answer:g}")
     return "SimCLR has one, whatever the batch."

@@ -1,14 +1,12 @@
-"""What every exercise check is made of: the result it returns, and how it calls a learner's function.
-
-`checks` holds the checks themselves.
-"""
+"""What every exercise check is made of: its result, how it calls a learner's function, and the look-up of mistakes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -80,3 +78,35 @@ def tensor(answer: Any, shape: tuple[int, ...]) -> Tensor:
     if tuple(answer.shape) != shape:
         raise Wrong(f"the answer must have shape {shape}, yours has {tuple(answer.shape)}")
     return answer.detach().double()
+
+
+def equal(answer: Any, value: Any, *, rtol: float = 1e-4, atol: float = 1e-7) -> bool:
+    """Are two numbers, or two tensors of one shape, equal but for rounding?"""
+    a, b = (torch.as_tensor(v).double() for v in (answer, value))
+    return a.shape == b.shape and torch.allclose(a, b, rtol=rtol, atol=atol)
+
+
+def look_up(
+    answer: Any, mistakes: Mapping[str, Any], case: str = "", *, rtol: float = 1e-4, atol: float = 1e-7
+) -> None:
+    """Raise Wrong with the first reason that gives this answer.
+
+    mistakes: {reason: what a function with this mistake answers, or a tuple of such}. case: the input, in words.
+    """
+    for reason, values in mistakes.items():
+        for value in values if isinstance(values, tuple) else (values,):
+            if equal(answer, value, rtol=rtol, atol=atol):
+                raise Wrong(f"{case}: {reason}" if case else reason)
+
+
+def judge(
+    answer: float, expected: float, mistakes: Mapping[str, Any], case: str, *, rtol: float = 1e-4, atol: float = 1e-7
+) -> None:
+    """Accept a number that is right; of another say which mistake it comes from (`look_up`), or what would be right.
+
+    Example:
+        judge(answer, expected, {"divide by N": 7 * expected, "the sign is turned round": -expected}, "a random batch")
+    """
+    if not equal(answer, expected, rtol=rtol, atol=atol):
+        look_up(answer, mistakes, case, rtol=rtol, atol=atol)
+        raise Wrong(f"{case}: {expected:,.10g} is right, yours is {answer:,.10g}")

@@ -1,4 +1,4 @@
-"""Exercise checks of lesson 03, under `labutil.checks` like all others."""
+"""Exercise checks of lesson 03."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from labutil import models
-from labutil.course.checks.frame import Wrong, call, checked, scalar, tensor
+from labutil.course.checks.frame import Wrong, call, checked, judge, look_up, scalar, tensor
 
 
 @checked
@@ -19,36 +19,29 @@ def trainable_parameters(function: Callable[[int, Sequence[int], int], int]) -> 
     for features, sizes, classes in ((10, [], 3), (1280, [512, 256, 128], 8), (7, [5], 2)):
         ours = sum(p.numel() for p in models.mlp_head(features, sizes, classes).parameters())
         answer = scalar(call(function, features, list(sizes), classes))
-        if answer == ours:
-            continue
         case = f"trainable_parameters({features}, {list(sizes)}, {classes})"
         widths = [features, *sizes, classes]
         weights = sum(a * b for a, b in pairwise(widths))
         hidden = sum(sizes)
+        every_from_features = (features + 1) * (hidden + classes) + 2 * hidden
         if not sizes:
-            if answer == weights:
-                raise Wrong(f"{case}: the last layer has a bias for each class")
-            raise Wrong(
-                f"{case}: without hidden layers the head is one linear layer, {ours} numbers, not {answer:,.10g}"
-            )
+            bias = {"the last layer has a bias for each class": weights}
+            judge(answer, ours, bias, f"{case}, one linear layer without hidden ones", rtol=0)
+            continue
         mistakes = {
-            ours - 2 * hidden: "the batch norms are missing: a weight and a bias for each hidden unit",
-            ours - hidden: "a batch norm learns two numbers for each hidden unit, a weight and a bias",
-            ours + 2 * hidden: "a batch norm's running mean and variance are counted, but they are not learned",
-            ours + 2 * hidden + len(sizes): "a batch norm's running statistics are buffers: they are not learned",
-            ours + 2 * classes: "no batch norm follows the last layer",
-            weights + 2 * hidden: "the linear layers' biases are missing",
-            weights: "biases and batch norms are missing",
-            ours - sizes[-1] * classes - classes: "the last layer, to the classes, is missing",
-            ours - classes: "the last layer has a bias for each class",
-            ours + len(sizes): "dropout learns nothing",
-            sum((features + 1) * w + 2 * w for w in sizes) + (features + 1) * classes: (
-                "a layer's inputs are the units of the layer before it"
-            ),
+            "the batch norms are missing: a weight and a bias for each hidden unit": ours - 2 * hidden,
+            "a batch norm learns two numbers for each hidden unit, a weight and a bias": ours - hidden,
+            "a batch norm's running mean and variance are counted, but they are not learned": ours + 2 * hidden,
+            "a batch norm's running statistics are buffers: they are not learned": ours + 2 * hidden + len(sizes),
+            "no batch norm follows the last layer": ours + 2 * classes,
+            "the linear layers' biases are missing": weights + 2 * hidden,
+            "biases and batch norms are missing": weights,
+            "the last layer, to the classes, is missing": ours - sizes[-1] * classes - classes,
+            "the last layer has a bias for each class": ours - classes,
+            "dropout learns nothing": ours + len(sizes),
+            "a layer's inputs are the units of the layer before it": every_from_features,
         }
-        if answer in mistakes:
-            raise Wrong(f"{case}: {mistakes[answer]}")
-        raise Wrong(f"{case} is {ours:,}, yours is {answer:,.10g}")
+        judge(answer, ours, mistakes, case, rtol=0)
     return "Nearly all of it is in the first layer: features times 512."
 
 
@@ -82,21 +75,24 @@ def mix_up(function: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Te
         if not torch.equal(given[0], x) or not torch.equal(given[1], y):
             raise Wrong("right, but the images or labels that were passed in have changed: make new tensors")
         return "Between two images the model now has to be between two answers."
-    if torch.allclose(new_x, mixed(x, 1 - share), atol=1e-5):
-        raise Wrong("share is what the image keeps, and 1 - share what it takes: yours is turned round")
-    if right_x and torch.allclose(new_y, y.double(), atol=1e-5):
-        raise Wrong("the labels are mixed as well, with the same share")
-    if right_x and torch.allclose(new_y, mixed(y, 1 - share), atol=1e-5):
-        raise Wrong("the labels must be mixed with the same share as the images")
-    if right_x and torch.allclose(new_y, mixed(y, share.mean().expand(5)), atol=1e-5):
-        raise Wrong("each label has its own image's share, not the mean")
-    if torch.allclose(new_x, mixed(x, share[:1].expand(5)), atol=1e-5):
-        raise Wrong("each image has its own share; yours uses the first one's for all")
-    if torch.allclose(new_x, mixed(x, share, order.argsort()), atol=1e-5):
-        raise Wrong("the partner of image i is order[i], so x[order]; yours is the permutation's inverse")
-    if torch.allclose(new_x, mixed(x, share, torch.arange(4, -1, -1)), atol=1e-5):
-        raise Wrong("the partner of image i is order[i]; yours turns the batch round instead")
+    of_images = {
+        "share is what the image keeps, and 1 - share what it takes: yours is turned round": mixed(x, 1 - share),
+        "each image has its own share; yours uses the first one's for all": mixed(x, share[:1].expand(5)),
+        "the partner of image i is order[i], so x[order]; yours is the permutation's inverse": mixed(
+            x, share, order.argsort()
+        ),
+        "the partner of image i is order[i]; yours turns the batch round instead": mixed(
+            x, share, torch.arange(4, -1, -1)
+        ),
+    }
+    of_labels = {
+        "the labels are mixed as well, with the same share": y,
+        "the labels must be mixed with the same share as the images": mixed(y, 1 - share),
+        "each label has its own image's share, not the mean": mixed(y, share.mean().expand(5)),
+    }
+    look_up(new_x, of_images, atol=1e-5)
     if right_x:
+        look_up(new_y, of_labels, atol=1e-5)
         raise Wrong("the images are right, the labels are not: share[:, None] * y + (1 - share[:, None]) * y[order]")
     if right_y:
         raise Wrong("the labels are right, the images are not")
@@ -125,14 +121,17 @@ def majority_vote(function: Callable[[Tensor, int], Tensor]) -> str:
             "right but for ties: of classes with equally many votes the smallest wins, so votes "
             f"{votes[:, i].tolist()} give {expected[i]:.0f}, yours is {answer[i]:g}"
         )
-    if torch.equal(answer, counts.amax(0).double()):
-        raise Wrong("that is how many votes the winner has; which class is it?")
-    if torch.equal(answer, votes.double().mean(0).round()) or torch.equal(answer, votes.double().mean(0)):
-        raise Wrong("that is the mean of the class numbers, but classes are names: between 0 and 4 there is no 2")
-    if torch.equal(answer, votes.median(0).values.double()):
-        raise Wrong("that is the median of the class numbers, but classes are names: they have no order")
-    if torch.equal(answer, votes[0].double()):
-        raise Wrong("that is the first model's vote")
+    mean = votes.double().mean(0)
+    mistakes = {
+        "that is how many votes the winner has; which class is it?": counts.amax(0),
+        "that is the mean of the class numbers, but classes are names: between 0 and 4 there is no 2": (
+            mean.round(),
+            mean,
+        ),
+        "that is the median of the class numbers, but classes are names: they have no order": votes.median(0).values,
+        "that is the first model's vote": votes[0],
+    }
+    look_up(answer, mistakes)
     raise Wrong(f"votes {votes[:, i].tolist()} give {expected[i]:.0f}, yours is {answer[i]:g}")
 
 
@@ -180,9 +179,7 @@ def grad_cam(function: Callable[[Tensor, Tensor], Tensor]) -> str:
             maps.mean((1, 2), keepdim=True), gradients
         ),
     }
-    for reason, value in mistakes.items():
-        if torch.allclose(answer, value.double(), atol=1e-6):
-            raise Wrong(reason)
+    look_up(answer, mistakes, atol=1e-6)
     if torch.allclose(answer / answer.max(), expected / expected.max(), atol=1e-6):
         raise Wrong("right up to a factor: take the mean of each gradient, add up the channels, and do not scale")
     raise Wrong(f"differs from the answer by up to {(answer - expected).abs().max():.3f}")

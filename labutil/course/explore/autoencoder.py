@@ -1,4 +1,4 @@
-"""Explorers of notebook 06: walks between codes, and their size. `exploring` is their frame."""
+"""Explorers of lesson 06: walks between codes, and their size."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from labutil import plots
-from labutil.course.explore.frame import explore
+from labutil.course.explore.frame import explore, slider
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,8 +25,6 @@ def interpolation(
     Example:
         explore.interpolation({"code of 32": model}, data.val.images)
     """
-    import ipywidgets
-
     from labutil.models import interpolate
 
     def draw(first: int, second: int) -> Figure:
@@ -39,8 +37,8 @@ def interpolation(
     last = len(images) - 1
     explore(
         draw,
-        first=ipywidgets.IntSlider(min(first, last), 0, last, description="from", continuous_update=False),
-        second=ipywidgets.IntSlider(min(second, last), 0, last, description="to", continuous_update=False),
+        first=slider(min(first, last), 0, last, "from"),
+        second=slider(min(second, last), 0, last, "to"),
     )
 
 
@@ -65,6 +63,6 @@ def code_sizes(autoencoders: Mapping[int, ConvAutoencoder], images: Tensor, *, s
     sizes = sorted(autoencoders)
     explore(
         draw,
-        start=ipywidgets.IntSlider(start, 0, max(0, len(images) - n), n, description="image", continuous_update=False),
+        start=slider(start, 0, max(0, len(images) - n), "image", step=n),
         smallest=ipywidgets.SelectionSlider(options=sizes, value=sizes[0], description="code from"),
     )

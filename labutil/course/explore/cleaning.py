@@ -1,4 +1,4 @@
-"""Explorers of lesson 01."""
+"""Explorers of lesson 01: thresholds of the detectors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labutil import plots
-from labutil.course.explore.frame import explore
+from labutil.course.explore.frame import explore, slider
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,10 +96,6 @@ def _share(right: np.ndarray) -> str:
 
 
 def _score_slider(scores: np.ndarray, start: float) -> Any:
-    import ipywidgets
-
     low, high = (float(scores.min()), float(scores.max())) if len(scores) else (0.0, 1.0)
     low, high = min(low, start), max(high, start) + 1e-6
-    return ipywidgets.FloatSlider(
-        value=start, min=low, max=high, step=(high - low) / 200, description="threshold", continuous_update=False
-    )
+    return slider(start, low, high, "threshold", step=(high - low) / 200)

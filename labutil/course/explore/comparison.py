@@ -1,4 +1,4 @@
-"""Explorers of notebook 07: confusions and maps of several methods. `exploring` is their frame."""
+"""Explorers of lesson 07: confusions and maps of several methods."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from labutil import device, evaluation, plots
-from labutil.course.explore.frame import explore
+from labutil.course.explore.frame import explore, slider
 from labutil.images import to_numpy
 
 if TYPE_CHECKING:
@@ -119,8 +119,6 @@ def encoders(
     Example:
         explore.encoders(images[sample], {"SimCLR": h, "SupCon": g}, y[sample], classes)
     """
-    import ipywidgets
-
     labels = np.asarray(labels)
     units = {}
     for name, given in features.items():
@@ -139,4 +137,4 @@ def encoders(
         title = f"image {point}, {classes[labels[point]]}, and its nearest neighbours; blue: of its class"
         return plots.image_grid(tiles, titles, columns=n + 1, title=title, title_colours=colours)
 
-    explore(draw, point=ipywidgets.IntSlider(value=start, min=0, max=len(labels) - 1, continuous_update=False))
+    explore(draw, point=slider(start, 0, len(labels) - 1, "point"))

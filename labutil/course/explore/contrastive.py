@@ -1,4 +1,4 @@
-"""Explorers of notebooks 04 and 05: views, temperature, neighbours, positives. `exploring` is their frame."""
+"""Explorers of lessons 04 and 05: views, temperature, neighbours, positives."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from labutil import device, plots
 from labutil.augment import simclr_views
-from labutil.course.explore.frame import class_menu, explore
+from labutil.course.explore.frame import class_menu, explore, slider, toggle
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,8 +30,6 @@ def strength(
     Example:
         explore.strength(data.train.images[:3])
     """
-    import ipywidgets
-
     x = device.to_float(images)
     augmentation = views or (lambda value: simclr_views(min(x.shape[2:]), value))
 
@@ -45,9 +43,7 @@ def strength(
 
     explore(
         draw,
-        value=ipywidgets.FloatSlider(
-            value=start, min=0, max=1.5, step=0.05, description="strength", continuous_update=False
-        ),
+        value=slider(start, 0, 1.5, "strength", step=0.05),
     )
 
 
@@ -83,7 +79,7 @@ def temperature(images: Tensor, z_a: Tensor, z_b: Tensor, *, anchor: int = 0, st
 
     explore(
         draw,
-        image=ipywidgets.IntSlider(value=anchor, min=0, max=total - 1, description="image", continuous_update=False),
+        image=slider(anchor, 0, total - 1, "image"),
         tau=ipywidgets.FloatLogSlider(
             value=start, min=-2, max=0.3, step=0.05, description="tau", continuous_update=False
         ),
@@ -108,8 +104,6 @@ def neighbours(
     Example:
         explore.neighbours(data.train.images, h_train, data.train.labels, classes, queries=(data.val.images, h_val, y))
     """
-    import ipywidgets
-
     asked, q, y = queries or (images, h, labels)
     bank, q = (F.normalize(torch.as_tensor(v).float(), dim=1) for v in (h, q))
     labels, y = torch.as_tensor(labels), torch.as_tensor(y)
@@ -135,7 +129,7 @@ def neighbours(
     explore(
         draw,
         true_class=class_menu(classes, "class"),
-        draw_again=ipywidgets.IntSlider(value=0, min=0, max=50, description="draw", continuous_update=False),
+        draw_again=slider(0, 0, 50, "draw"),
     )
 
 
@@ -148,8 +142,6 @@ def positives(labels: Tensor, *, batch_size: int = 32, views: int = 2) -> None:
     Example:
         explore.positives(data.train.labels)
     """
-    import ipywidgets
-
     labels = torch.as_tensor(labels)
     largest = min(128, len(labels))
 
@@ -169,9 +161,7 @@ def positives(labels: Tensor, *, batch_size: int = 32, views: int = 2) -> None:
 
     explore(
         draw,
-        batch_size=ipywidgets.IntSlider(
-            value=min(batch_size, largest), min=2, max=largest, description="batch", continuous_update=False
-        ),
-        views=ipywidgets.ToggleButtons(options=[1, 2], value=views, description="views"),
-        draw_again=ipywidgets.IntSlider(value=0, min=0, max=50, description="draw", continuous_update=False),
+        batch_size=slider(min(batch_size, largest), 2, largest, "batch"),
+        views=toggle([1, 2], "views", views),
+        draw_again=slider(0, 0, 50, "draw"),
     )

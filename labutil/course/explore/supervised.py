@@ -1,7 +1,4 @@
-"""Explorers: a control that changes what you see. Without a front end (papermill, GitHub) each shows one static figure.
-
-The pattern: a function that draws one figure from plain values, and `explore`, which connects it with widgets.
-"""
+"""Explorer of lesson 02: predictions, right and wrong."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from labutil import plots
-from labutil.course.explore.frame import class_menu, explore
+from labutil.course.explore.frame import class_menu, explore, slider, toggle
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,8 +32,6 @@ def errors(
     Example:
         explore.errors(data.test.images, data.test.labels, probabilities, data.classes)
     """
-    import ipywidgets
-
     y_true, probabilities = np.asarray(y_true), np.asarray(probabilities, np.float32)
     y_pred, sure = probabilities.argmax(1), probabilities.max(1)
 
@@ -55,8 +50,6 @@ def errors(
     explore(
         draw,
         true_class=class_menu(classes),
-        least_confidence=ipywidgets.FloatSlider(
-            value=confidence, min=0, max=1, step=0.05, description="confidence", continuous_update=False
-        ),
-        show=ipywidgets.ToggleButtons(options=["wrong", "right"], value="wrong", description="show"),
+        least_confidence=slider(confidence, 0, 1, "confidence", step=0.05),
+        show=toggle(["wrong", "right"], "show"),
     )

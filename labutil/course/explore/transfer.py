@@ -1,4 +1,4 @@
-"""Explorers of notebook 03: corruptions and heat maps. `exploring` is their frame."""
+"""Explorers of lesson 03: corruptions and heat maps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from labutil import device, plots
 from labutil.corruptions import CORRUPTIONS, corrupt
-from labutil.course.explore.frame import class_menu, explore
+from labutil.course.explore.frame import class_menu, explore, slider, toggle
 from labutil.images import stratified_sample, to_numpy
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ def corruptions(
     """Choose a corruption and how severe it is: what becomes of the images, of the predictions and of the accuracy.
 
     images: uint8 (N, C, H, W). predict: maps such images to probabilities (n, K). y_true: int (N,). kind, severity:
-    where the controls start, one of `policies.CORRUPTIONS` and 0 to 5. n: images shown. judged: images, at most, that
-    the accuracy in the title is of; a stratified sample, drawn once from `seed`. Each setting is computed once.
+    where the controls start, one of `corruptions.CORRUPTIONS` and 0 to 5. n: images shown. judged: images, at most,
+    that the accuracy in the title is of; a stratified sample, drawn once from `seed`. Each setting is computed once.
 
     Example:
         explore.corruptions(val.images, lambda x: predict(model, x).softmax(1), val.labels, data.classes)
@@ -66,7 +66,7 @@ def corruptions(
     explore(
         draw,
         kind=ipywidgets.Dropdown(options=list(CORRUPTIONS), value=kind, description="corruption"),
-        severity=ipywidgets.IntSlider(value=severity, min=0, max=5, description="severity", continuous_update=False),
+        severity=slider(severity, 0, 5, "severity"),
     )
 
 
@@ -81,14 +81,12 @@ def heat_maps(
 ) -> None:
     """Browse images with their heat maps: choose a true class, right or wrong predictions, and page through.
 
-    images: uint8 (N, C, H, W). maps: (N, H, W) in [0, 1], as `explanations.grad_cam` returns. y_true, y_pred: int
+    images: uint8 (N, C, H, W). maps: (N, H, W) in [0, 1], as `grad_cam.grad_cam` returns. y_true, y_pred: int
     (N,). n: images shown at a time.
 
     Example:
         explore.heat_maps(images, grad_cam(model, images), y_true, y_pred, data.classes)
     """
-    import ipywidgets
-
     y_true, y_pred = to_numpy(y_true), to_numpy(y_pred)
 
     def draw(true_class: int, show: str, page: int) -> Figure:
@@ -109,10 +107,8 @@ def heat_maps(
     explore(
         draw,
         true_class=class_menu(classes),
-        show=ipywidgets.ToggleButtons(options=["all", "wrong", "right"], value="all", description="show"),
-        page=ipywidgets.IntSlider(
-            value=1, min=1, max=max(1, -(-len(y_true) // n)), description="page", continuous_update=False
-        ),
+        show=toggle(["all", "wrong", "right"], "show"),
+        page=slider(1, 1, max(1, -(-len(y_true) // n)), "page"),
     )
 
 
