@@ -21,15 +21,21 @@ An image has one fault at most, and what copies are made of is free of faults. K
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import itertools
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.random import Generator
 
 from labutil.cleaning import defects
+from labutil.data.loading import mean_std
+from labutil.images import Dataset, ImageSet
 from labutil.paths import DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -62,8 +68,8 @@ _WRONG_LABEL = (*_RELABELLED, "conflicting_duplicate")
 _EFFECTS, _CHOICE, _PICTURE, _ORDER = range(4)  # each draws its own random numbers
 
 
-def shares(faults: float | Mapping[str, float] | None) -> dict[str, float]:
-    """The share of each kind, in the order of `KINDS`, from the parameter `faults` of `load_dataset`; {} for none.
+def shares(rates: float | Mapping[str, float] | None) -> dict[str, float]:
+    """The share of each kind, in the order of `KINDS`, from the `rates` of `plant`; {} for none.
 
     Raises:
         DataError: no number or dict, an unknown kind, or a share out of range.
@@ -71,23 +77,23 @@ def shares(faults: float | Mapping[str, float] | None) -> dict[str, float]:
     Example:
         shares(0.1)["foreign"]  # 0.012: a tenth, spread as `MIX` says
     """
-    if faults is None:
+    if rates is None:
         return {}
-    if not isinstance(faults, Mapping):
-        if not _is_share(faults):
+    if not isinstance(rates, Mapping):
+        if not _is_share(rates):
             raise DataError(
-                f"faults={faults!r} must be a share of the training images from 0 to {MOST}, or a dict of kinds and "
+                f"rates={rates!r} must be a share of the training images from 0 to {MOST}, or a dict of kinds and "
                 f"shares such as {{'foreign': 0.02}}"
             )
-        return {kind: float(faults) * share for kind, share in MIX.items()} if faults else {}
-    for kind, share in faults.items():
+        return {kind: float(rates) * share for kind, share in MIX.items()} if rates else {}
+    for kind, share in rates.items():
         if kind not in MIX:
-            raise DataError(f"faults: {kind!r}{did_you_mean(kind, KINDS)} is no kind of fault: {', '.join(KINDS)}")
+            raise DataError(f"rates: {kind!r}{did_you_mean(kind, KINDS)} is no kind of fault: {', '.join(KINDS)}")
         if not _is_share(share):
-            raise DataError(f"faults: {kind}={share!r} must be a share of the training images from 0 to {MOST}")
-    if (total := math.fsum(faults.values())) > 1 + 1e-9:
-        raise DataError(f"faults: the shares sum to {total:g}: make them smaller, until it is 1 at most")
-    return {kind: float(faults[kind]) for kind in KINDS if faults.get(kind)}
+            raise DataError(f"rates: {kind}={share!r} must be a share of the training images from 0 to {MOST}")
+    if (total := math.fsum(rates.values())) > 1 + 1e-9:
+        raise DataError(f"rates: the shares sum to {total:g}: make them smaller, until it is 1 at most")
+    return {kind: float(rates[kind]) for kind in KINDS if rates.get(kind)}
 
 
 def _is_share(value: object) -> bool:
@@ -98,7 +104,44 @@ def _is_share(value: object) -> bool:
     )
 
 
-def plant(
+def plant(data: Dataset, rates: float | Mapping[str, float] | None, seed: int = 0) -> tuple[Dataset, pandas.DataFrame]:
+    """A loaded data set with faults among its training images, and the truth about them.
+
+    rates: what share of the training images to plant, 0 to 0.5, spread over all kinds as `MIX` says; or the share of
+    each kind, such as {"near_duplicate": 0.05, "foreign": 0.02}, 0 to 0.5 each, 1 in all; each kind at least once.
+    None or 0: none. seed: at least 0; decides everything.
+
+    Returns the data set with copies of the training images in memory, in random order, further images among them, and
+    the mean, the deviation and a fingerprint of its own (the rest is that of `data`, which stays as it is); and a row
+    a fault as `plant_arrays` returns it. Raises DataError when rates are no shares or name an unknown kind.
+
+    Example:
+        data, truth = plant(load_dataset("cells"), 0.15)
+    """
+    rates = shares(rates)
+    train, test = data.train, data.test
+    if not rates:
+        return data, _truth([])
+    leak_from = test.images.numpy(), test.labels.numpy()
+    images, labels, truth = plant_arrays(
+        train.images.numpy(), train.labels.numpy(), len(data.classes), rates, seed, leak_from
+    )
+    train = ImageSet(torch.from_numpy(images), torch.from_numpy(labels), train.classes)
+    # seed 0 adds nothing: so the fingerprints of what was planted before there were others stay
+    facts = json.dumps([data.fingerprint, VERSION, rates, *([int(seed)] if seed else [])], sort_keys=True)
+    fingerprint = hashlib.sha256(facts.encode()).hexdigest()[:16]
+    mean, std = mean_std(train.images)
+    return dataclasses.replace(data, train=train, mean=mean, std=std, fingerprint=fingerprint), truth
+
+
+def _truth(rows: list[tuple[int, str, int, int]]) -> pandas.DataFrame:
+    import pandas
+
+    truth = pandas.DataFrame(rows, columns=["index", "kind", "original", "true_label"])
+    return truth.astype({"index": np.int64, "original": np.int64, "true_label": np.int64})
+
+
+def plant_arrays(
     images: np.ndarray,
     labels: np.ndarray,
     n_classes: int,
@@ -124,10 +167,8 @@ def plant(
         `leak` the row in the test images; `true_label`, what the label should be, -1 for what belongs to no class.
 
     Example:
-        images, labels, truth = plant(images, labels, 8, {"foreign": 0.02, "random_label": 0.05}, seed=0)
+        images, labels, truth = plant_arrays(images, labels, 8, {"foreign": 0.02, "random_label": 0.05}, seed=0)
     """
-    import pandas
-
     counts = {kind: max(1, round(rates[kind] * len(images))) for kind in KINDS if rates.get(kind, 0) > 0}
     chosen = _choose(counts, labels, n_classes, seed)
     given, found = labels.copy(), []  # found: (row before shuffling, kind, original, true label)
@@ -159,8 +200,7 @@ def plant(
     out[place[: len(images)]], out_labels[place[: len(images)]] = images, given
     if added:
         out[place[len(images) :]], out_labels[place[len(images) :]] = np.stack(added), added_labels
-    truth = pandas.DataFrame(found, columns=["index", "kind", "original", "true_label"])
-    truth = truth.astype({"index": np.int64, "original": np.int64, "true_label": np.int64})
+    truth = _truth(found)
     inside = ((truth["original"] >= 0) & (truth["kind"] != "leak")).to_numpy()
     truth["index"] = place[truth["index"].to_numpy()]
     truth.loc[inside, "original"] = place[truth["original"].to_numpy()[inside]]
@@ -175,7 +215,7 @@ def duplicate_pairs(truth: pandas.DataFrame) -> set[tuple[int, int]]:
     one test image. See `doubtful_pairs` for what a score should leave out.
 
     Example:
-        {(i, j) for i, j in found if (i, j) in duplicate_pairs(data.faults)}
+        {(i, j) for i, j in found if (i, j) in duplicate_pairs(truth)}
     """
     groups: dict[object, set[int]] = {}
     for index, kind, original, _ in truth.itertuples(index=False):
@@ -209,7 +249,7 @@ def score_duplicates(truth: pandas.DataFrame, found: Iterable[tuple[int, int]]) 
     nothing was found.
 
     Example:
-        recall, precision = score_duplicates(data.faults, [(12, 7), (31, 7)])
+        recall, precision = score_duplicates(truth, [(12, 7), (31, 7)])
     """
     right = duplicate_pairs(truth)
     found = {(min(i, j), max(i, j)) for i, j in found} - doubtful_pairs(truth)

@@ -9,23 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from labutil.cleaning import faults as planting
 from labutil.data import cells, folders, published, readers, splits, store
 from labutil.data.sources import GENERATED, Source, files, parse
 from labutil.images import Dataset, ImageSet
 from labutil.paths import DataError
-
-if TYPE_CHECKING:
-    import pandas
 
 _SIDES = (8, 1024)  # least and greatest image_size
 
@@ -37,7 +32,6 @@ def load_dataset(
     val_fraction: float = 0.1,
     subset: int | None = None,
     data_seed: int = 0,
-    faults: float | Mapping[str, float] | None = None,
 ) -> Dataset:
     """Load a data set by name or path (the table in `labutil.data.sources`), split and ready.
 
@@ -57,12 +51,7 @@ def load_dataset(
         subset: keep about this many training images, never more, stratified and nested (the images of a smaller
             subset are in every larger one), validation in proportion, at most as many unlabelled, test whole. At
             least one a class.
-        data_seed: at least 0; drives generated images, the splits and faults.
-        faults: plant faults in the training images, as a lesson on data cleaning needs: what share of them, 0 to 0.5,
-            spread over all kinds as `labutil.cleaning.faults.MIX` says, or the share of each kind, such as
-            `{"near_duplicate": 0.05, "foreign": 0.02}` (kinds: the table in `faults`), 0 to 0.5 each, 1 in
-            all; each kind at least once. The training images are then copied into memory, in random order, duplicates
-            and other images added; `Dataset.faults` says where the faults are. None or 0: none.
+        data_seed: at least 0; drives generated images and the splits.
 
     Returns:
         `Dataset`; images uint8 (N, C, H, W), labels int64 (N,).
@@ -76,7 +65,6 @@ def load_dataset(
         data.train.images.shape, data.classes[data.train.labels[0]]
     """
     _check(image_size, val_fraction, subset, data_seed)
-    rates = planting.shares(faults)
     image_size, data_seed = None if image_size is None else int(image_size), int(data_seed)  # NumPy's are no JSON
     source = parse(spec)
     content, stored = load_source(source, image_size, data_seed)
@@ -87,11 +75,7 @@ def load_dataset(
 
     images, labels = torch.from_numpy(stored.images), torch.from_numpy(stored.labels)
     sets = {part: ImageSet(_take(images, index), _take(labels, index), stored.classes) for part, index in rows.items()}
-    sums, truth = stored.sums[:, rows["train"]].sum(1), None
-    if rates:
-        sets["train"], truth = _plant(sets, rates, data_seed)
-        sums, fingerprint = _sums(sets["train"].images.numpy()), _with_faults(fingerprint, rates)
-    mean, std = _mean_std(sums, len(sets["train"]) * math.prod(images.shape[2:]))
+    mean, std = _mean_std(stored.sums[:, rows["train"]].sum(1), len(sets["train"]) * math.prod(images.shape[2:]))
     height, width = images.shape[2:]
     return Dataset(
         name=source.name,
@@ -105,7 +89,6 @@ def load_dataset(
         classes=stored.classes,
         channels=images.shape[1],
         image_size=height if height == width else (height, width),
-        faults=truth,
     )
 
 
@@ -230,26 +213,11 @@ def _fingerprint(content: str, data_seed: int, val_fraction: float, rows: dict[s
     return total.hexdigest()[:16]
 
 
-def _plant(sets: dict[str, ImageSet], rates: dict[str, float], data_seed: int) -> tuple[ImageSet, pandas.DataFrame]:
-    train, test = sets["train"], (sets["test"].images.numpy(), sets["test"].labels.numpy())
-    images, labels, truth = planting.plant(
-        train.images.numpy(), train.labels.numpy(), len(train.classes), rates, data_seed, test
-    )
-    return ImageSet(torch.from_numpy(images), torch.from_numpy(labels), train.classes), truth
-
-
-def _with_faults(fingerprint: str, rates: dict[str, float]) -> str:
-    facts = json.dumps([fingerprint, planting.VERSION, rates], sort_keys=True)
-    return hashlib.sha256(facts.encode()).hexdigest()[:16]
-
-
-def _sums(images: np.ndarray) -> np.ndarray:
-    """Of each channel, the sum of its values and of their squares: int64 (2, C)."""
-    length = store.chunk_length(images.shape[1:])
-    chunks = [images[i : i + length] for i in range(0, len(images), length)]
-    values = sum(chunk.sum((0, 2, 3), dtype=np.int64) for chunk in chunks)
-    squares = sum(np.square(chunk, dtype=np.uint16).sum((0, 2, 3), dtype=np.int64) for chunk in chunks)
-    return np.stack([values, squares])
+def mean_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of uint8 images (N, C, H, W), a channel each, of values in [0, 1]: exact."""
+    parts = images.split(store.chunk_length(images.shape[1:]))
+    sums = sum(store.image_sums(part.numpy()).sum(1) for part in parts)
+    return _mean_std(sums, len(images) * math.prod(images.shape[2:]))
 
 
 def _mean_std(sums: np.ndarray, count: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -104,15 +104,20 @@ def write_images(
             chunk = np.ascontiguousarray(chunk, np.uint8)  # noqa: PLW2901
             file.write(chunk)
             stop = start + len(chunk)
-            values = chunk.reshape(*chunk.shape[:2], -1)
-            sums[0, start:stop] = values.sum(-1, dtype=np.int64)
-            sums[1, start:stop] = np.square(values, dtype=np.uint16).sum(-1, dtype=np.int64)  # 255 ** 2 < 2 ** 16
+            sums[:, start:stop] = image_sums(chunk)
             start = stop
             bar.update(len(chunk))
     np.save(folder / "labels.npy", labels.astype(np.int64))
     np.save(folder / "sums.npy", sums)
     meta = {"shape": shape, "parts": parts, "classes": list(classes)}
     (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+
+
+def image_sums(images: np.ndarray) -> np.ndarray:
+    """Of each of some uint8 images (N, C, H, W) the sum of its values, and of their squares: int64 (2, N, C)."""
+    values = images.reshape(*images.shape[:2], -1)
+    squares = np.square(values, dtype=np.uint16)  # 255 ** 2 < 2 ** 16
+    return np.stack([values.sum(-1, dtype=np.int64), squares.sum(-1, dtype=np.int64)])
 
 
 def chunk_length(image_shape: Sequence[int]) -> int:
