@@ -21,7 +21,9 @@ from labutil.training import fit
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
+    from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import Pipeline
+    from threadpoolctl import threadpool_limits
 
     Array = ArrayLike | torch.Tensor
 
@@ -213,6 +215,45 @@ def _matrix(name: str, values: Array) -> Tensor:
     return values
 
 
+def signed_root(x: np.ndarray) -> np.ndarray:
+    """Square root of the size, with the sign: no single large feature decides (Jegou et al. 2012).
+
+    `models.SignedRoot` is the same as a layer, for tensors and their gradients.
+    """
+    return np.sign(x) * np.sqrt(np.abs(x))
+
+
+def principal_axes(h: Array, dimensions: int = 512) -> np.ndarray:
+    """Signed roots of features on their leading principal axes, as a linear probe sees them, but to one scale.
+
+    h: float (N, D). Returns float (N, min(dimensions, D, N - 1)), centred; the mean squared length is 100 before the
+    further axes are left out, so that one `decay` of `logistic_regression` suits all features.
+
+    Example:
+        x = principal_axes(h)
+        model = logistic_regression(x[train], y[train], decay=0.003)
+        model.predict_proba(x[val])
+    """
+    x = to_numpy(h)
+    with _one_thread():
+        return _roots_on_axes(x, dimensions).fit_transform(x) / np.sqrt(_power(x))
+
+
+def logistic_regression(
+    x: np.ndarray, labels: np.ndarray, *, decay: float, sample_weight: np.ndarray | None = None
+) -> LogisticRegression:
+    """Multinomial logistic regression, fitted: least mean cross-entropy + decay * |W|^2 (the bias has no penalty).
+
+    x: float (N, D), best with a mean squared length of about 100, as `principal_axes` gives it. labels: int (N,), two
+    classes at least. sample_weight: (N,), which multiplies each row's cross-entropy in the mean.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    with _one_thread():
+        model = LogisticRegression(C=1 / (2 * decay * len(x)), max_iter=1000, tol=1e-3)
+        return model.fit(x, labels, sample_weight=sample_weight)
+
+
 def linear_probe(h: Array, labels: Array, *, decay: float = 0.002, dimensions: int = 512) -> Pipeline:
     """A linear classifier on frozen features: how much of the answer is in them in plain sight.
 
@@ -220,40 +261,46 @@ def linear_probe(h: Array, labels: Array, *, decay: float = 0.002, dimensions: i
     penalty: a tenth of a second for a few thousand images, and the same every time. Features are not standardised
     one by one: those that vary little say little (on generated cells that costs three points of accuracy).
 
-    Args:
-        h: float (N, D). labels: int (N,), two classes at least.
-        decay: penalty, for features scaled to a mean squared length of 100; 0.001 to 0.01 suits most sets.
-        dimensions: principal axes kept, at most.
-
-    Returns:
-        A fitted scikit-learn pipeline: `.predict_proba(h)`, `.score(h, labels)`, `.classes_`. Wants NumPy arrays.
+    h: float (N, D). labels: int (N,), two classes at least. decay: penalty, for features scaled to a mean squared
+    length of 100; 0.001 to 0.01 suits most sets. dimensions: principal axes kept, at most.
+    Returns a fitted scikit-learn pipeline: `.predict_proba(h)`, `.score(h, labels)`, `.classes_`; its steps are
+    "signed_root", "axes" (PCA) and "classifier". It wants NumPy arrays.
 
     Example:
         probe = linear_probe(frozen_features(data.train.images), data.train.labels)
         probe.score(frozen_features(data.val.images).numpy(), data.val.labels.numpy())
     """
-    from sklearn.decomposition import PCA
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import FunctionTransformer
-    from threadpoolctl import threadpool_limits
+    from sklearn.pipeline import Pipeline
 
-    x, y = to_numpy(h), to_numpy(labels)
-    power = signed_root(x).var(0).sum() / 100
+    x = to_numpy(h)
+    axes = _roots_on_axes(x, dimensions)
+    with _one_thread():
+        on_axes = axes.fit_transform(x)
+    classifier = logistic_regression(on_axes, to_numpy(labels), decay=decay * _power(x))
+    return Pipeline([*axes.steps, ("classifier", classifier)])
+
+
+def _roots_on_axes(x: np.ndarray, dimensions: int) -> Pipeline:
+    """The first two steps of a linear probe of x (N, D), not yet fitted."""
+    from sklearn.decomposition import PCA
+    from sklearn.pipeline import Pipeline
+    from sklearn.preprocessing import FunctionTransformer
+
     solver = "covariance_eigh" if len(x) > x.shape[1] else "full"  # the former is fast, and fails on few images
     axes = PCA(min(dimensions, x.shape[1], max(1, len(x) - 1)), svd_solver=solver)
-    classifier = LogisticRegression(C=1 / (2 * decay * len(x) * max(power, 1e-12)), max_iter=1000, tol=1e-3)
-    model = make_pipeline(FunctionTransformer(signed_root), axes, classifier)
-    with threadpool_limits(1):  # small products: threads that wait for each other cost more than they bring
-        return model.fit(x, y)
+    return Pipeline([("signed_root", FunctionTransformer(signed_root)), ("axes", axes)])
 
 
-def signed_root(x: np.ndarray) -> np.ndarray:
-    """Square root of the size, with the sign: no single large feature decides (Jegou et al. 2012).
+def _power(x: np.ndarray) -> float:
+    """Mean squared length of the centred signed roots of x (N, D), in hundreds."""
+    return max(float(signed_root(x).var(0).sum()) / 100, 1e-12)
 
-    `models.SignedRoot` is the same as a layer.
-    """
-    return np.sign(x) * np.sqrt(np.abs(x))
+
+def _one_thread() -> threadpool_limits:
+    """For small matrix products, where threads that wait for each other cost more than they bring."""
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(1)
 
 
 DEFAULT = "tf_efficientnet_lite0"  # its weights are installed
@@ -368,7 +415,7 @@ def _save(path: Path, values: np.ndarray) -> None:
 
 
 def probe_head(probe: Pipeline, n_classes: int) -> nn.Sequential:
-    """A fitted `evaluation.linear_probe` as a head: its softmax is the probe's `predict_proba`.
+    """A fitted `linear_probe` as a head: its softmax is the probe's `predict_proba`.
 
     Fine-tuning from there (LP-FT: Kumar et al. 2022, arXiv:2202.10054) begins with a head that fits, so its first
     gradients do not distort the features; a random head's do. The principal axes are multiplied into the one linear
@@ -380,13 +427,12 @@ def probe_head(probe: Pipeline, n_classes: int) -> nn.Sequential:
     Raises ValueError for a pipeline of other steps, or one whose labels are not among 0 to K - 1.
 
     Example:
-        probe = evaluation.linear_probe(h, data.train.labels)
+        probe = linear_probe(h, data.train.labels)
         model = Classifier(encoder("tf_efficientnet_lite0", pretrained=True), 8, probe_head(probe, 8))
     """
-    steps = [step for _, step in probe.steps]
-    if [type(step).__name__ for step in steps] != ["FunctionTransformer", "PCA", "LogisticRegression"]:
-        raise ValueError("probe: expected the fitted pipeline that evaluation.linear_probe returns")
-    axes, regression = steps[1:]
+    if list(probe.named_steps) != ["signed_root", "axes", "classifier"]:
+        raise ValueError("probe: expected the fitted pipeline that representations.linear_probe returns")
+    axes, regression = probe["axes"], probe["classifier"]
     classes = torch.as_tensor(regression.classes_)
     if classes.min() < 0 or classes.max() >= n_classes:
         raise ValueError(f"n_classes={n_classes}: the probe knows labels from {classes.min()} to {classes.max()}")
@@ -477,7 +523,7 @@ def few_labels(labels: Array, n: int, seed: int = 0) -> np.ndarray:
 def label_efficiency(
     h: Array, labels: Array, h_val: Array, labels_val: Array, shares: Sequence[float], *, seeds: int = 3
 ) -> pd.DataFrame:
-    """Accuracy of `evaluation.linear_probe` with so many of the labels, each share of them drawn `seeds` times.
+    """Accuracy of `linear_probe` with so many of the labels, each share of them drawn `seeds` times.
 
     Args:
         h, labels: representations (N, D) and labels (N,) to draw from. h_val, labels_val: to measure on.
