@@ -16,5 +16,6 @@ __getattr__, __dir__ = on_demand(
         "THRESHOLDS": "detectors",
         "plant": "faults",  # (data, rates, seed) -> the data with planted faults, and the truth about them
         "CleaningReport": "report",  # what was found, row by row; applies it to a data set
+        "judged_images": "report",  # of a data set: training and unlabelled images, which a report is about
     },
 )

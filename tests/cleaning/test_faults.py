@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 
 from labutil.cleaning import defects, faults
-from labutil.cleaning.faults import KINDS, MIX, plant, plant_arrays
+from labutil.cleaning.faults import KINDS, MIX, plant
 from labutil.data import cells, load_dataset
 from labutil.data.loading import DataError
-from labutil.images import Dataset
+from labutil.images import Dataset, ImageSet
 
-ALL = {kind: 0.07 for kind in KINDS}
+ALL, FEW = ({kind: share for kind in KINDS} for share in (0.07, 0.05))
 DUPLICATES = {"exact_duplicate", "near_duplicate", "conflicting_duplicate"}
 DAMAGED = {"blend", "overexposed", "blurred"}
 STRANGERS = {"foreign", "photograph", "noise", "blank"}
@@ -36,6 +36,22 @@ def shapes(count: int, side: int, channels: int, seed: int = 0) -> tuple[np.ndar
     few = rng.integers(20, 230, (count * channels, 4, 4), np.uint8)
     large = [np.asarray(Image.fromarray(x).resize((side, side), Image.BICUBIC)) for x in few]
     return np.stack(large).reshape(count, channels, side, side), rng.integers(0, 5, count)
+
+
+def planted(
+    images: np.ndarray, labels: np.ndarray, n_classes: int, rates: dict, seed: int, test: tuple | None = None
+) -> tuple[np.ndarray, np.ndarray, pandas.DataFrame]:
+    """Images and labels of a data set with faults, and the truth; without `test` it has no test images."""
+    classes = tuple("abcdefghi"[:n_classes])
+    train, tested = (
+        ImageSet(torch.from_numpy(x), torch.from_numpy(y), classes)
+        for x, y in ((images, labels), test or (images[:0], labels[:0]))
+    )
+    data = Dataset(
+        "planted", train, tested, tested, None, (0.5,), (0.5,), "", classes, images.shape[1], images.shape[2]
+    )
+    faulty, truth = plant(data, rates, seed)
+    return faulty.train.images.numpy(), faulty.train.labels.numpy(), truth
 
 
 def rows_of(images: np.ndarray) -> set[bytes]:
@@ -64,7 +80,7 @@ def likeness(a: np.ndarray, b: np.ndarray) -> float:
 def test_truth_agrees_with_pixels_and_labels(side: int, channels: int) -> None:
     images, labels = shapes(100, side, channels)
     test_images, test_labels = shapes(30, side, channels, 1)
-    out, given, truth = plant_arrays(images, labels, 5, ALL, 3, (test_images, test_labels))
+    out, given, truth = planted(images, labels, 5, ALL, 3, (test_images, test_labels))
     assert out.dtype == np.uint8 and given.dtype == np.int64 and len(out) == len(given)
     assert truth["kind"].value_counts().to_dict() == dict.fromkeys(KINDS, 7)
     assert len(out) == 100 + 7 * 11 and truth["index"].is_monotonic_increasing and truth["index"].is_unique
@@ -101,7 +117,7 @@ def test_half_of_leaks_foreign_and_conflicts_are_byte_identical() -> None:
     images, labels = shapes(400, 32, 3)
     test = shapes(100, 32, 3, 1)
     rates = {"leak": 0.2, "foreign": 0.2, "conflicting_duplicate": 0.2, "near_duplicate": 0.2}
-    out, _, truth = plant_arrays(images, labels, 5, rates, 0, test)
+    out, _, truth = planted(images, labels, 5, rates, 0, test)
     leaks = [np.array_equal(out[row], test[0][original]) for row, _, original, _ in of_kind(truth, "leak")]
     conflicts = [np.array_equal(out[row], out[o]) for row, _, o, _ in of_kind(truth, "conflicting_duplicate")]
     assert 25 < sum(leaks) < 55 and 25 < sum(conflicts) < 55
@@ -119,7 +135,7 @@ def test_half_of_leaks_foreign_and_conflicts_are_byte_identical() -> None:
 
 def test_near_duplicates_are_more_like_their_original_than_any_other_image(blood: tuple) -> None:
     images, labels, *test = blood
-    out, _, truth = plant_arrays(images, labels, 8, {"near_duplicate": 0.5, "leak": 0.25}, 0, tuple(test))
+    out, _, truth = planted(images, labels, 8, {"near_duplicate": 0.5, "leak": 0.25}, 0, tuple(test))
     for row, kind, original, _ in of_kind(truth, "near_duplicate", "leak"):
         pool = test[0] if kind == "leak" else images
         scores = [likeness(out[row], image) for image in pool]
@@ -131,7 +147,7 @@ def test_near_duplicates_are_more_like_their_original_than_any_other_image(blood
 def test_damaged_images_are_what_they_are_called(blood: tuple) -> None:
     images, labels, *_ = blood
     rates = {"blend": 0.2, "overexposed": 0.2, "blurred": 0.2, "foreign": 0.02}
-    out, given, truth = plant_arrays(images, labels, 8, rates, 1)
+    out, given, truth = planted(images, labels, 8, rates, 1)
     picture = out[of_kind(truth, "foreign")[0][0]].astype(float)
     for row, kind, original, _ in of_kind(truth, *DAMAGED):
         image, source = out[row].astype(float), out[original].astype(float)
@@ -151,7 +167,7 @@ def test_damaged_images_are_what_they_are_called(blood: tuple) -> None:
 
 def test_strangers_are_varied(blood: tuple) -> None:
     images, labels, *_ = blood
-    out, _, truth = plant_arrays(images, labels, 8, dict.fromkeys(("photograph", "noise", "blank"), 0.3), 2)
+    out, _, truth = planted(images, labels, 8, dict.fromkeys(("photograph", "noise", "blank"), 0.3), 2)
     frames = {
         kind: np.stack([out[row] for row, *_ in of_kind(truth, kind)]) for kind in ("photograph", "noise", "blank")
     }
@@ -175,7 +191,7 @@ def test_lookalikes_are_the_neighbouring_class_and_random_labels_are_spread() ->
     labels = rng.integers(0, 5, 400)
     shade = np.array([40, 60, 140, 160, 200])[labels]
     images = (shade[:, None, None, None] + rng.normal(0, 4, (400, 1, 10, 10))).clip(0, 255).astype(np.uint8)
-    _, given, truth = plant_arrays(images, labels, 5, {"random_label": 0.4, "lookalike_label": 0.4}, 0)
+    _, given, truth = planted(images, labels, 5, {"random_label": 0.4, "lookalike_label": 0.4}, 0)
     nearest = {0: 1, 1: 0, 2: 3, 3: 2, 4: 3}
     right = [given[row] == nearest[true] for row, _, _, true in of_kind(truth, "lookalike_label")]
     assert len(right) == 160 and np.mean(right) > 0.95
@@ -203,7 +219,7 @@ def test_same_seed_same_faults_and_the_input_stays() -> None:
     images, labels = shapes(80, 12, 3)
     test = shapes(20, 12, 3, 1)
     before = [x.copy() for x in (images, labels, *test)]
-    first, again, other = (plant_arrays(images, labels, 5, ALL, seed, test) for seed in (0, 0, 1))
+    first, again, other = (planted(images, labels, 5, ALL, seed, test) for seed in (0, 0, 1))
     assert all(np.array_equal(a, b) for a, b in zip(before, (images, labels, *test), strict=True))
     assert np.array_equal(first[0], again[0]) and np.array_equal(first[1], again[1]) and first[2].equals(again[2])
     assert not np.array_equal(first[0], other[0]) and not first[2].equals(other[2])
@@ -213,10 +229,10 @@ def test_global_random_state_is_neither_read_nor_changed() -> None:
     images, labels = shapes(40, 12, 1)
     np.random.seed(0)  # noqa: NPY002
     before = np.random.get_state()[1].copy()  # noqa: NPY002
-    first = plant_arrays(images, labels, 5, ALL, 0)[0]
+    first = planted(images, labels, 5, ALL, 0)[0]
     assert np.array_equal(before, np.random.get_state()[1])  # noqa: NPY002
     np.random.seed(1)  # noqa: NPY002
-    assert np.array_equal(first, plant_arrays(images, labels, 5, ALL, 0)[0])
+    assert np.array_equal(first, planted(images, labels, 5, ALL, 0)[0])
 
 
 @pytest.mark.parametrize("kind", sorted(STRANGERS | {"random_label", "leak"}))
@@ -225,7 +241,7 @@ def test_a_kind_is_the_same_whatever_else_is_planted(kind: str) -> None:
     test = shapes(20, 12, 3, 1)
     found = []
     for rates in ({kind: 0.1}, {**ALL, kind: 0.1}):
-        out, given, truth = plant_arrays(images, labels, 5, rates, 0, test)
+        out, given, truth = planted(images, labels, 5, rates, 0, test)
         rows = [row for row, *_ in of_kind(truth, kind)]
         found.append(sorted((out[row].tobytes(), given[row]) for row in rows))
     assert found[0] == found[1] and len(found[0]) == 6
@@ -233,7 +249,7 @@ def test_a_kind_is_the_same_whatever_else_is_planted(kind: str) -> None:
 
 def test_position_tells_nothing() -> None:
     images, labels = shapes(500, 8, 1)
-    out, _, truth = plant_arrays(images, np.sort(labels), 5, {"blank": 0.5, "near_duplicate": 0.5}, 0)
+    out, _, truth = planted(images, np.sort(labels), 5, {"blank": 0.5, "near_duplicate": 0.5}, 0)
     rows = truth["index"].to_numpy()
     assert abs(rows.mean() / len(out) - 0.5) < 0.05 and abs((rows < len(out) / 4).mean() - 0.25) < 0.06
     distance = (truth["index"] - truth["original"])[truth["original"] >= 0]
@@ -247,9 +263,7 @@ def test_position_tells_nothing() -> None:
 @pytest.mark.parametrize("n_classes", [1, 2])
 def test_tiny_sets(count: int, n_classes: int) -> None:
     images, labels = shapes(count, 8, 1)
-    out, given, truth = plant_arrays(
-        images, labels % n_classes, n_classes, ALL, 0, (images[:1], labels[:1] % n_classes)
-    )
+    out, given, truth = planted(images, labels % n_classes, n_classes, ALL, 0, (images[:1], labels[:1] % n_classes))
     kinds = set(truth["kind"])
     assert STRANGERS | {"leak"} <= kinds and ((given >= 0) & (given < n_classes)).all()
     assert len(out) == count + (~truth["kind"].isin(RELABELLED)).sum()
@@ -261,12 +275,12 @@ def test_tiny_sets(count: int, n_classes: int) -> None:
 def test_images_without_labels_get_none_and_are_never_relabelled() -> None:
     images, labels = shapes(60, 8, 1)
     none = np.full(60, -1)
-    out, given, truth = plant_arrays(images, none, 5, ALL, 0, (images[:9], none[:9]))
+    out, given, truth = planted(images, none, 5, ALL, 0, (images[:9], none[:9]))
     assert (given == -1).all() and (truth["true_label"] == -1).all()
     assert set(truth["kind"]) == set(KINDS) - RELABELLED - {"conflicting_duplicate"}
     half = np.where(np.arange(60) < 30, labels, -1)
     rates = dict.fromkeys((*RELABELLED, "conflicting_duplicate", "near_duplicate"), 0.1)
-    out, given, truth = plant_arrays(images, half, 5, rates, 0)
+    out, given, truth = planted(images, half, 5, rates, 0)
     label_of = dict(zip((x.tobytes() for x in images), half, strict=True))
     assert len(truth) == 24
     for row, kind, original, true_label in of_kind(truth, *rates):
@@ -276,21 +290,21 @@ def test_images_without_labels_get_none_and_are_never_relabelled() -> None:
 
 def test_images_run_out_before_the_rates_do() -> None:
     images, labels = shapes(40, 8, 1)
-    rates = {"random_label": 0.5, "lookalike_label": 0.5, "near_duplicate": 0.1}
-    _, _, truth = plant_arrays(images, labels, 5, rates, 0)
+    rates = {"random_label": 0.5, "lookalike_label": 0.49, "near_duplicate": 0.01}
+    _, _, truth = planted(images, labels, 5, rates, 0)
     assert truth["kind"].value_counts().to_dict() == {"random_label": 20, "lookalike_label": 20}
-    _, _, truth = plant_arrays(images, labels, 5, {"leak": 0.5}, 0, (images[:3], labels[:3]))
+    _, _, truth = planted(images, labels, 5, {"leak": 0.5}, 0, (images[:3], labels[:3]))
     assert np.bincount(truth["original"]).tolist() in ([6, 7, 7], [7, 6, 7], [7, 7, 6])
-    assert plant_arrays(images, labels, 5, {"leak": 0.5}, 0)[2].empty
+    assert planted(images, labels, 5, {"leak": 0.5}, 0)[2].empty
 
 
 def test_oblong_images_and_classes_that_do_not_occur() -> None:
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (40, 3, 10, 23), np.uint8), np.repeat([0, 7], 20)
-    out, given, truth = plant_arrays(images, labels, 9, ALL, 0, (images[:4], labels[:4]))
+    out, given, truth = planted(images, labels, 9, ALL, 0, (images[:4], labels[:4]))
     assert out.shape[1:] == (3, 10, 23) and set(truth["kind"]) == set(KINDS)
     assert {given[row] for row, *_ in of_kind(truth, "lookalike_label")} <= {0, 7}
-    one = plant_arrays(images, np.zeros(40, int), 9, {"lookalike_label": 0.2}, 0)
+    one = planted(images, np.zeros(40, int), 9, {"lookalike_label": 0.2}, 0)
     assert (one[1] > 0).sum() == 8
 
 
@@ -300,7 +314,7 @@ def test_oblong_images_and_classes_that_do_not_occur() -> None:
 def test_pairs_and_rows_for_scoring() -> None:
     images, labels = shapes(60, 8, 1)
     test = shapes(3, 8, 1, 1)
-    out, _, truth = plant_arrays(images, labels, 5, ALL | {"near_duplicate": 0.3, "leak": 0.15}, 0, test)
+    out, _, truth = planted(images, labels, 5, FEW | {"near_duplicate": 0.3, "leak": 0.15}, 0, test)
     shown: dict[int, object] = {row: row for row in range(len(out))}  # what each row shows
     for row, kind, original, _ in truth.itertuples(index=False):
         if kind in DUPLICATES:
@@ -335,7 +349,7 @@ def test_pairs_and_rows_for_scoring() -> None:
 
 def test_scores_of_duplicates_against_a_slow_loop() -> None:
     images, labels = shapes(60, 8, 1)
-    out, _, truth = plant_arrays(images, labels, 5, ALL | {"near_duplicate": 0.3}, 0, shapes(3, 8, 1, 1))
+    out, _, truth = planted(images, labels, 5, FEW | {"near_duplicate": 0.3}, 0, shapes(3, 8, 1, 1))
     right, doubtful = faults.duplicate_pairs(truth), faults.doubtful_pairs(truth)
     everything = list(itertools.combinations(range(len(out)), 2))
     rng = np.random.default_rng(0)
@@ -377,7 +391,7 @@ def test_scores_of_rows_against_a_slow_loop() -> None:
 
 def test_every_byte_identical_pair_is_in_the_truth() -> None:
     images, labels = shapes(200, 8, 1)
-    out, _, truth = plant_arrays(images, labels, 5, ALL, 0, shapes(20, 8, 1, 1))
+    out, _, truth = planted(images, labels, 5, ALL, 0, shapes(20, 8, 1, 1))
     by_bytes: dict[bytes, list[int]] = {}
     for row, image in enumerate(out):
         by_bytes.setdefault(image.tobytes(), []).append(row)
@@ -439,7 +453,7 @@ def test_a_number_is_spread_over_all_kinds() -> None:
 
 def test_leaks_of_a_test_split_without_labels_have_none() -> None:
     images, labels = shapes(20, 8, 1)
-    _, given, truth = plant_arrays(
+    _, given, truth = planted(
         images[:15], labels[:15], 5, {"leak": 0.2, "blank": 0.1}, 0, (images[15:], np.full(5, -1))
     )
     leaks = of_kind(truth, "leak")
