@@ -82,9 +82,8 @@ def _ranked(score: np.ndarray) -> pd.DataFrame:
 
 def _robust(values: Tensor, spread: float = 0.0) -> Tensor:
     """Less the median, over the median absolute deviation as a standard deviation, plus a share of the ordinary one."""
-    centred = values - values.median(0).values if values.ndim > 1 else values - values.median()
-    size = (centred.abs().median(0).values if values.ndim > 1 else centred.abs().median()) * 1.4826
-    return centred / (size + spread * values.std(0) + 1e-6)
+    centred = values - values.median(0).values
+    return centred / (1.4826 * centred.abs().median(0).values + spread * values.std(0) + 1e-6)
 
 
 def _distance(points: Tensor) -> Tensor:
