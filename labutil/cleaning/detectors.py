@@ -122,10 +122,10 @@ def image_quality(images: Tensor | np.ndarray, sizes: np.ndarray | None = None) 
     `images` have one size.
 
     Returns DataFrame(index, dark, bright, blank, blurred), in the images' order. dark: 1 less the 95th percentile of
-    brightness; bright: share of pixels that are white; blank: 1 for one colour all over, 0.5 for a contrast of 5 gray
-    levels; all in [0, 1]. blurred: how much less sharp than the set's typical image (logarithm of the Laplacian's size
-    over the contrast), in robust standard deviations. With `sizes` also odd_size: the larger of how often area and
-    aspect ratio double, or halve, from the set's typical one to this image's.
+    brightness; bright: share of pixels that are white; blank: 1 for one colour all over, 0.5 for a contrast of 5
+    levels, in the channel that has most; all in [0, 1]. blurred: how much less sharp than the set's typical image
+    (logarithm of the Laplacian's size over the contrast), in robust standard deviations. With `sizes` also odd_size:
+    the larger of how often area and aspect ratio double, or halve, from the set's typical one to this image's.
 
     Raises ValueError for images that are not uint8, or sizes of another shape.
 
@@ -136,10 +136,9 @@ def image_quality(images: Tensor | np.ndarray, sizes: np.ndarray | None = None) 
     import pandas as pd
 
     images = check_images("images", images)
-    parts = [_quality_of(to_float(part, "cpu").mean(1)) for part in images.split(512) if len(part)]
-    dark, bright, contrast, sharpness = torch.cat(parts).T if parts else torch.zeros(4, 0)
-    blank = torch.exp2(-contrast * 255 / 5)
-    flat = blank > 0.5  # nothing to be sharp
+    parts = [_quality_of(to_float(part, "cpu")) for part in images.split(512) if len(part)]
+    dark, bright, blank, flat, sharpness = torch.cat(parts).T if parts else torch.zeros(5, 0)
+    flat = flat > 0.5  # nothing to be sharp
     blurred = torch.zeros(len(images))
     if (~flat).sum() > 1:  # one alone is typical
         blurred[~flat] = -_robust(sharpness[~flat], 0.1)
@@ -157,13 +156,17 @@ def _odd_size(sizes: np.ndarray, count: int) -> Tensor:
     return torch.maximum(*(abs(x - x.median()) if count else x for x in (area, aspect)))
 
 
-def _quality_of(gray: Tensor) -> Tensor:
+def _quality_of(x: Tensor) -> Tensor:
+    gray = x.mean(1)
     dark = 1 - gray.flatten(1).quantile(0.95, dim=1)
     bright = (gray >= 250 / 255).flatten(1).float().mean(1)
-    # Contrast after averaging, since a sensor's noise shows nothing.
-    contrast = F.avg_pool2d(gray[:, None], 4, ceil_mode=True, count_include_pad=False).flatten(1).std(1, unbiased=False)
-    sharpness = ((_laplacian(gray).flatten(1).std(1) + 1e-3) / (contrast + 1e-2)).log()
-    return torch.stack([dark, bright, contrast, sharpness], 1)
+    # Contrast after averaging, since a sensor's noise shows nothing; of the gray picture and of each channel, since
+    # different colours may be equally bright.
+    rough = F.avg_pool2d(torch.cat([gray[:, None], x], 1), 4, ceil_mode=True, count_include_pad=False)
+    contrast = rough.flatten(2).std(2, unbiased=False)
+    flat = torch.exp2(-contrast * 255 / 5)
+    sharpness = ((_laplacian(gray).flatten(1).std(1) + 1e-3) / (contrast[:, 0] + 1e-2)).log()
+    return torch.stack([dark, bright, flat[:, 1:].amin(1), flat[:, 0], sharpness], 1)
 
 
 def copies(pairs: pd.DataFrame, n: int, threshold: float = THRESHOLDS["duplicate"]) -> np.ndarray:

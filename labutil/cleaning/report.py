@@ -93,7 +93,8 @@ class CleaningReport:
 
     def save(self, path: str | Path) -> None:
         """Write the report as CSV. Raises DataError when the file cannot be written."""
-        _write(path, lambda temporary: self.rows.to_csv(temporary, index=False))
+        # A file name that is not UTF-8 is written with an escape: "caf\\udce9.png".
+        _write(path, lambda temporary: self.rows.to_csv(temporary, index=False, errors="backslashreplace"))
 
     @classmethod
     def load(cls, path: str | Path) -> CleaningReport:

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from pathlib import Path
 
 import numpy as np
 import pandas
@@ -215,24 +214,20 @@ def test_vary_keeps_size_and_always_changes_something() -> None:
 # Reproducible, and nothing else changes
 
 
-def test_same_seed_same_faults_and_the_input_stays() -> None:
+def test_same_seed_same_faults_whatever_numpy_draws_and_the_input_stays() -> None:
     images, labels = shapes(80, 12, 3)
     test = shapes(20, 12, 3, 1)
     before = [x.copy() for x in (images, labels, *test)]
-    first, again, other = (planted(images, labels, 5, ALL, seed, test) for seed in (0, 0, 1))
+    made = []
+    for seed in (0, 0, 1):
+        np.random.seed(len(made))  # noqa: NPY002
+        state = np.random.get_state()[1].copy()  # noqa: NPY002
+        made.append(planted(images, labels, 5, ALL, seed, test))
+        assert np.array_equal(state, np.random.get_state()[1])  # noqa: NPY002
     assert all(np.array_equal(a, b) for a, b in zip(before, (images, labels, *test), strict=True))
+    first, again, other = made
     assert np.array_equal(first[0], again[0]) and np.array_equal(first[1], again[1]) and first[2].equals(again[2])
     assert not np.array_equal(first[0], other[0]) and not first[2].equals(other[2])
-
-
-def test_global_random_state_is_neither_read_nor_changed() -> None:
-    images, labels = shapes(40, 12, 1)
-    np.random.seed(0)  # noqa: NPY002
-    before = np.random.get_state()[1].copy()  # noqa: NPY002
-    first = planted(images, labels, 5, ALL, 0)[0]
-    assert np.array_equal(before, np.random.get_state()[1])  # noqa: NPY002
-    np.random.seed(1)  # noqa: NPY002
-    assert np.array_equal(first, planted(images, labels, 5, ALL, 0)[0])
 
 
 @pytest.mark.parametrize("kind", sorted(STRANGERS | {"random_label", "leak"}))
@@ -326,6 +321,8 @@ def test_pairs_and_rows_for_scoring() -> None:
     slow = {(i, j) for i in range(len(out)) for j in range(i + 1, len(out)) if shown[i] == shown[j]}
     pairs = faults.duplicate_pairs(truth)
     assert pairs == slow and len(slow) > 40
+    identical = {(i, j) for i, j in itertools.combinations(range(len(out)), 2) if np.array_equal(out[i], out[j])}
+    assert identical and identical <= pairs
     assert all(type(i) is int and type(j) is int for i, j in pairs)
 
     kind_of = dict(zip(truth["index"], truth["kind"], strict=True))
@@ -387,16 +384,6 @@ def test_scores_of_rows_against_a_slow_loop() -> None:
         assert faults.score_rows(list(truth), pandas.Series(found)) == faults.score_rows(truth, found)
     assert faults.score_rows([1, 2], []) == (0, 1) == faults.score_rows([], [])
     assert faults.score_rows([], [3]) == (0, 0)
-
-
-def test_every_byte_identical_pair_is_in_the_truth() -> None:
-    images, labels = shapes(200, 8, 1)
-    out, _, truth = planted(images, labels, 5, ALL, 0, shapes(20, 8, 1, 1))
-    by_bytes: dict[bytes, list[int]] = {}
-    for row, image in enumerate(out):
-        by_bytes.setdefault(image.tobytes(), []).append(row)
-    identical = {pair for rows in by_bytes.values() for pair in itertools.combinations(rows, 2)}
-    assert identical and identical <= faults.duplicate_pairs(truth)
 
 
 # A data set
@@ -461,13 +448,6 @@ def test_leaks_of_a_test_split_without_labels_have_none() -> None:
     assert all(given[row] >= 0 for row, *_ in of_kind(truth, "blank"))
 
 
-def test_a_set_without_labels(tmp_path: Path) -> None:
-    np.savez(tmp_path / "a.npz", images=shapes(20, 8, 1)[0][:, 0])
-    data, truth = plant(load_dataset(f"npz:{tmp_path}/a.npz"), 0.5)
-    assert (data.train.labels == -1).all() and (truth["true_label"] == -1).all()
-    assert set(truth["kind"]) == set(KINDS) - RELABELLED - {"conflicting_duplicate"}
-
-
 @pytest.mark.parametrize(
     "value, message",
     [
@@ -476,20 +456,15 @@ def test_a_set_without_labels(tmp_path: Path) -> None:
         (1, "rates=1 must be"),
         (float("nan"), "rates=nan must be"),
         (True, "rates=True must be"),
-        (False, "rates=False must be"),
         ("0.1", "rates='0.1' must be"),
         ([0.1], "rates=[0.1] must be"),
         (np.complex128(0.1), f"rates={np.complex128(0.1)!r} must be"),
-        ({"blank": np.True_}, f"rates: blank={np.True_!r} must be"),
         ({"near_duplicates": 0.1}, "rates: 'near_duplicates' (did you mean 'near_duplicate'?) is no kind of fault: "),
         ({3: 0.1}, "rates: 3 is no kind of fault: exact_duplicate, "),
         ({"blank": -0.1}, "rates: blank=-0.1 must be a share of the training images from 0 to 0.5"),
-        ({"blank": 0.6}, "rates: blank=0.6 must be"),
-        ({"blank": float("nan")}, "rates: blank=nan must be"),
         ({"blank": float("inf")}, "rates: blank=inf must be"),
-        ({"blank": True}, "rates: blank=True must be"),
+        ({"blank": np.True_}, f"rates: blank={np.True_!r} must be"),
         ({"blank": None}, "rates: blank=None must be"),
-        ({"blank": "0.1"}, "rates: blank='0.1' must be"),
         ({"blank": 0.5, "noise": 0.5, "leak": 0.1}, "rates: the shares sum to 1.1: make them smaller"),
     ],
 )

@@ -108,6 +108,8 @@ def test_a_report_survives_a_file(report, tmp_path):
         again.add("more", ranking(1.0, 2.0))  # it can go on
         assert len(again.rows) == len(kept.rows) + 2
     assert [p.name for p in path.parent.iterdir()] == ["report.csv"]
+    removing(replace(odd, train=replace(odd.train, names=("caf\udce9.png",) * 9)), 1).save(path)  # a name in Latin-1
+    assert CleaningReport.load(path).rows["name"].tolist() == ["caf\\udce9.png"]
 
 
 def test_a_report_edited_by_hand(report, tmp_path):
