@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from labutil.cleaning import faults as planting
-from labutil.data import cells, folders, published, readers, splits, store
+from labutil.data import cells, decoding, folders, published, readers, splits, store
 from labutil.data.sources import GENERATED, File, Source, files, parse
 from labutil.images import Dataset, ImageSet
 from labutil.paths import DataError
@@ -81,6 +81,8 @@ def load_dataset(
     image_size, data_seed = None if image_size is None else int(image_size), int(data_seed)  # NumPy's are no JSON
     source = parse(spec)
     stored = load_source(source, image_size, data_seed)
+    for note in stored.notes:
+        print(f"note: {note}")
     rows = splits.split(stored.labels, stored.parts, source.name, val_fraction, data_seed)
     fingerprint = _fingerprint(stored.content, data_seed, val_fraction, rows)
     if subset is not None:
@@ -210,7 +212,7 @@ def _load_files(source: Source, size: tuple[int, int] | None, lenient: bool) -> 
     if source.kind == "tiny_imagenet":
         root = published.tiny_imagenet_folder()
         found = folders.tiny_imagenet_files(root)
-        facts = {"content": store.content(found), "height": 64, "width": 64, "channels": 3}
+        facts = {"content": store.content(found), "size": (64, 64), "channels": 3, "bits": 8, "notes": []}
     else:
         root, found = source.paths[0], files(source)
 
@@ -221,24 +223,22 @@ def _load_files(source: Source, size: tuple[int, int] | None, lenient: bool) -> 
 
     def look() -> dict:
         plan()  # what is wrong with names is told before every file is read
-        return folders.scan(found)
+        return decoding.scan(found)
 
     if source.kind != "tiny_imagenet":
         facts = store.remember(found, look)
     content, channels = facts["content"], facts["channels"]
-    height, width = size or (facts["height"], facts["width"])
+    height, width = size or facts["size"]
 
     def write(folder: Path) -> None:
         planned = plan()
-        parts = {part: len(part_files) for part, part_files in planned.files.items()}
-        names = [file.name for part_files in planned.files.values() for file in part_files]
-        labels = np.concatenate([planned.labels[part] for part in parts])
-        shape = (len(labels), channels, height, width)
-        chunks = folders.decode(planned, height, width, channels)
-        store.write_images(folder, chunks, shape, labels, parts, planned.classes, source.name, names)
+        names, labels = [file.name for file in planned.files], np.array(planned.labels)
+        chunks = decoding.decode(planned.files, height, width, channels, facts["bits"])
+        shape = (len(names), channels, height, width)
+        store.write_images(folder, chunks, shape, labels, planned.parts, planned.classes, source.name, names)
 
     key = store.make_key(content, source.kind, height, width, channels, *(["lenient"] if lenient else []))
-    return replace(store.stored(key, write), content=content)
+    return replace(store.stored(key, write), content=content, notes=tuple(facts["notes"]))
 
 
 def _write_arrays(folder: Path, arrays: readers.Arrays, text: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -157,7 +158,9 @@ def as_labels(array: np.ndarray, count: int, where: str) -> np.ndarray:
         raise DataError(
             f"{where} has {len(array) if array.ndim else 0} labels for {count} images: they must be as many"
         )
-    return np.char.decode(array, "utf-8", "replace") if array.dtype.kind == "S" else array
+    array = np.char.decode(array, "utf-8", "replace") if array.dtype.kind == "S" else array
+    # two Unicode spellings of a name are one class
+    return np.array([unicodedata.normalize("NFC", text) for text in array]) if array.dtype.kind == "U" else array
 
 
 def as_arrays(

@@ -38,7 +38,14 @@ _NO_IMAGES = tuple(
         *("rst", "sh", "toml", "tsv", "txt", "xls", "xlsx", "xml", "yaml", "yml"),
     )
 )
-_CLUTTER = frozenset(("__macosx", "thumbs.db", "desktop.ini"))
+# What systems, network drives and programs leave in folders, beside what is hidden by a dot; in small letters
+_CLUTTER = frozenset(
+    (
+        *("__macosx", "icon\r", "network trash folder", "temporary items", "__pycache__", "lost+found", "found.000"),
+        *("$recycle.bin", "system volume information", "desktop.ini", "thumbs.db", "thumbs.db:encryptable"),
+        *("@eadir", "@recycle", "@recently-snapshot", "@tmp", "#recycle", "#snapshot", "~snapshot"),
+    )
+)
 _IDX_NAMES = {
     "train_images": "train-images{}idx3-ubyte",
     "train_labels": "train-labels{}idx1-ubyte",
@@ -185,7 +192,7 @@ def walk(folder: Path | str) -> Iterator[File]:
 
 def is_clutter(name: str) -> bool:
     """Hidden files and what systems leave behind in folders."""
-    return name.startswith(".") or name.lower() in _CLUTTER
+    return name.startswith((".", "~$")) or name.lower() in _CLUTTER
 
 
 def stat_file(name: str, path: Path | str) -> File:
