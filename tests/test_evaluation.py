@@ -1,5 +1,6 @@
-"""Metrics against scikit-learn and slow loops; predict, sampling and t-SNE on what breaks them."""
+"""Metrics and ensembles against scikit-learn and slow loops; predict and t-SNE on what breaks them."""
 
+import itertools
 import time
 import warnings
 
@@ -13,8 +14,6 @@ from sklearn.manifold import trustworthiness
 from torch import nn
 
 from labutil import evaluation as ev
-from labutil import representations
-from labutil.images import stratified_sample
 
 
 def random_case(seed: int, n: int, k: int, ties: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -45,40 +44,15 @@ def test_metrics_equal_scikit_learn(case):
     assert all(type(v) is float and np.isfinite(v) for v in got.values())
 
 
-@pytest.mark.parametrize("ties", [False, True])
-def test_with_every_class_present_macro_values_are_scikit_learns_own(ties):
-    y, p = random_case(1, 600, 5, ties)
-    got = ev.classification_metrics(y, p)
-    assert got["macro_auc"] == pytest.approx(sk.roc_auc_score(y, p, multi_class="ovr", average="macro"))
-    for name, score in {"precision": sk.precision_score, "recall": sk.recall_score, "f1": sk.f1_score}.items():
-        assert got[f"macro_{name}"] == pytest.approx(score(y, p.argmax(1), average="macro", zero_division=0))
-
-
-def test_perfect_and_all_wrong():
-    y = np.arange(12) % 4
-    perfect = ev.classification_metrics(y, np.eye(4)[y])
-    ones = ("accuracy", "macro_precision", "macro_recall", "macro_f1", "macro_auc")
-    assert perfect == dict.fromkeys(ones, 1.0) | {"errors": 0.0, "ece": 0.0}
-    wrong = ev.classification_metrics(y, np.eye(4)[(y + 1) % 4])
-    assert [wrong[k] for k in ones[:4]] == [0, 0, 0, 0]
-    assert wrong["macro_auc"] < 0.5 and wrong["errors"] == 12 and wrong["ece"] == 1
-
-
-def test_absent_class_costs_its_victims_but_gets_no_vote():
-    # Class 2 has no image; one image of class 0 is given to it.
-    p = np.array([[0.8, 0.1, 0.1], [0.1, 0.1, 0.8], [0.1, 0.8, 0.1], [0.1, 0.8, 0.1]])
-    got = ev.classification_metrics([0, 0, 1, 1], p)
-    assert got["macro_recall"] == pytest.approx((0.5 + 1) / 2)
-    assert got["macro_precision"] == 1
-
-
-def test_one_image_and_one_class():
+def test_one_image_one_class_and_all_wrong():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         one = ev.classification_metrics([1], [[0.25, 0.75]])
         single = ev.classification_metrics([0, 0, 0], np.ones((3, 1)))
+        wrong = ev.classification_metrics([0, 1], [[0, 1], [1, 0]])
     assert (one["accuracy"], one["macro_auc"], one["ece"]) == (1, 0.5, 0.25)
     assert (single["accuracy"], single["macro_auc"], single["ece"]) == (1, 0.5, 0)
+    assert list(wrong.values()) == [0, 0, 0, 0, 0, 2, 1]
 
 
 def test_bfloat16_and_lists_are_accepted():
@@ -105,14 +79,14 @@ def test_macro_auc_of_200_classes_is_fast_and_right():
         ([0, 1], [[2.0, -1.0], [0.5, 0.5]], "sum to 1"),
         ([0, 1], [[3.0, 1.0], [0.5, 0.5]], "sum to 1"),
         ([0, 1], [[0.5, 0.5]], "2 rows and probabilities 1"),
-        ([0, 2], [[0.5, 0.5]] * 2, "outside 0 to 1"),
-        ([0, -1], [[0.5, 0.5]] * 2, "1 labels are -1"),
+        ([0, 2], [[0.5, 0.5]] * 2, "from 0 to 2, outside 0 to 1"),
+        ([0, -1], [[0.5, 0.5]] * 2, "outside 0 to 1; 1 are -1 (unlabelled)"),
         ([0, -2], [[0.5, 0.5]] * 2, "outside 0 to 1"),
         ([0.0, 1.0], [[0.5, 0.5]] * 2, "expected integer labels"),
         ([[0], [1]], [[0.5, 0.5]] * 2, "expected integer labels"),
         ([0, 1], [[np.nan, 0.5], [0.5, 0.5]], "NaN"),
-        ([0, 1], [0.5, 0.5], "expected (N, K)"),
-        (np.zeros(0, int), np.zeros((0, 2)), "no labels"),
+        ([0, 1], [0.5, 0.5], "probabilities (N, K), got (2,)"),
+        (np.zeros(0, int), np.zeros((0, 2)), "N at least 1"),
     ],
 )
 def test_bad_input_is_one_clear_line(y, p, message):
@@ -150,14 +124,10 @@ def test_confidence_on_a_bin_edge_belongs_below_it_and_rounding_above_1_in_the_l
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 60), st.integers(2, 8))
-def test_confusion_matrix_equals_a_slow_loop(seed, n, k):
-    rng = np.random.default_rng(seed)
-    y, predicted = rng.integers(0, k, n), rng.integers(0, k, n)
-    slow = np.zeros((k, k), int)
-    for a, b in zip(y, predicted, strict=True):
-        slow[a, b] += 1
+def test_confusion_matrix_equals_scikit_learns(seed, n, k):
+    y, predicted = np.random.default_rng(seed).integers(0, k, (2, n))
     got = ev.confusion_matrix(torch.from_numpy(y), predicted, k)
-    assert got.dtype == np.int64 and (got == slow).all()
+    assert got.dtype == np.int64
     assert (got == sk.confusion_matrix(y, predicted, labels=range(k))).all()
 
 
@@ -207,31 +177,69 @@ def test_class_report_equals_scikit_learn():
         ev.class_report(y, p, names[:3])
 
 
-@settings(max_examples=80, deadline=None)
-@given(st.lists(st.integers(-1, 6), min_size=1, max_size=80), st.integers(0, 90), st.integers(0, 9))
-def test_stratified_sample_keeps_shares(labels, n, seed):
-    y = np.array(labels)
-    index = stratified_sample(torch.from_numpy(y), n, seed)
-    assert index.dtype == np.int64 and len(index) == min(n, len(y)) == len(set(index.tolist()))
-    assert (np.diff(index) > 0).all()
-    for k in np.unique(y):
-        assert abs((y[index] == k).sum() - min(n, len(y)) * (y == k).mean()) < 1
+def members(shape, seed=0, sharpness=2.0):
+    return torch.tensor(np.random.default_rng(seed).normal(size=shape) * sharpness).softmax(2)
 
 
-def test_stratified_sample_gives_the_last_image_to_the_largest_remainder():
-    y = np.repeat([0, 1, 2], [7, 2, 1])  # shares of six images: 4.2, 1.2, 0.6
-    assert [np.bincount(y[stratified_sample(y, 6, s)]).tolist() for s in range(5)] == [[4, 1, 1]] * 5
+@pytest.mark.parametrize("shape", [(5, 40, 4), (1, 7, 3), (2, 30, 2), (4, 25, 2), (7, 20, 10), (3, 0, 3)])
+def test_ensembles_equal_slow_loops(shape):
+    p = members(shape).numpy()
+    m, n, k = shape
+    average, voted, apart = (f(p) for f in (ev.average, ev.majority_vote, ev.disagreement))
+    assert average.shape == (n, k)
+    assert voted.shape == apart.shape == (n,)
+    assert voted.dtype == np.int64
+    for i in range(n):
+        rows = [p[j, i].tolist() for j in range(m)]
+        votes = [row.index(max(row)) for row in rows]
+        mean = [sum(row[c] for row in rows) / m for c in range(k)]
+        assert average[i] == pytest.approx(mean)
+        assert voted[i] == max(range(k), key=lambda c: (votes.count(c), mean[c]))
+        pairs = list(itertools.combinations(votes, 2))
+        assert apart[i] == pytest.approx(sum(a != b for a, b in pairs) / len(pairs) if pairs else 0)
 
 
-def test_stratified_sample_draws_by_seed_alone():
-    y = np.arange(100) % 4
-    np.random.seed(0)  # noqa: NPY002
-    before = np.random.get_state()[1].copy()  # noqa: NPY002
-    a, b, c = (stratified_sample(y, 10, seed) for seed in (0, 0, 1))
-    assert (a == b).all() and (a != c).any()
-    assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
-    with pytest.raises(ValueError, match="n=-1"):
-        stratified_sample(y, -1)
+def test_ties_go_to_the_more_probable_of_the_tied():
+    p = np.array(
+        [
+            [[0.5, 0.4, 0.1], [0.9, 0.1, 0.0], [0.5, 0.5, 0.0]],
+            [[0.1, 0.8, 0.1], [0.1, 0.9, 0.0], [0.5, 0.5, 0.0]],
+        ]
+    )
+    # One vote each; then exactly equal averages: the first class; then two members that cannot decide.
+    assert ev.majority_vote(p).tolist() == [1, 0, 0]
+    # The highest average may belong to a class without a majority: the majority counts.
+    p = np.array([[[0.51, 0.49]], [[0.51, 0.49]], [[0.0, 1.0]]])
+    assert ev.majority_vote(p).tolist() == [0]
+    assert ev.average(p).argmax(1).tolist() == [1]
+    # ... and one with the highest average but no vote among the tied does not win.
+    p = np.array([[[0.5, 0.0, 0.45, 0.05]], [[0.0, 0.5, 0.45, 0.05]]])
+    assert ev.average(p).argmax(1).tolist() == [2]
+    assert ev.majority_vote(p).tolist() == [0]
+
+
+def test_members_may_be_any_kind_of_array():
+    p = members((3, 8, 4)).float()
+    for kind in (p, p.numpy(), list(p), [q.numpy() for q in p], p.bfloat16(), p.tolist()):
+        got = ev.average(kind)
+        assert got.dtype == np.float64
+        np.testing.assert_allclose(got, p.mean(0).numpy(), atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (np.zeros((3, 4)), r"expected probabilities \(M, N, K\), got \(3, 4\)"),
+        (np.zeros((0, 3, 4)), r"got \(0, 3, 4\)"),
+        ([], r"got \(0,\)"),
+        (np.random.default_rng(0).normal(size=(2, 3, 4)), "logits want"),
+        (np.full((2, 3, 4), np.nan), "some are NaN"),
+    ],
+)
+def test_members_that_are_not_probabilities_are_refused(bad, reason):
+    for function in (ev.average, ev.majority_vote, ev.disagreement):
+        with pytest.raises(ValueError, match=f"members: .*{reason}"):
+            function(bad)
 
 
 class Net(nn.Module):
@@ -265,6 +273,7 @@ def test_predict_equals_a_slow_loop_in_any_batch_size(net):
     for batch_size in (1, 4, 512):
         got = ev.predict(net, IMAGES, batch_size=batch_size, precision="fp32")
         assert got.dtype == torch.float32 and got.device.type == "cpu"
+        assert not got.requires_grad and not got.is_inference()  # a probe can train on it
         torch.testing.assert_close(got, slow, rtol=1e-4, atol=1e-5)
 
 
@@ -279,14 +288,6 @@ def test_predict_changes_nothing_in_the_model(net):
     with pytest.raises(RuntimeError):
         ev.predict(net, IMAGES[:, :1])  # the wrong number of channels
     assert net.training and not net.encoder.training
-
-
-def test_a_probe_trains_on_predicted_features(net):
-    h = ev.predict(net, IMAGES)
-    assert not h.requires_grad and not h.is_inference()
-    weight = torch.zeros(5, requires_grad=True)
-    (h @ weight).sum().backward()
-    torch.testing.assert_close(weight.grad, h.sum(0))
 
 
 def test_predict_in_bfloat16_gives_float32_near_the_exact_values(net):
@@ -320,13 +321,13 @@ def test_tsne_keeps_neighbours_and_repeats():
 @pytest.mark.parametrize(
     "x",
     [
-        np.random.default_rng(0).normal(size=(5, 3)),  # the fewest points
+        np.random.default_rng(0).normal(size=(ev.TSNE_MINIMUM, 3)),
         np.arange(7.0)[:, None],  # one feature
         np.random.default_rng(0).normal(size=(8, 2, 3)),  # flattened
         np.full((9, 4), 3.0),  # a collapsed encoder
         torch.randn(12, 8, generator=torch.Generator().manual_seed(0)).bfloat16(),
     ],
-    ids=["5 points", "1 feature", "maps", "collapsed", "bfloat16"],
+    ids=["fewest points", "1 feature", "maps", "collapsed", "bfloat16"],
 )
 def test_tsne_of_odd_features_is_finite_and_silent(x):
     with warnings.catch_warnings():
@@ -336,33 +337,7 @@ def test_tsne_of_odd_features_is_finite_and_silent(x):
 
 
 def test_tsne_refuses():
-    with pytest.raises(ValueError, match="at least 5 points"):
-        ev.tsne(np.zeros((4, 3)))
+    with pytest.raises(ValueError, match="at least 5 points, got shape \\(4, 3\\)"):
+        ev.tsne(np.zeros((ev.TSNE_MINIMUM - 1, 3)))
     with pytest.raises(ValueError, match="NaN"):
         ev.tsne(np.full((9, 3), np.nan))
-
-
-def test_linear_probe_equals_logistic_regression_on_scaled_roots():
-    """The same convex problem solved another way: roots and scaling by hand, no principal axes."""
-    from sklearn.linear_model import LogisticRegression
-
-    rng = np.random.default_rng(0)
-    y = rng.integers(0, 3, 150)
-    h = rng.normal(size=(150, 12)) * 3 + np.eye(3, 12)[y] * 4
-    probe = representations.linear_probe(torch.from_numpy(h), torch.from_numpy(y), decay=0.003)
-    x = np.sign(h) * np.abs(h) ** 0.5
-    x = (x - x.mean(0)) * 10 / np.sqrt(((x - x.mean(0)) ** 2).sum(1).mean())
-    slow = LogisticRegression(C=1 / (2 * 0.003 * 150), max_iter=5000, tol=1e-8).fit(x, y)
-    np.testing.assert_allclose(probe.predict_proba(h), slow.predict_proba(x), atol=5e-3)
-    assert probe.score(h, y) > 0.7
-    again = representations.linear_probe(torch.from_numpy(h), torch.from_numpy(y), decay=0.003)
-    np.testing.assert_array_equal(again.predict_proba(h), probe.predict_proba(h))
-
-
-def test_linear_probe_keeps_to_its_axes_and_classes():
-    rng = np.random.default_rng(1)
-    h, y = rng.normal(size=(20, 40)), np.repeat([2, 5], 10)
-    probe = representations.linear_probe(h, y, dimensions=4)
-    assert probe.predict_proba(h).shape == (20, 2)
-    assert probe.classes_.tolist() == [2, 5]
-    assert probe[1].n_components_ == 4

@@ -81,7 +81,7 @@ def test_imports_make_no_circles():
 def test_the_core_imports_no_wing_and_nothing_heavy_before_it_is_used():
     script = """
 import sys
-from labutil import augment, losses, models, training
+from labutil import augment, evaluation, losses, models, representations, training
 loaded = set(sys.modules)
 heavy = {"pandas", "matplotlib", "sklearn", "seaborn"} & loaded
 wings = {m for m in loaded if m.startswith(("labutil.data", "labutil.runs", "labutil.cleaning", "labutil.compare"))}

@@ -224,7 +224,7 @@ def test_only_a_linear_probe_becomes_a_head():
 
     h, labels = features(n=100)
     other = make_pipeline(StandardScaler(), LogisticRegression()).fit(h, labels)
-    with pytest.raises(ValueError, match="the fitted pipeline that representations"):
+    with pytest.raises(ValueError, match="the fitted pipeline that `linear_probe` returns"):
         representations.probe_head(other, 5)
     with pytest.raises(ValueError, match="n_classes=4: the probe knows labels from 0 to 4"):
         representations.probe_head(representations.linear_probe(h, labels), 4)
