@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    import pandas
     from numpy.typing import ArrayLike
 
     Array = ArrayLike | torch.Tensor
@@ -45,7 +44,6 @@ class Dataset:
     classes: tuple[str, ...]
     channels: int
     image_size: int | tuple[int, int]  # pixels a side; (height, width) where not square
-    faults: pandas.DataFrame | None = None  # the truth about planted faults, as `cleaning.faults.plant` returns it
 
 
 def to_numpy(values: Array) -> np.ndarray:

@@ -109,6 +109,7 @@ def check_record(notebook, directory):
     assert accuracy == pytest.approx(metrics["test_accuracy"])
     if notebook.stem[:2] == "01":
         assert len(pd.read_csv(directory / "cleaning_report.csv")) > 20
+        assert not (directory / "cleaned.npz").exists()  # faults were planted
     elif notebook.stem[:2] != "07":  # which trains nothing: its predictions are the ensemble's
         history = pd.read_csv(directory / "history.csv")
         assert {"fit", "epoch", "lr", "train_loss", "val_loss", "seconds"} <= set(history)

@@ -16,7 +16,7 @@ from labutil.runs import parameters
 ROOT = Path(__file__).resolve().parent.parent
 # Who may import whom: the core no wing, and each wing those that it builds on.
 WINGS = {
-    "data": {"core", "cleaning"},  # until planting faults leaves load_dataset
+    "data": {"core"},
     "cleaning": {"core", "data"},
     "runs": {"core", "data"},
     "compare": {"core", "data", "runs"},

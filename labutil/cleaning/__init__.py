@@ -14,6 +14,8 @@ __getattr__, __dir__ = on_demand(
         "label_features": "detectors",
         "out_of_fold_probabilities": "detectors",
         "THRESHOLDS": "detectors",
+        "plant": "faults",  # (data, rates, seed) -> the data with planted faults, and the truth about them
         "CleaningReport": "report",  # what was found, row by row; applies it to a data set
+        "judged_images": "report",  # of a data set: training and unlabelled images, which a report is about
     },
 )

@@ -215,14 +215,13 @@ def _part(picture: Image.Image, box: tuple[float, ...], shape: Shape) -> np.ndar
 
 
 def _overlap(box: tuple[float, ...], others: list[tuple[float, ...]]) -> float:
-    """The greatest intersection over union of a box with others."""
+    """The greatest intersection over union of a box with others; 0 where there are none."""
+    import torch
+    from torchvision.ops import box_iou
+
     if not others:
         return 0.0
-    left, top, right, bottom = np.array(others).T
-    across = np.minimum(right, box[2]) - np.maximum(left, box[0])
-    down = np.minimum(bottom, box[3]) - np.maximum(top, box[1])
-    both = across.clip(0) * down.clip(0)
-    return float((both / ((right - left) * (bottom - top) + (box[2] - box[0]) * (box[3] - box[1]) - both)).max())
+    return float(box_iou(*(torch.tensor(boxes, dtype=torch.float64) for boxes in ([box], others))).max())
 
 
 # Pillow

@@ -14,12 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from labutil.cleaning.duplicates import COARSE
+from labutil.data.splits import stratified_folds
 from labutil.device import to_float
-from labutil.representations import check_images, eigenvectors, feature_size, frozen_features
+from labutil.images import to_numpy
+from labutil.probes import logistic_regression, principal_axes, signed_root
+from labutil.representations import check_images, feature_size, frozen_features
 
 if TYPE_CHECKING:
     import pandas as pd
-    from sklearn.linear_model import LogisticRegression
 
 # Where a score begins to mean something, in its own units: probability, robust standard deviations, shares.
 THRESHOLDS = {
@@ -34,6 +36,7 @@ THRESHOLDS = {
 _NEIGHBOURS = 0.07  # an image is judged by its distance to this share of the others: more than any one fault fills
 _REFERENCES = 10_000  # others to compare with, at most
 _FOLDS = 5
+_DECAYS = (0.001, 0.003, 0.01, 0.03)  # penalties of the linear model that labels are judged by
 
 
 def outliers(images: Tensor | np.ndarray) -> pd.DataFrame:
@@ -43,26 +46,20 @@ def outliers(images: Tensor | np.ndarray) -> pd.DataFrame:
     that a hundred copies of one foreign picture are not each other's alibi: by frozen ImageNet features, and by
     simple statistics of the pixels. Their logarithms, in robust standard deviations, are added.
 
-    Args:
-        images: uint8 (N, C, H, W), C = 1 or 3.
-
-    Returns:
-        DataFrame(index, score), worst first, a row an image; score in robust standard deviations of the set, 0 for
-        a typical image; above 4 is rare in clean sets.
-
-    Raises:
-        ValueError: not uint8 images.
+    images: uint8 (N, C, H, W), C = 1 or 3. Returns DataFrame(index, score), worst first, a row an image; score in
+    robust standard deviations of the set, 0 for a typical image; above 4 is rare in clean sets. Raises ValueError for
+    images that are not uint8.
 
     Example:
         found = outliers(data.train.images)
         strangers = found[found.score > 4]["index"]
     """
     images = torch.as_tensor(images)
-    h = frozen_features(images)
+    h = frozen_features(images).numpy()
     if len(images) < 3:
         return _ranked(np.zeros(len(images)))
-    # The root lets no single feature decide, as the many that are near 0 would not matter else.
-    look = F.normalize(h.sign() * h.abs().sqrt(), dim=1)
+    # Without the root a few large features would decide, and the many that are near 0 would not matter.
+    look = F.normalize(torch.from_numpy(signed_root(h)), dim=1)
     score = 2 * _robust(_distance(look).log()) + _robust(_distance(_robust(_statistics(images), 0.25)).log())
     score = score - score.median()
     below = -score[score < 0]
@@ -79,9 +76,8 @@ def _ranked(score: np.ndarray) -> pd.DataFrame:
 
 def _robust(values: Tensor, spread: float = 0.0) -> Tensor:
     """Less the median, over the median absolute deviation as a standard deviation, plus a share of the ordinary one."""
-    centred = values - values.median(0).values if values.ndim > 1 else values - values.median()
-    size = (centred.abs().median(0).values if values.ndim > 1 else centred.abs().median()) * 1.4826
-    return centred / (size + spread * values.std(0) + 1e-6)
+    centred = values - values.median(0).values
+    return centred / (1.4826 * centred.abs().median(0).values + spread * values.std(0) + 1e-6)
 
 
 def _distance(points: Tensor) -> Tensor:
@@ -116,20 +112,16 @@ def _laplacian(gray: Tensor) -> Tensor:
 def image_quality(images: Tensor | np.ndarray, sizes: np.ndarray | None = None) -> pd.DataFrame:
     """How bad each picture is as a picture.
 
-    Args:
-        images: uint8 (N, C, H, W), C = 1 or 3.
-        sizes: (N, 2), width and height of the files, which may differ though `images` have one size.
+    images: uint8 (N, C, H, W), C = 1 or 3. sizes: (N, 2), width and height of the files, which may differ though
+    `images` have one size.
 
-    Returns:
-        DataFrame(index, dark, bright, blank, blurred), in the images' order. dark: 1 less the 95th percentile of
-        brightness; bright: share of pixels that are white; blank: 1 for one colour all over, 0.5 for a contrast of 5
-        gray levels; all in [0, 1]. blurred: how much less sharp than the set's typical image (logarithm of the
-        Laplacian's size over the contrast), in robust standard deviations.
-        With `sizes` also odd_size: the larger of how often area and aspect ratio double, or halve, from the set's
-        typical one to this image's.
+    Returns DataFrame(index, dark, bright, blank, blurred), in the images' order. dark: 1 less the 95th percentile of
+    brightness; bright: share of pixels that are white; blank: 1 for one colour all over, 0.5 for a contrast of 5
+    levels, in the channel that has most; all in [0, 1]. blurred: how much less sharp than the set's typical image
+    (logarithm of the Laplacian's size over the contrast), in robust standard deviations. With `sizes` also odd_size:
+    the larger of how often area and aspect ratio double, or halve, from the set's typical one to this image's.
 
-    Raises:
-        ValueError: not uint8 images, or sizes of another shape.
+    Raises ValueError for images that are not uint8, or sizes of another shape.
 
     Example:
         quality = image_quality(data.train.images)
@@ -138,10 +130,9 @@ def image_quality(images: Tensor | np.ndarray, sizes: np.ndarray | None = None) 
     import pandas as pd
 
     images = check_images("images", images)
-    parts = [_quality_of(to_float(part, "cpu").mean(1)) for part in images.split(512) if len(part)]
-    dark, bright, contrast, sharpness = torch.cat(parts).T if parts else torch.zeros(4, 0)
-    blank = torch.exp2(-contrast * 255 / 5)
-    flat = blank > 0.5  # nothing to be sharp
+    parts = [_quality_of(to_float(part, "cpu")) for part in images.split(512) if len(part)]
+    dark, bright, blank, flat, sharpness = torch.cat(parts).T if parts else torch.zeros(5, 0)
+    flat = flat > 0.5  # nothing to be sharp
     blurred = torch.zeros(len(images))
     if (~flat).sum() > 1:  # one alone is typical
         blurred[~flat] = -_robust(sharpness[~flat], 0.1)
@@ -159,18 +150,24 @@ def _odd_size(sizes: np.ndarray, count: int) -> Tensor:
     return torch.maximum(*(abs(x - x.median()) if count else x for x in (area, aspect)))
 
 
-def _quality_of(gray: Tensor) -> Tensor:
+def _quality_of(x: Tensor) -> Tensor:
+    gray = x.mean(1)
     dark = 1 - gray.flatten(1).quantile(0.95, dim=1)
     bright = (gray >= 250 / 255).flatten(1).float().mean(1)
-    # Contrast after averaging, since a sensor's noise shows nothing.
-    contrast = F.avg_pool2d(gray[:, None], 4, ceil_mode=True, count_include_pad=False).flatten(1).std(1, unbiased=False)
-    sharpness = ((_laplacian(gray).flatten(1).std(1) + 1e-3) / (contrast + 1e-2)).log()
-    return torch.stack([dark, bright, contrast, sharpness], 1)
+    # Contrast after averaging, since a sensor's noise shows nothing; of the gray picture and of each channel, since
+    # different colours may be equally bright.
+    rough = F.avg_pool2d(torch.cat([gray[:, None], x], 1), 4, ceil_mode=True, count_include_pad=False)
+    contrast = rough.flatten(2).std(2, unbiased=False)
+    flat = torch.exp2(-contrast * 255 / 5)
+    sharpness = ((_laplacian(gray).flatten(1).std(1) + 1e-3) / (contrast[:, 0] + 1e-2)).log()
+    return torch.stack([dark, bright, flat[:, 1:].amin(1), flat[:, 0], sharpness], 1)
 
 
 def copies(pairs: pd.DataFrame, n: int, threshold: float = THRESHOLDS["duplicate"]) -> np.ndarray:
-    """The group (N,) that each of n images belongs to, by its least index: pairs within one set above the threshold,
-    and what hangs together through them.
+    """Which of n images show the same picture: int (n,), for each image the least index in its group.
+
+    Two images are in one group where a pair of them scores above the threshold, or where a chain of such pairs leads
+    from one to the other. pairs: what `near_duplicates` returned for images of one set.
 
     Example:
         group = copies(near_duplicates(images), len(images))
@@ -194,13 +191,9 @@ def conflicting_labels(
 ) -> pd.DataFrame:
     """Pairs that show the same picture under two labels: one of the two at least is wrong.
 
-    Args:
-        pairs: what `near_duplicates` returned.
-        labels: int (N,) of its images; reference_labels: int (M,) of its reference, if there was one; -1: none.
-        threshold: least score of a pair.
-
-    Returns:
-        DataFrame(index, reference_index, score, label, reference_label), most alike first.
+    pairs: what `near_duplicates` returned. labels: int (N,) of its images; reference_labels: int (M,) of its
+    reference, if there was one; -1: none. threshold: least score of a pair.
+    Returns DataFrame(index, reference_index, score, label, reference_label), most alike first.
 
     Example:
         conflicts = conflicting_labels(near_duplicates(images), labels)
@@ -223,44 +216,38 @@ def out_of_fold_probabilities(
     over the mean probability of those with that label (confident learning's threshold, Northcutt et al. 2021,
     arXiv:1911.00068). The strength of the penalty is the one that predicts held-out labels best, as they are.
 
-    Args:
-        h: float (N, D) features, such as `label_features(images)`.
-        labels: int (N,), 0 to K - 1; -1 for none. A class of fewer than five images has folds without it.
-        rounds: how often doubted labels are weighed down; 2 is better where a third or more are wrong, else 1.
-        seed: divides the folds.
-
-    Returns:
-        float (N, K): rows sum to 1; a class without any image has 0.
-
-    Raises:
-        ValueError: labels of fewer than two classes, or not as many as features.
+    h: float (N, D) features, such as `label_features(images)`. labels: int (N,), 0 to K - 1; -1 for none. A class of
+    fewer than five images has folds without it. rounds: how often doubted labels are weighed down; 2 is better where a
+    third or more are wrong, else 1. seed: divides the folds.
+    Returns float (N, K): rows sum to 1; a class without any image has 0. Raises ValueError for labels of fewer than
+    two classes, or not as many as features.
 
     Example:
         p = out_of_fold_probabilities(label_features(images), labels)
     """
-    h, labels = torch.as_tensor(h).float(), np.asarray(labels)
+    h, labels = to_numpy(h).astype(np.float32), np.asarray(labels)
     if len(h) != len(labels):
         raise ValueError(f"{len(h)} rows of features for {len(labels)} labels: they must be of the same images")
     labelled = np.flatnonzero(labels >= 0)
     present, y = np.unique(labels[labelled], return_inverse=True)
     if len(present) < 2:
         raise ValueError(f"labels hold {len(present)} classes: label issues need two at least")
-    x = _axes(h).numpy()
-    fold = _fold(y, seed)
-    first = {d: _fit_folds(x[labelled], y, fold, d, folds=1) for d in (0.001, 0.003, 0.01, 0.03)}
-    decay = min(first, key=lambda d: _surprise(first[d], y, fold))
-    p, weight = _fit_folds(x[labelled], y, fold, decay), None
+    all_axes = principal_axes(h)
+    x, folds = all_axes[labelled], stratified_folds(y, min(_FOLDS, len(y)), seed)
+    decay = min(_DECAYS, key=lambda decay: _surprise(x, y, *folds[0], decay))
+    weight = np.ones(len(y))
+    p = _out_of_fold(x, y, folds, decay, weight)
     for _ in range(rounds):
         own = p[np.arange(len(y)), y]
         usual = np.array([own[y == k].mean() for k in range(len(present))])
         # Of a class with one image nothing is known when that image is held out: no reason to doubt it.
         weight = np.clip(np.divide(own, usual[y], out=np.ones_like(own), where=usual[y] > 0), 0.01, 1)
-        p = _fit_folds(x[labelled], y, fold, decay / 2, weight)  # less is left to learn noise from
+        p = _out_of_fold(x, y, folds, decay / 2, weight)  # less is left to learn noise from
     probabilities = np.zeros((len(h), labels.max() + 1))
     probabilities[np.ix_(labelled, present)] = p
-    unlabelled = np.flatnonzero(labels < 0)
-    if len(unlabelled):
-        probabilities[np.ix_(unlabelled, present)] = _fit(x[labelled], y, decay, weight).predict_proba(x[unlabelled])
+    if len(unlabelled := np.flatnonzero(labels < 0)):
+        model = logistic_regression(x, y, decay=decay, sample_weight=weight)
+        probabilities[np.ix_(unlabelled, present)] = model.predict_proba(all_axes[unlabelled])
     return probabilities
 
 
@@ -271,51 +258,23 @@ def label_features(images: Tensor | np.ndarray) -> Tensor:
     return torch.cat([frozen_features(images, size=size) for size in sizes], 1)
 
 
-def _axes(h: Tensor, dimensions: int = 512) -> Tensor:
-    """Signed roots of features on their leading principal axes, with a mean squared length of 100."""
-    h = h.sign() * h.abs().sqrt()
-    h = h - h.mean(0)
-    h = h * 10 / (h.square().sum(1).mean().sqrt() + 1e-6)
-    if h.shape[1] > dimensions:
-        few = len(h) <= h.shape[1]
-        axes = torch.linalg.svd(h, full_matrices=False).Vh.T if few else eigenvectors(h.T @ h)[1].flip(1)
-        h = h @ axes[:, :dimensions]
-    return h
-
-
-def _fold(y: np.ndarray, seed: int) -> np.ndarray:
-    """A fold (N,) for each image: every class spread evenly, as far as it goes."""
-    shuffled = np.random.default_rng(seed).permutation(len(y))
-    fold = np.empty(len(y), int)
-    fold[shuffled[np.argsort(y[shuffled], kind="stable")]] = np.arange(len(y)) % min(_FOLDS, len(y))
-    return fold
-
-
-def _fit(x: np.ndarray, y: np.ndarray, decay: float, weight: np.ndarray | None) -> LogisticRegression:
-    from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits
-
-    model = LogisticRegression(C=1 / (2 * decay * len(x)), max_iter=200, tol=1e-3)
-    with threadpool_limits(1):  # small products: threads that wait for each other cost more than they bring
-        return model.fit(x, y, sample_weight=weight)
-
-
-def _fit_folds(
-    x: np.ndarray, y: np.ndarray, fold: np.ndarray, decay: float, weight: np.ndarray | None = None, folds: int = _FOLDS
+def _out_of_fold(
+    x: np.ndarray, y: np.ndarray, folds: list[tuple[np.ndarray, np.ndarray]], decay: float, weight: np.ndarray
 ) -> np.ndarray:
+    """Probabilities (N, K) of each row by the model of the fold that holds it out."""
     p = np.zeros((len(y), y.max() + 1))
-    for k in range(min(folds, fold.max() + 1)):
-        rest, asked = fold != k, fold == k
+    for rest, asked in folds:
         if len(np.unique(y[rest])) < 2:  # a handful of images
-            p[asked] = np.bincount(y[rest], minlength=p.shape[1]) / max(1, rest.sum())
+            p[asked, y[rest][0]] = 1
             continue
-        model = _fit(x[rest], y[rest], decay, None if weight is None else weight[rest])
+        model = logistic_regression(x[rest], y[rest], decay=decay, sample_weight=weight[rest])
         p[np.ix_(asked, model.classes_)] = model.predict_proba(x[asked])
     return p
 
 
-def _surprise(p: np.ndarray, y: np.ndarray, fold: np.ndarray) -> float:
-    asked = fold == 0
+def _surprise(x: np.ndarray, y: np.ndarray, rest: np.ndarray, asked: np.ndarray, decay: float) -> float:
+    """Mean negative log probability of held-out labels."""
+    p = _out_of_fold(x, y, [(rest, asked)], decay, np.ones(len(y)))
     return -np.log(np.maximum(p[asked, y[asked]], 1e-9)).mean()
 
 
@@ -324,45 +283,29 @@ def label_issues(
 ) -> pd.DataFrame:
     """How likely each image's label is wrong.
 
-    The score is 1 less cleanlab's label quality (self-confidence): the probability that a model which has not seen
-    the label gives to any other class. The model is linear, on frozen ImageNet features, unless `probabilities` of a
-    better one are given.
+    The score is the probability that a model which has not seen the label gives to any other class: 1 less the label's
+    self-confidence, as in `cleanlab.rank`. The model is linear, on frozen ImageNet features, unless `probabilities` of
+    a better one are given.
 
-    Args:
-        images: uint8 (N, C, H, W), C = 1 or 3; not looked at if probabilities are given.
-        labels: int (N,), 0 to K - 1; -1 for none: their score is 0.
-        probabilities: float (N, K), out of fold.
-
-    Returns:
-        DataFrame(index, score), worst first, a row an image; score in [0, 1].
-
-    Raises:
-        ValueError: probabilities that do not fit the labels; without them, labels of fewer than two classes, or not
-            as many as images.
+    images: uint8 (N, C, H, W), C = 1 or 3; not looked at if probabilities are given. labels: int (N,), 0 to K - 1; -1
+    for none: their score is 0. probabilities: float (N, K), out of fold.
+    Returns DataFrame(index, score), worst first, a row an image; score in [0, 1]. Raises ValueError for probabilities
+    that do not fit the labels; without them, for labels of fewer than two classes, or not as many as images.
 
     Example:
         label_issues(data.train.images, data.train.labels).head(20)
     """
-    from cleanlab.rank import get_label_quality_scores
-
     labels = np.asarray(labels)
     if probabilities is None:
         probabilities = out_of_fold_probabilities(label_features(images), labels)
     p = np.asarray(probabilities, np.float64)
     if len(p) != len(labels):
         raise ValueError(f"{len(p)} rows of probabilities for {len(labels)} labels: they must be of the same images")
-    if p.ndim != 2 or p.shape[1] <= labels.max(initial=-1) or not np.isfinite(p).all():
+    if p.ndim != 2 or p.shape[1] <= labels.max(initial=-1) or not ((p > -1e-6) & (p < 1 + 1e-6)).all():
         raise ValueError(
-            f"probabilities of shape {p.shape} must be finite, with a column a class: labels go to {labels.max()}"
+            f"probabilities of shape {p.shape} must be from 0 to 1, with a column a class: labels go to {labels.max()}"
         )
     score = np.zeros(len(labels))
-    if (labelled := labels >= 0).any():
-        score[labelled] = 1 - get_label_quality_scores(labels[labelled], p[labelled], method="self_confidence")
-    return _ranked(np.clip(score, 0, 1))
-
-
-def _no_rows() -> pd.DataFrame:
-    import pandas as pd
-
-    types = {"index": np.int64, "reason": object, "score": np.float64, "other": np.int64, "remove": bool}
-    return pd.DataFrame({name: np.empty(0, kind) for name, kind in types.items()})
+    labelled = np.flatnonzero(labels >= 0)
+    score[labelled] = 1 - p[labelled, labels[labelled]]
+    return _ranked(score.clip(0, 1))

@@ -49,18 +49,13 @@ def near_duplicates(
     Within one set, or, with `reference`, between two: the leak from training to test is
     `near_duplicates(test, reference=train)`.
 
-    Args:
-        images: uint8 (N, C, H, W), C = 1 or 3.
-        reference: uint8 (M, C, H, W) of any size; None: `images` themselves.
-        neighbours: candidates of each kind an image, before the second opinion.
+    images: uint8 (N, C, H, W), C = 1 or 3. reference: uint8 (M, C, H, W) of any size; None: `images` themselves.
+    neighbours: candidates of each kind an image, before the second opinion.
 
-    Returns:
-        DataFrame(index, reference_index, score), most alike first. score in [0, 1] is a fitted probability: above
-        0.5 is more likely than not the same picture; 1 is for identical bytes. Within one set each pair comes once,
-        index > reference_index. It lists the candidates that were looked at closely, most of them no duplicates.
-
-    Raises:
-        ValueError: not uint8 images, or `neighbours` below 1.
+    Returns DataFrame(index, reference_index, score), most alike first. score in [0, 1] is a fitted probability: above
+    0.5 is more likely than not the same picture; 1 is for identical bytes. Within one set each pair comes once,
+    index > reference_index. It lists the candidates that were looked at closely, most of them no duplicates. Raises
+    ValueError for images that are not uint8, or `neighbours` below 1.
 
     Example:
         pairs = near_duplicates(data.train.images)
@@ -95,9 +90,10 @@ def _examine(x: Tensor, y: Tensor | None, neighbours: int) -> tuple[Tensor, Tens
     pairs = torch.cat([*(_nearest(a, b, neighbours, within) for a, b in views), identical])
     if within:
         pairs = pairs.sort(1, descending=True).values
-    pairs = _unique(pairs, len(small_y))
+    number = torch.unique(_number(pairs, len(y)))  # each pair once
+    pairs = torch.stack([number // len(y), number % len(y)], 1)
     # Kept at any rate: plain frames have nothing to be alike by, and of many equal images any could be dropped.
-    sure = torch.isin(_number(pairs, len(small_y)), _number(identical, len(small_y)))
+    sure = torch.isin(number, _number(identical, len(y)))
     alike = torch.stack([_dots(a, b, pairs) for a, b in views], 1)
     keep = _best(_standard(alike).logsumexp(1), 4 * len(x), sure)  # alike in any view
     pairs, alike, sure = pairs[keep], alike[keep], sure[keep]
@@ -128,10 +124,6 @@ def _small(images: Tensor) -> Tensor:
     return torch.cat(out)
 
 
-def _unit(v: Tensor) -> Tensor:
-    return F.normalize(v, dim=1)
-
-
 def _embeddings(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Features in which copying changes little: linear discriminants (Fisher, 1936) of copies of some of the images.
 
@@ -152,13 +144,13 @@ def _embeddings(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     mean = h_y.mean(0)
     total = whiten.T @ (h_y.T @ h_y / len(h_y) - mean[:, None] * mean) @ whiten
     axes = whiten @ eigenvectors(total)[1][:, -_DIMENSIONS:]
-    return tuple(_unit(h @ axes - mean @ axes) for h in (h_x, h_y))
+    return tuple(F.normalize(h @ axes - mean @ axes) for h in (h_x, h_y))
 
 
 def _layout(small: Tensor) -> Tensor:
     """8x8 colours less their mean, unit length: float (N, 192)."""
     v = torch.cat([F.avg_pool2d(chunk.float(), SIDE // 8).flatten(1) for chunk in small.split(4096)])
-    return _unit(v - v.mean(1, keepdim=True))
+    return F.normalize(v - v.mean(1, keepdim=True))
 
 
 def _texture(small: Tensor) -> Tensor:
@@ -169,7 +161,7 @@ def _texture(small: Tensor) -> Tensor:
         power = torch.fft.fft2(detail).abs()[:, :, : SIDE // 4 + 1]
         parts.append((power + power.flip(1).roll(1, 1)).sqrt().flatten(1))
     v = torch.cat(parts)
-    return _unit(v - v.mean(1, keepdim=True))
+    return F.normalize(v - v.mean(1, keepdim=True))
 
 
 def _nearest(a: Tensor, b: Tensor, k: int, within: bool) -> Tensor:
@@ -210,11 +202,6 @@ def _same_bytes(x: Tensor, y: Tensor, pairs: Tensor) -> Tensor:
 
 def _number(pairs: Tensor, count: int) -> Tensor:
     return pairs[:, 0] * count + pairs[:, 1]
-
-
-def _unique(pairs: Tensor, count: int) -> Tensor:
-    key = torch.unique(_number(pairs, count))
-    return torch.stack([key // count, key % count], 1)
 
 
 def _dots(a: Tensor, b: Tensor, pairs: Tensor) -> Tensor:

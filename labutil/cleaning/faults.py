@@ -21,15 +21,22 @@ An image has one fault at most, and what copies are made of is free of faults. K
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import itertools
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from numbers import Real
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.random import Generator
 
 from labutil.cleaning import defects
+from labutil.data.loading import mean_std
+from labutil.images import Dataset, ImageSet
 from labutil.paths import DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -56,79 +63,61 @@ KINDS = tuple(MIX)
 MOST = 0.5  # of the training images, for one kind, and for all where one number is given
 _DUPLICATES = ("exact_duplicate", "near_duplicate", "conflicting_duplicate")
 _DAMAGED = ("blend", "overexposed", "blurred")
-_OUTLIERS = ("foreign", "photograph", "noise", "blank", *_DAMAGED)
+_STRANGERS = ("foreign", "photograph", "noise", "blank")
 _RELABELLED = ("random_label", "lookalike_label")
 _WRONG_LABEL = (*_RELABELLED, "conflicting_duplicate")
 _EFFECTS, _CHOICE, _PICTURE, _ORDER = range(4)  # each draws its own random numbers
 
 
-def shares(faults: float | Mapping[str, float] | None) -> dict[str, float]:
-    """The share of each kind, in the order of `KINDS`, from the parameter `faults` of `load_dataset`; {} for none.
-
-    Raises:
-        DataError: no number or dict, an unknown kind, or a share out of range.
+def shares(rates: float | Mapping[str, float] | None) -> dict[str, float]:
+    """The share of each kind, in the order of `KINDS`, from the `rates` of `plant`; {} for none. Raises DataError for
+    what is no number or dict, an unknown kind, or a share out of range.
 
     Example:
         shares(0.1)["foreign"]  # 0.012: a tenth, spread as `MIX` says
     """
-    if faults is None:
+    if rates is None:
         return {}
-    if not isinstance(faults, Mapping):
-        if not _is_share(faults):
+    many = isinstance(rates, Mapping)
+    for kind, share in rates.items() if many else [("", rates)]:
+        if many and kind not in MIX:
+            raise DataError(f"rates: {kind!r}{did_you_mean(kind, KINDS)} is no kind of fault: {', '.join(KINDS)}")
+        if isinstance(share, bool) or not isinstance(share, Real) or not 0 <= share <= MOST:
             raise DataError(
-                f"faults={faults!r} must be a share of the training images from 0 to {MOST}, or a dict of kinds and "
-                f"shares such as {{'foreign': 0.02}}"
+                f"rates{f': {kind}' if many else ''}={share!r} must be a share of the training images from 0 to {MOST}"
+                + ("" if many else ", or a dict of kinds and shares such as {'foreign': 0.02}")
             )
-        return {kind: float(faults) * share for kind, share in MIX.items()} if faults else {}
-    for kind, share in faults.items():
-        if kind not in MIX:
-            raise DataError(f"faults: {kind!r}{did_you_mean(kind, KINDS)} is no kind of fault: {', '.join(KINDS)}")
-        if not _is_share(share):
-            raise DataError(f"faults: {kind}={share!r} must be a share of the training images from 0 to {MOST}")
-    if (total := math.fsum(faults.values())) > 1 + 1e-9:
-        raise DataError(f"faults: the shares sum to {total:g}: make them smaller, until it is 1 at most")
-    return {kind: float(faults[kind]) for kind in KINDS if faults.get(kind)}
+    if not many:
+        return {kind: float(rates) * share for kind, share in MIX.items()} if rates else {}
+    if (total := math.fsum(rates.values())) > 1 + 1e-9:
+        raise DataError(f"rates: the shares sum to {total:g}: make them smaller, until it is 1 at most")
+    return {kind: float(rates[kind]) for kind in KINDS if rates.get(kind)}
 
 
-def _is_share(value: object) -> bool:
-    return (
-        isinstance(value, int | float | np.integer | np.floating)
-        and not isinstance(value, bool)
-        and bool(0 <= value <= MOST)
-    )
+def plant(data: Dataset, rates: float | Mapping[str, float] | None, seed: int = 0) -> tuple[Dataset, pandas.DataFrame]:
+    """Plant faults among the training images of a data set, `round(rate * N)` of each kind, at least one.
 
+    rates: what share of the N training images to plant, 0 to 0.5, spread over all kinds as `MIX` says; or the share of
+    each kind, such as {"near_duplicate": 0.05, "foreign": 0.02}, 0 to 0.5 each, 1 in all. None or 0: none. seed: at
+    least 0; decides everything. Fewer are planted where images run out; labels are only changed where there are labels,
+    and two classes.
 
-def plant(
-    images: np.ndarray,
-    labels: np.ndarray,
-    n_classes: int,
-    rates: Mapping[str, float],
-    seed: int,
-    leak_from: tuple[np.ndarray, np.ndarray] | None = None,
-) -> tuple[np.ndarray, np.ndarray, pandas.DataFrame]:
-    """Plant `round(rate * N)` faults of each kind, at least one; all images are then put into random order.
-
-    Fewer are planted where images run out. Labels are only changed where there are labels, and two classes.
-
-    Args:
-        images: uint8 (N, C, H, W), C = 1 or 3; not changed.
-        labels: int64 (N,), -1: none; not changed.
-        n_classes: labels are below it.
-        rates: kind -> share of N, as from `shares`.
-        seed: at least 0; decides everything.
-        leak_from: test images and labels, for `leak`; without them no leak is planted.
-
-    Returns:
-        Images and labels with the faults, and the truth, a row a fault: `index`, its row in the returned images;
-        `kind`; `original`, the row in the returned images of what it was made from, -1 where there is none, and for
-        `leak` the row in the test images; `true_label`, what the label should be, -1 for what belongs to no class.
+    Returns the data set, its training images copied into memory, in random order, with duplicates and other images
+    among them, and with a mean, a deviation and a fingerprint of its own; `data` stays as it is. And the truth, a row a
+    fault: `index`, its row in the returned images; `kind`; `original`, the row in the returned images of what it was
+    made from, -1 where there is none, and for `leak` the row in the test images; `true_label`, what the label should
+    be, -1 for what belongs to no class. Raises DataError when rates are no shares or name an unknown kind.
 
     Example:
-        images, labels, truth = plant(images, labels, 8, {"foreign": 0.02, "random_label": 0.05}, seed=0)
+        data, truth = plant(load_dataset("cells"), 0.15)
     """
-    import pandas
-
-    counts = {kind: max(1, round(rates[kind] * len(images))) for kind in KINDS if rates.get(kind, 0) > 0}
+    rates, n_classes = shares(rates), len(data.classes)
+    if not rates:
+        return data, _truth([])
+    images, labels, test_images, test_labels = (
+        values.numpy() for part in (data.train, data.test) for values in (part.images, part.labels)
+    )
+    counts = {kind: max(1, round(rate * len(images))) for kind, rate in rates.items()}
     chosen = _choose(counts, labels, n_classes, seed)
     given, found = labels.copy(), []  # found: (row before shuffling, kind, original, true label)
     for kind in _RELABELLED:
@@ -140,12 +129,13 @@ def plant(
     for kind, count in counts.items():
         rows, rng = chosen.get(kind, ()), _rng(seed, _EFFECTS, kind)
         if kind in _DUPLICATES:
-            made = _duplicates(kind, images, labels, rows, n_classes, rng)
+            made = _copies(kind, images, labels, rows, n_classes, rng)
+        elif kind == "leak":
+            rows = np.resize(rng.permutation(len(test_images)), count if len(test_images) else 0)
+            made = _copies(kind, test_images, test_labels, rows, n_classes, rng)
         elif kind in _DAMAGED:
             made = _damaged(kind, images, labels, rows, seed, rng)
-        elif kind == "leak":
-            made = _leaks(count, *leak_from, rng) if leak_from and len(leak_from[0]) else ()
-        elif kind in _OUTLIERS:
+        elif kind in _STRANGERS:
             made = _strangers(kind, count, images.shape[1:], n_classes if (labels >= 0).any() else 0, seed, rng)
         else:
             continue
@@ -159,12 +149,25 @@ def plant(
     out[place[: len(images)]], out_labels[place[: len(images)]] = images, given
     if added:
         out[place[len(images) :]], out_labels[place[len(images) :]] = np.stack(added), added_labels
-    truth = pandas.DataFrame(found, columns=["index", "kind", "original", "true_label"])
-    truth = truth.astype({"index": np.int64, "original": np.int64, "true_label": np.int64})
+    truth = _truth(found)
     inside = ((truth["original"] >= 0) & (truth["kind"] != "leak")).to_numpy()
     truth["index"] = place[truth["index"].to_numpy()]
     truth.loc[inside, "original"] = place[truth["original"].to_numpy()[inside]]
-    return out, out_labels, truth.sort_values("index", ignore_index=True)
+
+    train = ImageSet(torch.from_numpy(out), torch.from_numpy(out_labels), data.classes)
+    mean, std = mean_std(train.images)
+    # Seed 0 adds nothing: so the fingerprints of what was planted before there were others stay.
+    facts = json.dumps([data.fingerprint, VERSION, rates, *([int(seed)] if seed else [])], sort_keys=True)
+    fingerprint = hashlib.sha256(facts.encode()).hexdigest()[:16]
+    planted = dataclasses.replace(data, train=train, mean=mean, std=std, fingerprint=fingerprint)
+    return planted, truth.sort_values("index", ignore_index=True)
+
+
+def _truth(rows: list[tuple[int, str, int, int]]) -> pandas.DataFrame:
+    import pandas
+
+    truth = pandas.DataFrame(rows, columns=["index", "kind", "original", "true_label"])
+    return truth.astype({"index": np.int64, "original": np.int64, "true_label": np.int64})
 
 
 # What is right, for scoring
@@ -175,7 +178,7 @@ def duplicate_pairs(truth: pandas.DataFrame) -> set[tuple[int, int]]:
     one test image. See `doubtful_pairs` for what a score should leave out.
 
     Example:
-        {(i, j) for i, j in found if (i, j) in duplicate_pairs(data.faults)}
+        {(i, j) for i, j in found if (i, j) in duplicate_pairs(truth)}
     """
     groups: dict[object, set[int]] = {}
     for index, kind, original, _ in truth.itertuples(index=False):
@@ -209,7 +212,7 @@ def score_duplicates(truth: pandas.DataFrame, found: Iterable[tuple[int, int]]) 
     nothing was found.
 
     Example:
-        recall, precision = score_duplicates(data.faults, [(12, 7), (31, 7)])
+        recall, precision = score_duplicates(truth, [(12, 7), (31, 7)])
     """
     right = duplicate_pairs(truth)
     found = {(min(i, j), max(i, j)) for i, j in found} - doubtful_pairs(truth)
@@ -226,7 +229,7 @@ def score_rows(truth_rows: Iterable[int], found: Iterable[int]) -> tuple[float, 
 
 def outlier_rows(truth: pandas.DataFrame) -> np.ndarray:
     """Rows, ascending, of images that belong to no class, or are damaged beyond use."""
-    return _rows(truth, _OUTLIERS)
+    return _rows(truth, (*_STRANGERS, *_DAMAGED))
 
 
 def wrong_label_rows(truth: pandas.DataFrame) -> np.ndarray:
@@ -308,20 +311,14 @@ def _small(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
 _Made = Iterator[tuple[np.ndarray, int, int, int]]
 
 
-def _duplicates(
+def _copies(
     kind: str, images: np.ndarray, labels: np.ndarray, rows: np.ndarray, n_classes: int, rng: Generator
 ) -> _Made:
     for row in rows:
-        exact = kind == "exact_duplicate" or (kind == "conflicting_duplicate" and rng.random() < 0.5)
+        exact = kind == "exact_duplicate" or (kind != "near_duplicate" and rng.random() < 0.5)
         image = images[row] if exact else defects.vary(images[row], rng)
         label = _other_class(labels[row], n_classes, rng) if kind == "conflicting_duplicate" else labels[row]
         yield image, label, row, labels[row]
-
-
-def _leaks(count: int, images: np.ndarray, labels: np.ndarray, rng: Generator) -> _Made:
-    for row in np.resize(rng.permutation(len(images)), count):
-        image = images[row] if rng.random() < 0.5 else defects.vary(images[row], rng)
-        yield image, labels[row], row, labels[row]
 
 
 def _damaged(kind: str, images: np.ndarray, labels: np.ndarray, rows: np.ndarray, seed: int, rng: Generator) -> _Made:

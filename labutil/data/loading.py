@@ -1,7 +1,7 @@
 """A name or a path -> train, validation and test images, the same every time.
 
 `load_dataset` is what notebooks call. Behind it: `sources` (what a specification means), `published`, `readers`,
-`folders`, `cells` (the images themselves) and `cache` (decoded once, then memory-mapped).
+`folders`, `decoding`, `cells` (the images themselves), `store` (decoded once, then memory-mapped) and `splits`.
 """
 
 from __future__ import annotations
@@ -9,23 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from labutil.cleaning import faults as planting
-from labutil.data import cells, folders, published, readers, splits, store
-from labutil.data.sources import GENERATED, Source, files, parse
+from labutil.data import cells, decoding, folders, published, readers, splits, store
+from labutil.data.sources import GENERATED, File, Source, files, parse
 from labutil.images import Dataset, ImageSet
 from labutil.paths import DataError
-
-if TYPE_CHECKING:
-    import pandas
 
 _SIDES = (8, 1024)  # least and greatest image_size
 
@@ -37,7 +33,6 @@ def load_dataset(
     val_fraction: float = 0.1,
     subset: int | None = None,
     data_seed: int = 0,
-    faults: float | Mapping[str, float] | None = None,
 ) -> Dataset:
     """Load a data set by name or path (the table in `labutil.data.sources`), split and ready.
 
@@ -47,51 +42,40 @@ def load_dataset(
 
     `folder:PATH`: `train/`, `val/`, `test/`, `unlabelled/` where present; in them, or in PATH itself, one folder a
     class; images without class folders have no label. An image of another size is scaled until its shorter side fits,
-    and its centre is kept. One channel if all are stored without colour, else three.
+    and its centre is kept. One channel if all are stored without colour, else three. A line on standard output says
+    where gray values of more than 8 bits were scaled, or pages left out.
 
-    Args:
-        spec: such as `"cells"`, `"cifar10"`, `"bloodmnist@64"`, `"folder:PATH"`, `"npz:PATH"`, `"idx:DIR"`.
-        image_size: 8 to 1024, pixels a side of square images. None: the source's own; for a folder the common size if
-            all images have one (of 8 to 1024 pixels), else the median of the shorter sides, at most 224.
-        val_fraction: in (0, 1), of the images that are not test.
-        subset: keep about this many training images, never more, stratified and nested (the images of a smaller
-            subset are in every larger one), validation in proportion, at most as many unlabelled, test whole. At
-            least one a class.
-        data_seed: at least 0; drives generated images, the splits and faults.
-        faults: plant faults in the training images, as a lesson on data cleaning needs: what share of them, 0 to 0.5,
-            spread over all kinds as `labutil.cleaning.faults.MIX` says, or the share of each kind, such as
-            `{"near_duplicate": 0.05, "foreign": 0.02}` (kinds: the table in `faults`), 0 to 0.5 each, 1 in
-            all; each kind at least once. The training images are then copied into memory, in random order, duplicates
-            and other images added; `Dataset.faults` says where the faults are. None or 0: none.
+    spec: such as "cells", "cifar10", "bloodmnist@64", "folder:PATH", "npz:PATH", "idx:DIR". image_size: 8 to 1024,
+    pixels a side of square images. None: the source's own; for a folder the common size if all images have one (of 8 to
+    1024 pixels), else the median of the shorter sides, at most 224. val_fraction: in (0, 1), of the images that are not
+    test. subset: keep about this many training images, never more, stratified and nested (the images of a smaller
+    subset are in every larger one), validation in proportion, at most as many unlabelled, test whole; at least one a
+    class. data_seed: at least 0; drives generated images and the splits.
 
-    Returns:
-        `Dataset`; images uint8 (N, C, H, W), labels int64 (N,).
-
-    Raises:
-        DataError: a parameter out of range, an unknown name, or data that cannot be used; one line that says which
-            file, what is wrong and what to do.
+    Returns a `Dataset`; images uint8 (N, C, H, W), labels int64 (N,). Raises DataError for a parameter out of range, an
+    unknown name, or data that cannot be used: one line that says which file, what is wrong and what to do.
 
     Example:
         data = load_dataset("cells", image_size=32)
         data.train.images.shape, data.classes[data.train.labels[0]]
     """
     _check(image_size, val_fraction, subset, data_seed)
-    rates = planting.shares(faults)
     image_size, data_seed = None if image_size is None else int(image_size), int(data_seed)  # NumPy's are no JSON
     source = parse(spec)
-    content, stored = load_source(source, image_size, data_seed)
+    stored = load_source(source, image_size, data_seed)
+    for note in stored.notes:
+        print(f"note: {note}")
     rows = splits.split(stored.labels, stored.parts, source.name, val_fraction, data_seed)
-    fingerprint = _fingerprint(content, data_seed, val_fraction, rows)
+    fingerprint = split_fingerprint(stored.content, data_seed, val_fraction, rows)
     if subset is not None:
         rows = splits.take_subset(rows, stored.labels, source.name, subset, data_seed)
 
     images, labels = torch.from_numpy(stored.images), torch.from_numpy(stored.labels)
-    sets = {part: ImageSet(_take(images, index), _take(labels, index), stored.classes) for part, index in rows.items()}
-    sums, truth = stored.sums[:, rows["train"]].sum(1), None
-    if rates:
-        sets["train"], truth = _plant(sets, rates, data_seed)
-        sums, fingerprint = _sums(sets["train"].images.numpy()), _with_faults(fingerprint, rates)
-    mean, std = _mean_std(sums, len(sets["train"]) * math.prod(images.shape[2:]))
+    sets = {
+        part: ImageSet(_take(images, index), _take(labels, index), stored.classes, stored.names_of(index))
+        for part, index in rows.items()
+    }
+    mean, std = _mean_std(stored.sums[:, rows["train"]].sum(1), len(sets["train"]) * math.prod(images.shape[2:]))
     height, width = images.shape[2:]
     return Dataset(
         name=source.name,
@@ -105,7 +89,6 @@ def load_dataset(
         classes=stored.classes,
         channels=images.shape[1],
         image_size=height if height == width else (height, width),
-        faults=truth,
     )
 
 
@@ -125,84 +108,118 @@ def _check(image_size: int | None, val_fraction: float, subset: int | None, data
         raise DataError(f"val_fraction={val_fraction!r} must be a number between 0 and 1, such as 0.1")
 
 
-# The images
+def load_source(
+    source: Source, image_size: int | tuple[int, int] | None = None, data_seed: int = 0, *, lenient: bool = False
+) -> store.Stored:
+    """The images of a source, undivided and in its order, with labels, parts, classes, names, a hash of the content,
+    and notes for the user.
 
+    image_size: pixels a side, or (height, width); None: the source's own, as for `load_dataset`. data_seed: of
+    generated images. lenient: for a use that needs no labels, such as a prediction. A folder may then hold images in
+    any way (the outermost folder of an image is its class, those in none have label -1), and an .npz any of its keys.
+    A source of the kind "image" is one file. `parts` are those that the source brings, else one, train.
 
-def load_source(source: Source, image_size: int | None, data_seed: int) -> tuple[str, store.Stored]:
-    """A hash of the source's content, and its images at the size that is asked for, undivided, in the source's order.
+    Raises DataError as `load_dataset`, and for arrays that would have to be scaled to a size that is not square.
 
-    Raises:
-        DataError: as `load_dataset`.
+    Example:
+        found = load_source(parse("folder:new_images"), 32, lenient=True)
+        found.images, found.names  # uint8 (N, C, 32, 32), ("a/1.png", ...)
     """
-    if source.kind in {"folder", "tiny_imagenet"}:
-        return _load_folder(source, image_size)
+    try:
+        return _load(source, image_size, data_seed)
+    except DataError:
+        if not lenient or source.kind not in {"folder", "npz"}:
+            raise
+        return _load(source, image_size, data_seed, lenient=True)
+
+
+def to_channels(images: np.ndarray, channels: int) -> np.ndarray:
+    """uint8 (N, 1 or 3, H, W) with 1 or 3 channels: gray is repeated, of colour the brightness stays (ITU-R 601)."""
+    if images.shape[1] == channels:
+        return images
+    if channels == 3:
+        return images.repeat(3, axis=1)
+    red, green, blue = np.moveaxis(images.astype(np.uint32), 1, 0)
+    # rounded as Pillow rounds it, so that arrays and files come out alike
+    return ((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16).astype(np.uint8)[:, None]
+
+
+def _load(
+    source: Source, image_size: int | tuple[int, int] | None, data_seed: int, lenient: bool = False
+) -> store.Stored:
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if source.kind in {"folder", "image", "tiny_imagenet"}:
+        return _load_files(source, size, lenient)
     if source.kind in GENERATED:
         found = []
         content = f"{source.kind}:{source.number} version {cells.VERSION} seed {data_seed}"
     else:
         found = files(source) if source.paths else published.published_files(source)
         content = store.content(found)
-    key = store.make_key(content, source.kind)
-    stored = store.stored(key, lambda folder: _write_arrays(folder, _read(source, found, data_seed), source.name))
-    if image_size is None or stored.images.shape[2:] == (image_size, image_size):
-        return content, stored
-    return content, store.stored(
-        store.make_key(key, image_size), lambda folder: _write_resized(folder, stored, image_size, source.name)
-    )
+    key = store.make_key(content, source.kind, *(["lenient"] if lenient else []))
+
+    def write(folder: Path) -> None:
+        arrays = _read(source, found, data_seed, lenient)
+        parts = {part: len(images) for part, images in arrays.images.items()}
+        shape = (sum(parts.values()), *next(iter(arrays.images.values())).shape[1:])
+        length = store.chunk_length(shape[1:])
+        chunks = (images[i : i + length] for images in arrays.images.values() for i in range(0, len(images), length))
+        labels = np.concatenate([arrays.labels[part] for part in parts])
+        store.write_images(folder, chunks, shape, labels, parts, arrays.classes, source.name)
+
+    def write_resized(folder: Path) -> None:
+        shape = (*native.images.shape[:2], *size)
+        chunks = resize(native.images, size[0])
+        store.write_images(folder, chunks, shape, native.labels, native.parts, native.classes, source.name)
+
+    native = store.stored(key, write)
+    height, width = native.images.shape[2:]
+    if size in {None, (height, width)}:
+        return replace(native, content=content)
+    if size[0] != size[1]:
+        sizes = f"{width}x{height} pixels, and {size[1]}x{size[0]} are asked for"
+        raise DataError(f"{source.name} has images of {sizes}: scale them")
+    return replace(store.stored(store.make_key(key, size[0]), write_resized), content=content)
 
 
-def _read(source: Source, found: list, data_seed: int) -> readers.Arrays:
+def _read(source: Source, found: list[File], data_seed: int, lenient: bool) -> readers.Arrays:
     if source.kind in GENERATED:
         images, labels, classes = cells.generate(source.number, data_seed, *GENERATED[source.kind])
         return readers.Arrays({"train": images}, {"train": labels}, classes)
     if source.kind == "npz":
-        return readers.read_npz(source.paths[0])
+        return readers.read_npz(source.paths[0], lenient=lenient)
     if source.kind == "idx":
         return readers.read_idx_parts(found)
     return published.read_published(source, found)
 
 
-def _load_folder(source: Source, image_size: int | None) -> tuple[str, store.Stored]:
-    if source.kind == "folder":
-        root = source.paths[0]
-        found = files(source)
+def _load_files(source: Source, size: tuple[int, int] | None, lenient: bool) -> store.Stored:
+    """Images that are files of their own."""
+    if source.kind == "tiny_imagenet":
+        root, plan_files = published.tiny_imagenet_folder(), folders.plan_tiny_imagenet
+        found = folders.tiny_imagenet_files(root)
+        facts = {"content": store.content(found), "size": (64, 64), "channels": 3, "bits": 8, "notes": []}
+    else:
+        root, found = source.paths[0], files(source)
+        plan_files = folders.plan_tree if lenient or source.kind == "image" else folders.plan_folder
 
         def look() -> dict:
-            folders.plan_folder(root, found)  # what is wrong with names is told before every file is read
-            return folders.scan(found)
+            plan_files(root, found)  # what is wrong with names is told before every file is read
+            return decoding.scan(found)
 
         facts = store.remember(found, look)
-    else:
-        root = published.tiny_imagenet_folder()
-        found = folders.tiny_imagenet_files(root)
-        facts = {"content": store.content(found), "height": 64, "width": 64, "channels": 3}
     content, channels = facts["content"], facts["channels"]
-    height, width = (image_size, image_size) if image_size else (facts["height"], facts["width"])
+    height, width = size or facts["size"]
 
     def write(folder: Path) -> None:
-        plan = (folders.plan_folder if source.kind == "folder" else folders.plan_tiny_imagenet)(root, found)
-        parts = {part: len(part_files) for part, part_files in plan.files.items()}
-        labels = np.concatenate([plan.labels[part] for part in parts])
-        shape = (len(labels), channels, height, width)
-        chunks = folders.decode(plan, height, width, channels)
-        store.write_images(folder, chunks, shape, labels, parts, plan.classes, source.name)
+        plan = plan_files(root, found)
+        names, labels = [file.name for file in plan.files], np.array(plan.labels)
+        chunks = decoding.decode(plan.files, height, width, channels, facts["bits"])
+        shape = (len(names), channels, height, width)
+        store.write_images(folder, chunks, shape, labels, plan.parts, plan.classes, source.name, names)
 
-    return content, store.stored(store.make_key(content, source.kind, height, width, channels), write)
-
-
-def _write_arrays(folder: Path, arrays: readers.Arrays, text: str) -> None:
-    parts = {part: len(images) for part, images in arrays.images.items()}
-    shape = (sum(parts.values()), *arrays.images["train"].shape[1:])
-    length = store.chunk_length(shape[1:])
-    chunks = (images[i : i + length] for images in arrays.images.values() for i in range(0, len(images), length))
-    labels = np.concatenate([arrays.labels[part] for part in parts])
-    store.write_images(folder, chunks, shape, labels, parts, arrays.classes, text)
-
-
-def _write_resized(folder: Path, stored: store.Stored, side: int, text: str) -> None:
-    shape = (*stored.images.shape[:2], side, side)
-    chunks = resize(stored.images, side)
-    store.write_images(folder, chunks, shape, stored.labels, stored.parts, stored.classes, text)
+    key = store.make_key(content, source.kind, height, width, channels, *(["lenient"] if lenient else []))
+    return replace(store.stored(key, write), content=content, notes=tuple(facts["notes"]))
 
 
 def resize(images: np.ndarray, side: int) -> Iterator[np.ndarray]:
@@ -223,33 +240,19 @@ def _take(values: Tensor, rows: np.ndarray) -> Tensor:
     return values[start:stop] if stop - start == len(rows) else values[torch.from_numpy(rows)]
 
 
-def _fingerprint(content: str, data_seed: int, val_fraction: float, rows: dict[str, np.ndarray]) -> str:
+def split_fingerprint(content: str, data_seed: int, val_fraction: float, rows: dict[str, np.ndarray]) -> str:
+    """16 hex digits that differ when images (by a hash of their content), the seed, or the splits drawn from it do."""
     total = hashlib.sha256(json.dumps([content, data_seed, float(val_fraction)]).encode())
     for part in ("train", "val", "test"):
         total.update(part.encode() + rows[part].astype("<i8").tobytes())
     return total.hexdigest()[:16]
 
 
-def _plant(sets: dict[str, ImageSet], rates: dict[str, float], data_seed: int) -> tuple[ImageSet, pandas.DataFrame]:
-    train, test = sets["train"], (sets["test"].images.numpy(), sets["test"].labels.numpy())
-    images, labels, truth = planting.plant(
-        train.images.numpy(), train.labels.numpy(), len(train.classes), rates, data_seed, test
-    )
-    return ImageSet(torch.from_numpy(images), torch.from_numpy(labels), train.classes), truth
-
-
-def _with_faults(fingerprint: str, rates: dict[str, float]) -> str:
-    facts = json.dumps([fingerprint, planting.VERSION, rates], sort_keys=True)
-    return hashlib.sha256(facts.encode()).hexdigest()[:16]
-
-
-def _sums(images: np.ndarray) -> np.ndarray:
-    """Of each channel, the sum of its values and of their squares: int64 (2, C)."""
-    length = store.chunk_length(images.shape[1:])
-    chunks = [images[i : i + length] for i in range(0, len(images), length)]
-    values = sum(chunk.sum((0, 2, 3), dtype=np.int64) for chunk in chunks)
-    squares = sum(np.square(chunk, dtype=np.uint16).sum((0, 2, 3), dtype=np.int64) for chunk in chunks)
-    return np.stack([values, squares])
+def mean_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of uint8 images (N, C, H, W), a channel each, of values in [0, 1]: exact."""
+    parts = images.split(store.chunk_length(images.shape[1:]))
+    sums = sum(store.image_sums(part.numpy()).sum(1) for part in parts)
+    return _mean_std(sums, len(images) * math.prod(images.shape[2:]))
 
 
 def _mean_std(sums: np.ndarray, count: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

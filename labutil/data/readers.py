@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -17,7 +18,6 @@ from labutil.data.sources import File, natural
 from labutil.paths import DataError
 
 _MIN_SIDE = 8  # pixels
-_NPZ_PREFIXES = {"train": "train_", "val": "val_", "test": "test_"}
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,8 @@ class Arrays:
 def read_idx(path: Path | str, what: str) -> np.ndarray:
     """An IDX file as of MNIST (http://yann.lecun.com/exdb/mnist/), gzipped or not: big-endian sizes, then uint8 values.
 
-    Args:
-        path: the file.
-        what: `"images"` (N, H, W) or `"labels"` (N,).
-
-    Raises:
-        DataError: damaged, cut short, or the other of the two.
+    what: "images" (N, H, W) or "labels" (N,). Raises DataError for a file that is damaged, cut short, or the other of
+    the two.
 
     Example:
         images = read_idx("train-images-idx3-ubyte.gz", "images")  # (60000, 28, 28)
@@ -69,47 +65,31 @@ def read_idx(path: Path | str, what: str) -> np.ndarray:
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
 
-def read_npz(path: Path | str, classes: tuple[str, ...] | None = None) -> Arrays:
+def read_npz(path: Path | str, classes: tuple[str, ...] | None = None, *, lenient: bool = False) -> Arrays:
     """An .npz archive with `train_images`, `train_labels`, and likewise `val_` and `test_` where present; or with
-    `images` and `labels`. Without labels the images are unlabelled.
+    `images` and `labels`. Without labels the images are unlabelled, as `unlabelled_images` always are.
 
     Images: whole numbers 0 to 255 as (N, H, W), (N, H, W, 1 or 3) or (N, 1 or 3, H, W). Labels: whole numbers or text,
     (N,) or (N, 1). `classes` names labels that are 0 to K-1; else the values themselves become the names, in order.
+    `lenient`: train images may be missing, any part may lack labels, and each may have labels of its own.
 
-    Raises:
-        DataError: not an .npz, keys missing, or arrays of another kind.
-    """
-    images, labels = read_npz_parts(path)
-    if "train" not in images:
-        keys = ", ".join(f"{part}_images" for part in images)
-        raise DataError(f"{path} must have the key 'train_images' or 'images', but holds {keys}: rename a key")
-    return as_arrays(str(path), images, labels, classes)
-
-
-def read_npz_parts(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Images and labels of each part of an .npz archive, whichever it has, as they are; keys as of `read_npz`.
-
-    Returns:
-        images uint8 (N, C, H, W) and labels (N,), whole numbers or text, both by part: train, val, test. `images` and
-        `labels` without a prefix are train.
-
-    Raises:
-        DataError: not an .npz, no images, or arrays of another kind.
+    Raises DataError for a file that is no .npz, missing keys, or arrays of another kind.
     """
     path = Path(path)
     images, labels = {}, {}
     with _opened_npz(path) as archive:
         bare = "images" in archive and "train_images" not in archive
-        for part, prefix in {"train": ""}.items() if bare else _NPZ_PREFIXES.items():
+        for part in ("train", "val", "test", "unlabelled"):
+            prefix = "" if bare and part == "train" else f"{part}_"
             if f"{prefix}images" in archive:
                 images[part] = as_images(_member(path, archive, f"{prefix}images"), f"{path} ({prefix}images)")
-                if f"{prefix}labels" in archive:
+                if f"{prefix}labels" in archive and part != "unlabelled":
                     array = _member(path, archive, f"{prefix}labels")
                     labels[part] = as_labels(array, len(images[part]), f"{path} ({prefix}labels)")
-        if not images:
+        if "train" not in images and not (images and lenient):
             keys = ", ".join(archive.files) or "nothing"
             raise DataError(f"{path} must have the key 'train_images' or 'images', but holds {keys}: rename a key")
-    return images, labels
+    return as_arrays(str(path), images, labels, classes, lenient=lenient)
 
 
 def as_images(array: np.ndarray, where: str) -> np.ndarray:
@@ -156,22 +136,31 @@ def as_labels(array: np.ndarray, count: int, where: str) -> np.ndarray:
         raise DataError(
             f"{where} has {len(array) if array.ndim else 0} labels for {count} images: they must be as many"
         )
-    return np.char.decode(array, "utf-8", "replace") if array.dtype.kind == "S" else array
+    array = np.char.decode(array, "utf-8", "replace") if array.dtype.kind == "S" else array
+    # two Unicode spellings of a name are one class
+    return np.array([unicodedata.normalize("NFC", text) for text in array]) if array.dtype.kind == "U" else array
 
 
 def as_arrays(
-    where: str, images: dict[str, np.ndarray], labels: dict[str, np.ndarray], classes: tuple[str, ...] | None = None
+    where: str,
+    images: dict[str, np.ndarray],
+    labels: dict[str, np.ndarray],
+    classes: tuple[str, ...] | None = None,
+    *,
+    lenient: bool = False,
 ) -> Arrays:
-    """Number the labels 0 to K-1, and check that the parts fit each other; `where` starts the message of an error."""
+    """Number the labels 0 to K-1, and check that the parts fit each other; `where` starts the message of an error.
+    `lenient`: labels may be missing or differ between parts."""
     shapes = {array.shape[1:] for array in images.values()}
     if len(shapes) > 1:
         sizes = ", ".join(f"{part} {'x'.join(map(str, array.shape[1:]))}" for part, array in images.items())
         raise DataError(f"{where} has images of several shapes ({sizes}): make them alike")
+    numbers = {part: np.full(len(array), -1) for part, array in images.items()}
     if not labels:
-        return Arrays(images, {part: np.full(len(array), -1) for part, array in images.items()}, ())
-    if bare := [part for part in images if part not in labels]:
+        return Arrays(images, numbers, ())
+    if (bare := [part for part in images if part not in labels and part != "unlabelled"]) and not lenient:
         raise DataError(f"{where} has labels for {', '.join(labels)} but not for {bare[0]}: add them")
-    values = np.unique(labels["train"])
+    values = np.unique(np.concatenate(list(labels.values())) if lenient else labels["train"])
     if classes:
         values = np.arange(len(classes))
     for part, array in labels.items():
@@ -181,9 +170,8 @@ def as_arrays(
     if values.dtype.kind == "U":
         values = np.array(sorted(values, key=natural))
     order = np.argsort(values)
-    numbers = {
-        part: order[np.searchsorted(values, array, sorter=order)].astype(np.int64) for part, array in labels.items()
-    }
+    for part, array in labels.items():
+        numbers[part] = order[np.searchsorted(values, array, sorter=order)].astype(np.int64)
     return Arrays(images, numbers, classes or tuple(str(value) for value in values))
 
 
@@ -217,8 +205,7 @@ def _member(path: Path, archive: np.lib.npyio.NpzFile, key: str) -> np.ndarray:
 def read_idx_parts(files: list[File]) -> Arrays:
     """MNIST-format files, named by part (`train_images`, `train_labels`, `test_images`, `test_labels`).
 
-    Raises:
-        DataError: as `read_idx`, and where images and labels are not as many.
+    Raises DataError as `read_idx`, and where images and labels are not as many.
     """
     paths = {file.name: Path(file.path) for file in files}
     images, labels = {}, {}

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from labutil.data import catalogue
-from labutil.paths import DataError, did_you_mean
+from labutil.paths import DataError, did_you_mean, printable
 
 # name -> the laboratory and the kinds of cell that `cells.generate` takes
 GENERATED = {"cells": ("home", "known"), "cells_shifted": ("shifted", "known"), "cells_unseen": ("home", "unseen")}
@@ -31,14 +31,16 @@ TORCHVISION = ("mnist", "fashion_mnist", "cifar10", "cifar100", "stl10")
 PATH_KINDS = ("folder", "npz", "idx")
 NAMES = (*GENERATED, "mnist5k", *TORCHVISION, *catalogue.CLASSES, "tiny_imagenet")
 # Beside images these are usual and plainly none; anything else that Pillow cannot read is an error.
-_NO_IMAGES = tuple(
-    f".{end}"
-    for end in (
-        *("cfg", "csv", "db", "doc", "docx", "htm", "html", "ini", "ipynb", "json", "jsonl", "log", "md", "pdf", "py"),
-        *("rst", "sh", "toml", "tsv", "txt", "xls", "xlsx", "xml", "yaml", "yml"),
-    )
+_NO_IMAGE = re.compile(
+    r".*\.(cfg|csv|db|docx?|html?|ini|ipynb|jsonl?|log|md|pdf|py|rst|sh|toml|tsv|txt|xlsx?|xml|ya?ml)", re.I | re.S
 )
-_CLUTTER = frozenset(("__macosx", "thumbs.db", "desktop.ini"))
+# What systems, network drives and programs leave in folders, beside what a dot hides.
+_CLUTTER = re.compile(
+    r"__macosx|icon\r|network trash folder|temporary items|__pycache__|lost\+found|found\.\d+|\$recycle\.bin|"
+    r"system volume information|thumbs\.db.*|pspbrwse\.jbf|zbthumbnail\.info|_gsdata_|"
+    r"@eadir|@tmp|@recycle|@recently-snapshot|#recycle|#snapshot|~snapshot",
+    re.I,
+)
 _IDX_NAMES = {
     "train_images": "train-images{}idx3-ubyte",
     "train_labels": "train-labels{}idx1-ubyte",
@@ -51,14 +53,15 @@ _IDX_NAMES = {
 class Source:
     """A parsed specification."""
 
-    kind: str  # one of NAMES or PATH_KINDS
+    kind: str  # one of NAMES or PATH_KINDS; or "image", one file, which `parse` never gives
     name: str  # short, without folders: for run records and figures
     number: int = 0  # cells: images to generate; MedMNIST: pixels a side
-    paths: tuple[Path, ...] = ()  # folder, npz, idx: absolute
+    paths: tuple[Path, ...] = ()  # folder, npz, idx, image: absolute
 
 
 class File(NamedTuple):
-    """One file of a source. `name` is its path inside the source, with `/`, or its part (`train_images`)."""
+    """One file of a source. `name` is its path inside the source, with `/` and `printable`, or its part
+    (`train_images`); `path` is the operating system's own."""
 
     name: str
     path: str
@@ -70,8 +73,7 @@ class File(NamedTuple):
 def parse(spec: str) -> Source:
     """Take a specification apart.
 
-    Raises:
-        DataError: no such name or kind, a path that does not exist, or a size or number out of range.
+    Raises DataError for no such name or kind, a path that does not exist, or a size or number out of range.
 
     Example:
         parse("bloodmnist@64")  # Source(kind="bloodmnist", name="bloodmnist@64", number=64)
@@ -110,8 +112,7 @@ def resolve(spec: str) -> str:
     """The specification with its paths made absolute (they count from the current folder, `~` is the home folder), so
     that it means the same in any process.
 
-    Raises:
-        DataError: as `parse`.
+    Raises DataError as `parse`.
 
     Example:
         resolve("idx:../shared/data")  # "idx:/home/me/shared/data"
@@ -126,8 +127,7 @@ def stamp(spec: str) -> str:
     """A short text that changes when the data behind a specification does, without reading it: names, sizes and times
     of files; the name and the generator's version of generated sets; else the name.
 
-    Raises:
-        DataError: as `parse`.
+    Raises DataError as `parse`.
     """
     source = parse(spec)
     if source.kind in GENERATED:
@@ -141,15 +141,14 @@ def stamp(spec: str) -> str:
 
 
 def files(source: Source) -> list[File]:
-    """The files of a `folder:`, `npz:` or `idx:` source, in a fixed order.
+    """The files of a folder, .npz, IDX or image source, in a fixed order.
 
-    Raises:
-        DataError: a file is missing, or a folder cannot be read.
+    Raises DataError where a file is missing, or a folder cannot be read.
     """
     if source.kind == "folder":
         return sorted(walk(source.paths[0]))
-    if source.kind == "npz":
-        return [stat_file("npz", source.paths[0])]
+    if source.kind in {"npz", "image"}:
+        return [stat_file("npz" if source.kind == "npz" else source.paths[0].name, source.paths[0])]
     if source.paths[0].is_dir():
         return [stat_file(part, path) for part, path in _find_idx(source.paths[0]).items()]
     return [stat_file(part, path) for part, path in zip(_IDX_NAMES, source.paths, strict=False)]
@@ -159,8 +158,7 @@ def walk(folder: Path | str) -> Iterator[File]:
     """Every file below `folder` that may be an image, in no order. Hidden files, system clutter and plain text are
     left out; links are followed, except one that leads back to a folder it lies in.
 
-    Raises:
-        DataError: a link that leads nowhere, or a folder that cannot be read.
+    Raises DataError for a link that leads nowhere, or a folder that cannot be read.
     """
     pending = [(str(folder), "", frozenset())]
     while pending:
@@ -174,7 +172,7 @@ def walk(folder: Path | str) -> Iterator[File]:
                         continue
                     if entry.is_dir():
                         pending.append((entry.path, f"{prefix}{entry.name}/", above | {here}))
-                    elif not entry.name.lower().endswith(_NO_IMAGES):
+                    elif not _NO_IMAGE.fullmatch(entry.name):
                         yield _file(prefix + entry.name, entry.path, entry.stat())
         except FileNotFoundError as error:
             raise DataError(f"{error.filename} is a link that leads nowhere: mend or remove it") from error
@@ -184,15 +182,11 @@ def walk(folder: Path | str) -> Iterator[File]:
 
 def is_clutter(name: str) -> bool:
     """Hidden files and what systems leave behind in folders."""
-    return name.startswith(".") or name.lower() in _CLUTTER
+    return name.startswith(".") or _CLUTTER.fullmatch(name) is not None
 
 
 def stat_file(name: str, path: Path | str) -> File:
-    """`path` as a `File` under `name`.
-
-    Raises:
-        DataError: there is no such file.
-    """
+    """`path` as a `File` under `name`. Raises DataError where there is no such file."""
     try:
         return _file(name, str(path), os.stat(path))
     except OSError as error:
@@ -206,7 +200,7 @@ def natural(text: str) -> tuple:
 
 
 def _file(name: str, path: str, status: os.stat_result) -> File:
-    return File(name, path, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return File(printable(name), path, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _number(spec: str, text: str, least: int) -> int:
@@ -228,7 +222,7 @@ def _parse_paths(kind: str, rest: str) -> Source:
             raise DataError(f"{path} is no folder: unpack it if it is an archive, else see data/README.md for its kind")
         if path.is_dir() and (kind == "npz" or len(paths) > 1):
             raise DataError(f"{path} is a folder, not a file: name the file, or write 'folder:{path}'")
-    return Source(kind, f"{kind}:{paths[0].name}", paths=paths)
+    return Source(kind, f"{kind}:{printable(paths[0].name)}", paths=paths)
 
 
 def _find_idx(folder: Path) -> dict[str, Path]:

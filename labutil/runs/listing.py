@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from labutil.data import folders, loading, published, readers, splits, store
+from labutil.data import decoding, folders, loading, published, splits, store
 from labutil.data.sources import File, Source, files, stat_file
 from labutil.paths import DataError
 
@@ -61,7 +61,7 @@ def list_images(source: Source, part: str | None, data_seed: int, val_fraction: 
 def coloured(listing: Listing) -> bool:
     """Whether any image is stored with colour; of files this reads them all."""
     if listing.files:
-        return folders.scan(listing.files)["channels"] == 3
+        return decoding.scan(listing.files)["channels"] == 3
     return listing.arrays[0][0].shape[1] == 3
 
 
@@ -74,7 +74,8 @@ def chunks(listing: Listing, height: int, width: int, channels: int) -> Iterator
         DataError: a file cannot be decoded, or arrays cannot be scaled to a size that is not square.
     """
     if listing.files:
-        yield from folders.decode(folders.Plan({"all": listing.files}, {}, ()), height, width, channels)
+        bits = decoding.scan(listing.files)["bits"]
+        yield from decoding.decode(listing.files, height, width, channels, bits)
     for array, rows in listing.arrays:
         shape = array.shape[1:]
         if height != width and shape[1:] != (height, width):
@@ -94,10 +95,7 @@ Parts = tuple[dict[str, list[File]] | dict[str, np.ndarray], list[str]]
 def _read(source: Source, data_seed: int) -> Parts:
     if source.kind in {"folder", "image", "tiny_imagenet"}:
         return _read_files(source)
-    if source.kind == "npz":
-        images, found = readers.read_npz_parts(source.paths[0])
-        return images, [str(x) for part in images for x in found.get(part, [""] * len(images[part]))]
-    _, stored = loading.load_source(source, None, data_seed)
+    stored = loading.load_source(source, None, data_seed, lenient=True)
     stops = np.cumsum(list(stored.parts.values()))
     images = dict(zip(stored.parts, np.split(stored.images, stops[:-1]), strict=True))
     return images, [stored.classes[i] if i >= 0 else "" for i in stored.labels]
@@ -110,11 +108,12 @@ def _read_files(source: Source) -> Parts:
     else:
         path = source.paths[0]
         found = files(source) if source.kind == "folder" else [stat_file(path.name, path)]
-        if not found:
-            raise DataError(f"{path} holds no images: check the path")
-        plan = folders.plan_tree(found)
-    numbers = [i for part in plan.files for i in plan.labels[part]]
-    return plan.files, [plan.classes[i] if i >= 0 else "" for i in numbers]
+        plan = folders.plan_tree(path, found)
+    stops = np.cumsum(list(plan.parts.values()))
+    files_of = {
+        part: plan.files[stop - count : stop] for (part, count), stop in zip(plan.parts.items(), stops, strict=True)
+    }
+    return files_of, [plan.classes[i] if i >= 0 else "" for i in plan.labels]
 
 
 def _rows(

@@ -148,7 +148,11 @@ WRONG = [
     ("trainable_parameters", lambda d, s, k: head_parameters(d, s, k) + 2 * k * bool(s), "no batch norm follows"),
     ("trainable_parameters", lambda d, s, k: head_parameters(d, s, k) - k * bool(s), "has a bias for each class"),
     ("trainable_parameters", lambda d, s, k: d, "one linear layer without hidden ones"),
-    ("trainable_parameters", lambda d, s, k: head_parameters(d, s, k) + 7 * bool(s), "822,920 is right, yours is 822,927"),
+    (
+        "trainable_parameters",
+        lambda d, s, k: head_parameters(d, s, k) + 7 * bool(s),
+        "822,920 is right, yours is 822,927",
+    ),
     ("trainable_parameters", same_inputs, "units of the layer before it"),
     ("trainable_parameters", lambda d, s, k: head_parameters(d, s, k) + len(s), "dropout learns nothing"),
     ("mix_up", lambda x, y, s, o: s * x + (1 - s) * x[o], r"write share\[:, None, None, None\]"),

@@ -5,9 +5,11 @@ import json
 import os
 import pickle
 import signal
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +19,7 @@ import torch
 from PIL import Image
 from sklearn.model_selection import StratifiedShuffleSplit
 
-from labutil.data import cells, folders, load_dataset, loading, sources, splits, store
+from labutil.data import cells, decoding, load_dataset, loading, sources, splits, store
 from labutil.data.loading import DataError
 from labutil.images import Dataset, ImageSet
 
@@ -93,16 +95,12 @@ def test_data_seed_decides_generation_and_splits_and_nothing_else_does() -> None
     np.random.seed(5)  # noqa: NPY002
     assert same(first, load_dataset("cells:40", image_size=24))
     assert not same(first, load_dataset("cells:40", image_size=24, data_seed=1))
-
-
-def test_data_seed_decides_splits_alone_where_nothing_is_generated() -> None:
-    first, other = load_dataset("mnist5k"), load_dataset("mnist5k", data_seed=1)
+    first, other = (load_dataset("mnist5k", data_seed=seed) for seed in (0, 1))  # nothing is generated here
+    assert first.fingerprint != other.fingerprint
     for part in ("train", "val", "test"):
         assert rows_of(getattr(first, part)) != rows_of(getattr(other, part))
-    assert rows_of(load_dataset("mnist5k", subset=50).train) != rows_of(
-        load_dataset("mnist5k", subset=50, data_seed=1).train
-    )
-    assert first.fingerprint != other.fingerprint
+    first, other = (load_dataset("mnist5k", subset=50, data_seed=seed) for seed in (0, 1))
+    assert rows_of(first.train) != rows_of(other.train)
 
 
 def test_the_other_cells() -> None:
@@ -226,18 +224,15 @@ def test_fingerprint_covers_source_seed_and_splits_only(tmp_path: Path) -> None:
     assert len({base, *(data.fingerprint for data in others)}) == 5
 
 
-def test_mean_and_std_are_those_of_the_training_images() -> None:
+def test_mean_and_std_are_those_of_the_training_images(tmp_path: Path) -> None:
     data = load_dataset("cells:30", subset=12)
     x = data.train.images.numpy().astype(np.float64) / 255
     assert len(x) == 12
     np.testing.assert_allclose(data.mean, x.mean((0, 2, 3)), rtol=1e-12)
     np.testing.assert_allclose(data.std, x.std((0, 2, 3)), rtol=1e-12)
-
-
-def test_std_of_a_constant_channel_can_be_divided_by(tmp_path: Path) -> None:
-    np.savez(tmp_path / "a.npz", images=np.full((10, 8, 8), 255, np.uint8), labels=np.zeros(10, int))
-    data = load_dataset(f"npz:{tmp_path}/a.npz")
-    assert data.mean == (1.0,) and data.std == (1 / 255,)
+    np.savez(tmp_path / "constant.npz", images=np.full((10, 8, 8), 255, np.uint8), labels=np.zeros(10, int))
+    data = load_dataset(f"npz:{tmp_path}/constant.npz")
+    assert data.mean == (1.0,) and data.std == (1 / 255,)  # which can be divided by
 
 
 # Sizes
@@ -273,20 +268,17 @@ def test_files_and_arrays_are_scaled_alike(tmp_path: Path) -> None:
         assert (files.int() - arrays.int()).abs().max() <= tolerance
 
 
-def test_size_of_a_folder_of_several_sizes(tmp_path: Path) -> None:
+def test_size_of_a_folder(tmp_path: Path) -> None:
     for i, (height, width) in enumerate([(40, 30), (50, 20), (24, 24), (10, 90), (28, 300)]):
-        save(tmp_path / "a" / f"{i}.png", noise(height, width))
-    assert load_dataset(f"folder:{tmp_path}").image_size == 24  # the median of 30, 20, 24, 10, 28
+        save(tmp_path / "several" / "a" / f"{i}.png", noise(height, width))
+    assert load_dataset(f"folder:{tmp_path}/several").image_size == 24  # the median of 30, 20, 24, 10, 28
     for i in range(4):
-        save(tmp_path / "a" / f"{i}.png", noise(500 + i, 600))
-    assert load_dataset(f"folder:{tmp_path}").image_size == 224
-    assert load_dataset(f"folder:{tmp_path}", image_size=300).image_size == 300
-
-
-def test_common_size_of_a_folder_is_kept(tmp_path: Path) -> None:
-    data = load_dataset(f"folder:{class_folders(tmp_path, {'a': 10}, (30, 40, 3))}")
+        save(tmp_path / "several" / "a" / f"{i}.png", noise(500 + i, 600))
+    assert load_dataset(f"folder:{tmp_path}/several").image_size == 224
+    assert load_dataset(f"folder:{tmp_path}/several", image_size=300).image_size == 300
+    data = load_dataset(f"folder:{class_folders(tmp_path / 'common', {'a': 10}, (30, 40, 3))}")
     assert data.image_size == (30, 40) and data.train.images.shape == (7, 3, 30, 40)
-    assert load_dataset(f"folder:{class_folders(tmp_path / 'b', {'a': 4}, (5, 5))}").image_size == 8
+    assert load_dataset(f"folder:{class_folders(tmp_path / 'tiny', {'a': 4}, (5, 5))}").image_size == 8
 
 
 def test_the_centre_is_kept(tmp_path: Path) -> None:
@@ -340,16 +332,7 @@ def test_folder_with_splits(tmp_path: Path, names: tuple[str, str, str]) -> None
     assert data.train.images.untyped_storage().data_ptr() == data.test.images.untyped_storage().data_ptr()  # one file
 
 
-def test_files_of_a_class_are_in_natural_order_at_any_depth(tmp_path: Path) -> None:
-    for i in range(12):
-        save(tmp_path / "train" / "a" / ("deep" if i > 5 else "") / f"{i}.png", np.full((8, 8), i * 10, np.uint8))
-    save(tmp_path / "test" / "a" / "0.png", np.zeros((8, 8), np.uint8))
-    save(tmp_path / "val" / "a" / "0.png", np.zeros((8, 8), np.uint8))
-    data = load_dataset(f"folder:{tmp_path}")
-    assert data.train.images[:, 0, 0, 0].tolist() == [i * 10 for i in range(12)]
-
-
-def test_images_without_class_folders_are_unlabelled(tmp_path: Path) -> None:
+def test_unlabelled_images(tmp_path: Path) -> None:
     for root in (tmp_path / "flat", tmp_path / "split" / "train"):
         for i in range(10):
             save(root / f"{i}.png", noise(9, 9))
@@ -358,16 +341,52 @@ def test_images_without_class_folders_are_unlabelled(tmp_path: Path) -> None:
         assert data.classes == () and data.unlabelled is None
         assert all((part.labels == -1).all() and len(part) for part in (data.train, data.val, data.test))
         assert len(data.train) == 4 and len(data.test) == 2
-
-
-def test_unlabelled_folder_beside_labelled_splits(tmp_path: Path) -> None:
-    class_folders(tmp_path / "train", {"a": 6, "b": 6})
-    for i in range(5):
-        save(tmp_path / "Unlabeled" / "any" / f"{i}.png", noise(12, 12, 3))
-    data = load_dataset(f"folder:{tmp_path}")
+    class_folders(tmp_path / "beside" / "train", {"a": 6, "b": 6})
+    class_folders(tmp_path / "beside" / "Unlabeled", {"any": 5})
+    data = load_dataset(f"folder:{tmp_path}/beside")
     assert len(data.unlabelled) == 5 and (data.unlabelled.labels == -1).all()
     assert len(data.train) + len(data.val) + len(data.test) == 12
-    assert len(load_dataset(f"folder:{tmp_path}", subset=3).unlabelled) == 3
+    assert len(load_dataset(f"folder:{tmp_path}/beside", subset=3).unlabelled) == 3
+
+
+def test_names_travel_with_the_images_in_natural_order_at_any_depth(tmp_path: Path) -> None:
+    names = [f"a/{i}.png" for i in range(0, 12, 2)] + [f"b/{i}.png" for i in range(1, 12, 2)] + ["b/deep/3.png"]
+    for i, name in enumerate(names):
+        save(tmp_path / name, np.full((8, 8), i, np.uint8))
+    assert loading.load_source(sources.parse(f"folder:{tmp_path}")).names == tuple(names)
+    for options in ({}, {"subset": 4}, {"image_size": 9}, {}):
+        data = load_dataset(f"folder:{tmp_path}", **options)
+        for part in (data.train, data.val, data.test):
+            assert part.names == tuple(names[i] for i in part.images[:, 0, 0, 0])
+    assert load_dataset("cells:20").test.names is None
+
+
+def test_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
+    class_folders(tmp_path, {"a": 8, "b": 8})
+    os.rename(os.fsencode(tmp_path / "a" / "7.png"), os.fsencode(tmp_path / "a") + b"/caf\xe9.png")
+    os.rename(os.fsencode(tmp_path / "b"), os.fsencode(tmp_path) + b"/\xfcber")
+    data = load_dataset(f"folder:{tmp_path}")
+    assert data.classes == ("\\xfcber", "a")
+    names = {*data.train.names, *data.val.names, *data.test.names}
+    assert "a/caf\\xe9.png" in names and len(names) == 16
+    assert all(name.encode() for name in names)
+
+
+def test_load_source_takes_images_in_any_way_where_labels_are_not_needed(tmp_path: Path) -> None:
+    for name in ("2.png", "10.png", "x/deep/1.png", "test/3.png"):
+        save(tmp_path / "any" / name, noise(20, 30, 3))
+    found = loading.load_source(sources.parse(f"folder:{tmp_path / 'any'}"), (10, 12), lenient=True)
+    assert found.names == ("2.png", "10.png", "test/3.png", "x/deep/1.png") and found.parts == {"train": 4}
+    assert found.classes == ("test", "x") and found.labels.tolist() == [-1, -1, 0, 1]
+    assert found.images.shape == (4, 3, 10, 12) and len(found.content) == 64
+    one = loading.load_source(sources.Source("image", "2.png", paths=(tmp_path / "any" / "2.png",)), (10, 12))
+    assert one.names == ("2.png",) and one.labels.tolist() == [-1] and (one.images[0] == found.images[0]).all()
+    np.savez(tmp_path / "a.npz", val_images=IMAGES[:3], test_images=IMAGES, test_labels=LABELS + 5)
+    found = loading.load_source(sources.parse(f"npz:{tmp_path}/a.npz"), lenient=True)
+    assert found.parts == {"val": 3, "test": 20} and found.classes == ("5", "6") and found.names is None
+    assert found.labels.tolist() == [-1] * 3 + LABELS.tolist()
+    with pytest.raises(DataError, match="8x8 pixels, and 12x10 are asked for"):
+        loading.load_source(sources.parse(f"npz:{tmp_path}/a.npz"), (10, 12), lenient=True)
 
 
 def every_mode() -> dict[str, tuple[Image.Image, dict, np.ndarray]]:
@@ -407,9 +426,7 @@ def test_every_way_to_store_an_image(tmp_path: Path, name: str) -> None:
     image.save(tmp_path / "a" / name, **options)
     save(tmp_path / "a" / "z1.png", noise(16, 16, 3))
     save(tmp_path / "a" / "z2.png", noise(16, 16, 3))
-    plan = folders.plan_folder(tmp_path, sources.files(sources.parse(f"folder:{tmp_path}")))
-    found = list(folders.decode(plan, 16, 16, 3))
-    shown = found[0][0].transpose(1, 2, 0)
+    shown = loading.load_source(sources.parse(f"folder:{tmp_path}")).images[0].transpose(1, 2, 0)
     assert np.abs(shown.astype(int) - expected).max() <= (1 if "cmyk" in name else 0)
 
 
@@ -447,6 +464,108 @@ def test_gray_sets_have_one_channel(tmp_path: Path) -> None:
     assert data.channels == 1 and len(data.mean) == 1
     save(tmp_path / "a" / "-1.png", noise(16, 16, 3))  # the first of them
     assert load_dataset(f"folder:{tmp_path}").channels == 3
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """A PNG of 16 bits a channel, which Pillow cannot write in colour."""
+    height, width, channels = pixels.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("end", "dtype", "bits", "note"),
+    [
+        ("tif", np.uint16, 12, "0 to 4095 become black to white"),
+        ("png", np.uint16, 12, "0 to 4095 become black to white"),
+        ("png", np.uint16, 10, "0 to 1023 become black to white"),
+        ("tif", np.uint16, 15, "0 to 32767 become black to white"),
+        ("tif", np.uint16, 16, ""),
+        ("png", np.uint16, 16, ""),
+        ("tif", np.uint16, 8, "0 to 255 become black to white"),
+        ("tif", np.int32, 8, "0 to 255 become black to white"),
+        ("tif", np.int32, 16, ""),
+        ("png", np.uint8, 8, ""),
+    ],
+)
+def test_values_of_more_than_8_bits_are_scaled_alike_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture, end: str, dtype: type, bits: int, note: str
+) -> None:
+    gray = noise(20, 9, 9)
+    gray[0, 0, 0], gray[1:] = 255, gray[1:] // 2  # the range is that of the set, not of each image
+    for i, pixels in enumerate(gray):
+        save(tmp_path / "train" / "a" / f"{i}.{end}", pixels.astype(dtype) << (bits - 8))
+    for _ in range(2):  # decoded, then out of the cache
+        data = load_dataset(f"folder:{tmp_path}")
+        assert rows_of(data.train) | rows_of(data.val) | rows_of(data.test) == {x.tobytes() for x in gray}
+        printed = capsys.readouterr()
+        assert (printed.out.startswith("note: 20 of 20 images") and note in printed.out) if note else not printed.out
+        assert not printed.err
+
+
+def test_16_bits_that_are_inverted_or_transparent(tmp_path: Path) -> None:
+    gray = noise(10, 9, 9)
+    gray[:, 0, 0] = 255
+    for i, pixels in enumerate(gray):
+        path = save(tmp_path / "a" / f"{i}.tif", pixels.astype(np.uint16) << 4)
+        tag = struct.pack("<HHIH", 262, 3, 1, 1)  # black is zero
+        assert tag in path.read_bytes()
+        path.write_bytes(path.read_bytes().replace(tag, tag[:-2] + b"\0\0"))
+        save(tmp_path / "b" / f"{i}.png", pixels.astype(np.uint16) << 4, transparency=int(pixels[1, 1]) << 4)
+    clear = np.where(gray == gray[:, 1, 1][:, None, None], 255, gray)
+    found = loading.load_source(sources.parse(f"folder:{tmp_path}"))
+    assert (found.images[:10, 0] == 255 - gray).all() and (found.images[10:, 0] == clear).all()
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_colours_of_16_bits_that_would_come_out_dark_are_refused(tmp_path: Path, channels: int) -> None:
+    colours = noise(9, 9, channels)
+    colours[0, 0] = 255
+    (tmp_path / "a").mkdir()
+    for bits in (16, 12):
+        for i in range(4):
+            wide = colours.astype(np.uint16) << (bits - 8)
+            if channels in {2, 4}:
+                wide[..., -1] = 65535
+            (tmp_path / "a" / f"{i}.png").write_bytes(png(wide))
+        if bits == 16:
+            found = loading.load_source(sources.parse(f"folder:{tmp_path}"))
+            shown = colours[..., : {2: 1, 3: 3, 4: 3}[channels]].transpose(2, 0, 1)
+            assert (found.images[0] == shown).all()
+    message = error_text(f"folder:{tmp_path}")
+    assert "use 12 bits:" in message and "0.png" in message
+
+
+def test_two_spellings_of_a_class_are_one(tmp_path: Path) -> None:
+    composed, decomposed = "th\xe9", "the\u0301"
+    for i in range(6):
+        save(tmp_path / "set" / "train" / (decomposed if i % 2 else composed) / f"{i}.png", noise(9, 9))
+        save(tmp_path / "set" / "train" / "mate" / f"{i}.png", noise(9, 9))
+    save(tmp_path / "set" / "test" / composed / "x.png", noise(9, 9))
+    save(tmp_path / "set" / "test" / "mate" / "x.png", noise(9, 9))
+    data = load_dataset(f"folder:{tmp_path / 'set'}")
+    assert data.classes == ("mate", composed) and data.test.labels.tolist() == [0, 1]
+    assert len(data.train) + len(data.val) == 12 and data.train.labels.bincount().tolist() in ([5, 6], [6, 5])
+    found = loading.load_source(sources.parse(f"folder:{tmp_path / 'set' / 'train'}"), lenient=True)
+    assert found.classes == data.classes
+    np.savez(tmp_path / "a.npz", images=IMAGES, labels=np.array([composed, decomposed] * 10))
+    assert load_dataset(f"npz:{tmp_path}/a.npz").classes == (composed,)
+
+
+def test_pages_beyond_the_first_are_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    class_folders(tmp_path, {"a": 9, "b": 9})
+    pages = [Image.fromarray(noise(12, 12, 3)) for _ in range(5)]
+    for name in ("a/stack.tif", "b/film.gif"):
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+    for _ in range(2):
+        assert len(load_dataset(f"folder:{tmp_path}").test) == 4
+        assert "2 of 20 files hold several pages or pictures" in (out := capsys.readouterr().out)
+        assert "other 8 are left out" in out and out.count("\n") == 1
 
 
 def text_file(path: Path) -> None:
@@ -508,6 +627,9 @@ def test_what_is_wrong_with_whole_folders(tmp_path: Path) -> None:
     class_folders(tmp_path / "wrapped" / "set" / "Train", {"a": 3})
     class_folders(tmp_path / "wrapped" / "set" / "test", {"a": 3})
     assert f"write 'folder:{tmp_path / 'wrapped' / 'set'}'" in error(f"folder:{tmp_path / 'wrapped'}")
+    class_folders(tmp_path / "deep" / "my" / "set", {"a": 3, "b": 3})
+    says = f"its classes lie 2 levels down, in my/set/: write 'folder:{tmp_path / 'deep' / 'my' / 'set'}'"
+    assert says in error(f"folder:{tmp_path / 'deep'}")
     class_folders(tmp_path / "no_train" / "test", {"a": 3})
     assert "no train/" in error(f"folder:{tmp_path / 'no_train'}")
     class_folders(tmp_path / "two", {"a": 1, "b": 1})
@@ -515,17 +637,12 @@ def test_what_is_wrong_with_whole_folders(tmp_path: Path) -> None:
         load_dataset(f"folder:{tmp_path / 'two'}")
 
 
-def test_a_folder_of_one_class_is_allowed(tmp_path: Path) -> None:
-    data = load_dataset(f"folder:{class_folders(tmp_path, {'only': 10})}")
-    assert data.classes == ("only",) and (data.train.labels == 0).all()
-
-
-def test_one_file_by_two_names_counts_twice(tmp_path: Path) -> None:
-    class_folders(tmp_path / "a", {"x": 3})
-    (tmp_path / "a" / "y").symlink_to(tmp_path / "a" / "x")
-    data = load_dataset(f"folder:{tmp_path / 'a'}")
-    assert data.classes == ("x", "y")
-    assert len(data.train) + len(data.val) + len(data.test) == 6
+def test_one_class_is_allowed_and_one_file_by_two_names_counts_twice(tmp_path: Path) -> None:
+    data = load_dataset(f"folder:{class_folders(tmp_path, {'x': 10})}")
+    assert data.classes == ("x",) and (data.train.labels == 0).all()
+    (tmp_path / "y").symlink_to(tmp_path / "x")
+    data = load_dataset(f"folder:{tmp_path}")
+    assert data.classes == ("x", "y") and len(data.train) + len(data.val) + len(data.test) == 20
 
 
 # .npz
@@ -584,6 +701,11 @@ def test_labels_become_numbers(tmp_path: Path, labels: list, classes: tuple | No
 
 
 def test_npz_without_labels(tmp_path: Path) -> None:
+    for prefix in ("", "train_"):
+        arrays = {f"{prefix}images": IMAGES, f"{prefix}labels": LABELS, "unlabelled_images": IMAGES[:7]}
+        np.savez(tmp_path / "a.npz", **arrays)
+        data = load_dataset(f"npz:{tmp_path}/a.npz")
+        assert len(data.unlabelled) == 7 and (data.unlabelled.labels == -1).all() and data.classes == ("0", "1")
     np.savez(tmp_path / "a.npz", images=noise(20, 8, 8))
     data = load_dataset(f"npz:{tmp_path}/a.npz")
     assert data.classes == () and (data.test.labels == -1).all() and len(data.test) == 4
@@ -725,17 +847,10 @@ def test_parameters_out_of_range(options: dict) -> None:
 
 
 def test_numpy_numbers_are_numbers() -> None:
-    options = {
-        "image_size": np.int64(16),
-        "subset": np.int32(8),
-        "data_seed": np.uint8(1),
-        "val_fraction": np.float64(0.1),
-    }
-    data = load_dataset("cells:20", **options)
-    assert (
-        data.fingerprint
-        == load_dataset("cells:20", **{name: value.item() for name, value in options.items()}).fingerprint
-    )
+    plain = {"image_size": 16, "subset": 8, "data_seed": 1, "val_fraction": 0.1}
+    kinds = {"image_size": np.int64, "subset": np.int32, "data_seed": np.uint8, "val_fraction": np.float64}
+    options = {name: kinds[name](value) for name, value in plain.items()}
+    assert load_dataset("cells:20", **options).fingerprint == load_dataset("cells:20", **plain).fingerprint
 
 
 # Cache
@@ -750,7 +865,7 @@ def test_a_second_load_decodes_nothing_and_reads_no_file(tmp_path: Path, monkeyp
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("read or decoded again")
 
-    for module, name in ((folders, "_opened"), (store, "_hash"), (store, "write_images"), (loading, "_read")):
+    for module, name in ((decoding, "_opened"), (store, "_hash"), (store, "write_images"), (loading, "_read")):
         monkeypatch.setattr(module, name, refuse)
     for spec, data in zip(specs, first, strict=True):
         again = load_dataset(spec, image_size=16)
@@ -879,14 +994,14 @@ def test_what_a_killed_writer_leaves_is_removed_by_the_next(tmp_path: Path) -> N
 
 def test_an_interrupted_load_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class_folders(tmp_path, {"a": 10})
-    decode = folders._decode
+    decode = decoding._decode
 
     def interrupt(file: object, *size: int) -> np.ndarray:
         if file.name.endswith("7.png"):
             raise KeyboardInterrupt
         return decode(file, *size)
 
-    monkeypatch.setattr(folders, "_decode", interrupt)
+    monkeypatch.setattr(decoding, "_decode", interrupt)
     with pytest.raises(KeyboardInterrupt):
         load_dataset(f"folder:{tmp_path}")
     assert not list(data_folder().rglob("*.tmp")) and not list(data_folder().rglob("images.bin"))

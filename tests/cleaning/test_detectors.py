@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import itertools
 import math
-from pathlib import Path
 
 import cleanlab.rank
 import imagehash
@@ -28,10 +27,8 @@ from labutil.cleaning.detectors import (
     outliers,
 )
 from labutil.cleaning.duplicates import COARSE, near_duplicates
-from labutil.cleaning.report import CleaningReport
-from labutil.data import cells, load_dataset
-from labutil.data.loading import DataError
-from labutil.images import Dataset, ImageSet
+from labutil.data import cells
+from labutil.probes import logistic_regression, principal_axes
 from labutil.representations import frozen_features
 
 
@@ -110,11 +107,9 @@ def test_neighbours_are_counted_among_few_references(monkeypatch):
     for i, found in enumerate(some.tolist()):  # 7% of 30 are 2, after the nearest, which may be itself
         distances = sorted(math.dist(points[i].tolist(), points[j].tolist()) for j in chosen)
         assert found == pytest.approx(distances[2] + 1e-4, rel=1e-4)
-    for n in (2, 3):  # fewer than a neighbour: the nearest
-        near = detectors._distance(points[:n])
-        slow = [min(math.dist(a, b) for j, b in enumerate(points[:n].tolist()) if j != i) for i, a in
-                enumerate(points[:n].tolist())]  # fmt: skip
-        np.testing.assert_allclose(near, slow, rtol=1e-3)
+    near, (a, b, c) = detectors._distance(points[:3]), points[:3].tolist()  # fewer than a neighbour: the nearest
+    ab, bc, ca = math.dist(a, b), math.dist(b, c), math.dist(c, a)
+    np.testing.assert_allclose(near, [min(ab, ca), min(ab, bc), min(bc, ca)], rtol=1e-3)
 
 
 def test_statistics_of_pixels_against_numpy():
@@ -188,14 +183,11 @@ def test_strangers_in_gray_images_that_are_not_square():
     assert set(outliers(images)["index"][:2]) == {60, 61}
 
 
-@pytest.mark.parametrize("n", [0, 1, 2])
-def test_so_few_images_are_all_typical(n):
-    assert _checks_ranking(outliers(_noise(n, 3, 16, 16)), n).tolist() == [0] * n
-
-
-@pytest.mark.parametrize("n", [3, 40])
-def test_identical_images_are_all_typical(n):
-    assert (_checks_ranking(outliers(_noise(1, 1, 16, 16).expand(n, -1, -1, -1)), n) == 0).all()
+@pytest.mark.parametrize(
+    "images", [*(_noise(n, 3, 16, 16) for n in range(3)), _noise(1, 1, 16, 16).expand(40, 1, -1, -1)]
+)
+def test_few_images_and_identical_ones_are_all_typical(images):
+    assert (_checks_ranking(outliers(images), len(images)) == 0).all()
 
 
 @pytest.mark.parametrize("detector", [outliers, image_quality])
@@ -236,6 +228,10 @@ def test_quality_of_constructed_images():
     assert (black["dark"], white["dark"], white["bright"]) == (1, 0, 1)
     assert black["blank"] == white["blank"] == gray["blank"] == 1
     assert gray["dark"] == pytest.approx(1 - 128 / 255) and gray["blurred"] == 0
+    # colours that are equally bright are a picture
+    colours = np.full((3, 48, 48), 110)
+    colours[:, 10:30, 10:30] = np.array([220, 60, 50])[:, None, None]
+    assert image_quality(colours[None].astype(np.uint8)).loc[0, "blank"] < 0.01
     # a copy in three channels is as good or bad
     np.testing.assert_allclose(image_quality(np.repeat(images, 3, 1)), table, atol=1e-4)
 
@@ -293,10 +289,9 @@ def test_copies_of_nothing_and_at_the_threshold():
     assert copies(_pairs(), 3).tolist() == [0, 1, 2] and copies(_pairs(), 0).tolist() == []
     pairs = _pairs((2, 0, 0.5), (1, 0, 0.51))
     assert copies(pairs, 3, threshold=0.5).tolist() == [0, 0, 2]
-    for threshold in (cleaning.THRESHOLDS["duplicate"] - 0.01, cleaning.THRESHOLDS["duplicate"]):
-        pairs = _pairs((1, 0, threshold + 0.005))
-        assert copies(pairs, 2).tolist() == [0, int(threshold < cleaning.THRESHOLDS["duplicate"])]
-        assert conflicting_labels(pairs, np.arange(2)).empty == (threshold < cleaning.THRESHOLDS["duplicate"])
+    just_above = _pairs((1, 0, cleaning.THRESHOLDS["duplicate"] + 0.005), (2, 0, cleaning.THRESHOLDS["duplicate"]))
+    assert copies(just_above, 3).tolist() == [0, 0, 2]
+    assert conflicting_labels(just_above, np.arange(3))["index"].tolist() == [1]
 
 
 def test_conflicting_labels_within_a_set_and_between_two():
@@ -361,15 +356,16 @@ def test_no_image_is_judged_by_a_model_that_saw_its_label(rounds):
         h, labels = _rng(seed).normal(size=(160, 400)), _rng(seed + 50).permutation(np.arange(160) % 4)
         p = out_of_fold_probabilities(h, labels, rounds=rounds, seed=seed)
         hits.append((p.argmax(1) == labels).mean())
-        model = detectors._fit(detectors._axes(torch.from_numpy(h).float()).numpy(), labels, 0.001, None)
-        assert model.score(detectors._axes(torch.from_numpy(h).float()).numpy(), labels) == 1
+        x = principal_axes(h.astype(np.float32))
+        assert logistic_regression(x, labels, decay=0.001).score(x, labels) == 1
     assert abs(np.mean(hits) - 0.25) < 4 * math.sqrt(0.25 * 0.75 / 640)
 
 
 def test_one_label_changed_changes_only_what_other_folds_say(monkeypatch):
     h, labels = _clusters(120, 3)
     fold = np.arange(120) % 5
-    monkeypatch.setattr(detectors, "_fold", lambda *_: fold)
+    folds = [(np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in range(5)]
+    monkeypatch.setattr(detectors, "stratified_folds", lambda *_: folds)
     monkeypatch.setattr(detectors, "_surprise", lambda *_: 0.0)  # the same penalty
     before = out_of_fold_probabilities(h, labels, rounds=0)
     changed = labels.copy()
@@ -377,16 +373,6 @@ def test_one_label_changed_changes_only_what_other_folds_say(monkeypatch):
     after = out_of_fold_probabilities(h, changed, rounds=0)
     same = np.isclose(before, after, rtol=0, atol=1e-12).all(1)
     assert same[fold == fold[7]].all() and not same[fold != fold[7]].any()
-
-
-def test_folds_spread_every_class():
-    y = np.repeat([0, 1, 2, 3], [50, 23, 7, 3])
-    fold = detectors._fold(y, 0)
-    for k in range(4):
-        counts = np.bincount(fold[y == k], minlength=5)
-        assert counts.max() - counts.min() <= 1
-    assert np.ptp(np.bincount(fold)) <= 1 and not np.array_equal(fold, detectors._fold(y, 1))
-    assert sorted(detectors._fold(np.array([0, 1, 1]), 0)) == [0, 1, 2]
 
 
 def test_second_opinions_on_many_wrong_labels_are_better():
@@ -433,17 +419,6 @@ def test_two_classes_two_images_and_features_that_say_nothing():
     np.testing.assert_allclose(constant, np.tile([1 / 3, 2 / 3], (90, 1)), atol=0.02)
 
 
-def test_many_features_are_put_on_their_main_axes():
-    h = torch.from_numpy(_rng().normal(size=(50, 30)) * np.linspace(1, 9, 30)).float()
-    x = detectors._axes(h, 30)
-    assert float(x.square().sum(1).mean()) == pytest.approx(100, rel=1e-3)
-    few = detectors._axes(h, 8).double().numpy()
-    full = x.double().numpy()
-    values = np.linalg.svd(full, compute_uv=False)[:8]  # the oracle: singular values
-    np.testing.assert_allclose(np.linalg.norm(few, axis=0), values, rtol=1e-3)
-    np.testing.assert_allclose(few.T @ few, np.diag(values**2), atol=values[0] ** 2 * 1e-3)
-
-
 @pytest.mark.parametrize("labels", [[0] * 6, [-1] * 6, [3, 3, -1, -1, 3, 3]])
 def test_one_class_has_no_issues_to_find(labels):
     with pytest.raises(ValueError, match=r"classes: label issues need two at least$"):
@@ -471,27 +446,15 @@ def test_probabilities_must_fit_the_labels():
     labels, p = np.array([0, 1, 2]), np.full((3, 3), 1 / 3)
     for wrong, message in (
         (p[:2], "^2 rows of probabilities for 3 labels: they must be of the same images$"),
-        (p[:, :2], r"^probabilities of shape \(3, 2\) must be finite, with a column a class: labels go to 2$"),
+        (p[:, :2], r"^probabilities of shape \(3, 2\) must be from 0 to 1, with a column a class: labels go to 2$"),
         (p[:, 0], r"^probabilities of shape \(3,\) must"),
-        (np.full((3, 3), np.nan), "must be finite"),
-        (7 * p, "between 0 and 1"),
+        (np.full((3, 3), np.nan), "must be from 0 to 1"),
+        (7 * p, "must be from 0 to 1"),
     ):
         with pytest.raises(ValueError, match=message):
             label_issues(None, labels, wrong)
     with pytest.raises(ValueError, match=r"^2 rows of features for 3 labels"):
         label_issues(_noise(2, 1, 8, 8), labels)
-
-
-def test_wrong_labels_come_first(monkeypatch):
-    h, labels = _clusters(400, 4)
-    monkeypatch.setattr(detectors, "label_features", lambda _: torch.from_numpy(h))
-    wrong = _rng(1).permutation(400)[:24]
-    given = labels.copy()
-    given[wrong] = (labels[wrong] + _rng(2).integers(1, 4, 24)) % 4
-    found = label_issues(_noise(400, 1, 8, 8), given)
-    score = _checks_ranking(found, 400)
-    assert roc_auc_score(np.isin(np.arange(400), wrong), score) > 0.99
-    assert len(set(found["index"][:24]) & set(wrong)) >= 22
 
 
 def test_features_for_labels_are_of_two_sizes(blood):
@@ -508,176 +471,6 @@ def test_wrong_labels_of_pictures(blood):
     given[wrong] = (labels[wrong] + _rng(5).integers(1, 8, 32)) % 8
     score = _checks_ranking(label_issues(images, given), 400)
     assert roc_auc_score(np.isin(np.arange(400), wrong), score) > 0.9
-
-
-# The report
-
-
-def _ranking(*scores: float) -> pd.DataFrame:
-    order = np.argsort(-np.array(scores))
-    return pd.DataFrame({"index": order, "score": np.array(scores)[order]})
-
-
-@pytest.fixture
-def report() -> CleaningReport:
-    report = CleaningReport()
-    report.add("outlier", _ranking(1, 9, 3, 5), threshold=4)
-    report.add("duplicate", _pairs((7, 2, 0.9), (8, 1, 0.5), (3, 0, 1.0)), threshold=0.5)
-    report.add("label", _ranking(0.1, 0.2, 0.95), threshold=0.9, remove=False)
-    return report
-
-
-def test_report_holds_what_is_above_the_threshold(report):
-    assert report.rows.to_numpy().tolist() == [
-        [1, "outlier", 9.0, -1, True],
-        [3, "outlier", 5.0, -1, True],
-        [7, "duplicate", 0.9, 2, True],
-        [3, "duplicate", 1.0, 0, True],
-        [2, "label", 0.95, -1, False],
-    ]
-    assert list(report.rows.columns) == ["index", "reason", "score", "other", "remove"]
-    assert list(report.rows.index) == list(range(5)) and report.removed.tolist() == [1, 3, 7]
-    report.rows.loc[1, "remove"] = False  # but the other row about image 3 still says so
-    assert report.removed.tolist() == [1, 3, 7]
-    report.rows.loc[3, "remove"] = False
-    assert report.removed.tolist() == [1, 7]
-    report.add("dark", image_quality(_noise(5, 1, 8, 8)), score="dark")  # no threshold: all
-    assert report.rows["reason"].tolist()[5:] == ["dark"] * 5
-    report.add("nothing", _ranking(), threshold=0)
-    assert len(report.rows) == 10
-    assert CleaningReport().removed.tolist() == [] and CleaningReport().rows is not CleaningReport().rows
-
-
-def test_report_survives_a_file(report, tmp_path):
-    for kept in (report, CleaningReport()):
-        path = tmp_path / "new" / "report.csv"
-        kept.save(path)
-        again = CleaningReport.load(path)
-        pd.testing.assert_frame_equal(again.rows, kept.rows)
-        assert again.removed.tolist() == kept.removed.tolist()
-        again.add("more", _ranking(1.0, 2.0))  # it can go on
-        assert len(again.rows) == len(kept.rows) + 2
-    assert [p.name for p in path.parent.iterdir()] == ["report.csv"]
-    path.write_text("remove,index,other,score,reason,my note\n1 ,4,-1,2,by hand,ugly\n".replace("1 ", "True"))
-    assert CleaningReport.load(path).removed.tolist() == [4]
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"", b"\x00\xff\xfe", b"index,reason\n1,a\n", b"index,reason,score,other,remove\nx,a,1,-1,True\n",
-        b"index,reason,score,other,remove\n1,a,1,-1\n", b"index,reason,score,other,remove\n-1,a,1,-1,True\n",
-        b"index,reason,score,other,remove\n1,a,1,-1,no\n",  # a word is true for Python, and would remove it
-        b"index,reason,score,other,remove\n1,a,1,-1,False\n2,a,1,-1,nope\n",
-    ],
-)  # fmt: skip
-def test_damaged_reports(content, tmp_path):
-    path = tmp_path / "report.csv"
-    path.write_bytes(content)
-    with pytest.raises(DataError, match=r"report.csv is no cleaning report \(.*\): save one with") as error:
-        CleaningReport.load(path)
-    assert "\n" not in str(error.value)
-
-
-def test_reports_that_are_no_file(tmp_path, report):
-    for path in (tmp_path / "none.csv", tmp_path):
-        with pytest.raises(DataError, match="is no cleaning report"):
-            CleaningReport.load(path)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"cannot be written \(.+\): choose another place$"):
-        report.save(tmp_path / "file" / "report.csv")
-
-
-@pytest.fixture(params=["cells:60", "mnist5k"])
-def data(request) -> Dataset:
-    return load_dataset(request.param, image_size=16, subset=40 if request.param == "mnist5k" else None)
-
-
-def _remove(*rows: int) -> CleaningReport:
-    report = CleaningReport()
-    report.add("test", pd.DataFrame({"index": list(rows), "score": 1.0}))
-    return report
-
-
-def _named(images: ImageSet) -> list[tuple[bytes, str]]:
-    return [
-        (image.numpy().tobytes(), images.classes[label])
-        for image, label in zip(images.images, images.labels, strict=True)
-    ]
-
-
-def test_apply_keeps_exactly_the_rest(data, tmp_path):
-    before = {part: _named(getattr(data, part)) for part in ("train", "val", "test")}
-    common = torch.bincount(data.train.labels).argmax()
-    gone = torch.where(data.train.labels == common)[0][:2].tolist()
-    path = _remove(*gone, gone[0]).apply(data, tmp_path / "new" / "cleaned.npz")
-    assert path == tmp_path / "new" / "cleaned.npz" and [p.name for p in path.parent.iterdir()] == ["cleaned.npz"]
-    cleaned = load_dataset(f"npz:{path}")
-    kept = [row for i, row in enumerate(before["train"]) if i not in gone]
-    assert _named(cleaned.train) == kept and len(kept) == len(before["train"]) - 2
-    assert _named(cleaned.val) == before["val"] and _named(cleaned.test) == before["test"]
-    assert set(cleaned.classes) == set(data.classes) and cleaned.channels == data.channels
-    assert {part: _named(getattr(data, part)) for part in before} == before  # the source is as it was
-    # nothing to remove: all of it, over the old file
-    assert _named(load_dataset(f"npz:{CleaningReport().apply(data, str(path))}").train) == before["train"]
-
-
-def _small(labels: list[int], classes: tuple[str, ...], test: tuple[int, ...] = (0, 1)) -> Dataset:
-    def part(values: list[int], seed: int) -> ImageSet:
-        return ImageSet(_noise(len(values), 1, 8, 12, seed=seed), torch.tensor(values), classes)
-
-    parts = part(labels, 0), part([labels[0]], 1), part(list(test), 2)
-    return Dataset("small", *parts, None, (0.5,), (0.2,), "0" * 16, classes, 1, (8, 12))
-
-
-def test_apply_to_labels_whose_names_are_in_another_order_and_to_none(tmp_path):
-    data = _small([2, 0, 1, 2, 0, 1, 1], ("zebra", "10", "9"))
-    cleaned = load_dataset(f"npz:{_remove(1, 3).apply(data, tmp_path / 'a.npz')}")
-    assert cleaned.classes == ("9", "10", "zebra") and cleaned.image_size == (8, 12)
-    assert [name for _, name in _named(cleaned.train)] == ["9", "10", "zebra", "10", "10"]
-    bare = _small([-1] * 5, (), (-1, -1))
-    cleaned = load_dataset(f"npz:{_remove(4).apply(bare, tmp_path / 'b.npz')}")
-    assert torch.equal(cleaned.train.images, bare.train.images[:4]) and (cleaned.train.labels == -1).all()
-
-
-def test_apply_refuses(tmp_path):
-    data, path = _small([0, 0, 1, 1, 2], ("a", "b", "c")), tmp_path / "cleaned.npz"
-    for report, source, message in (
-        (_remove(5), data, "^the report names image 5 of 5: it belongs to another data set$"),
-        (_remove(0, 1, 2, 3, 4), data, "^the report removes every training image: raise its thresholds$"),
-        # else test would hold a class that training does not, and nothing could load it
-        (_remove(2, 3), data, "^the report removes every training image of b: raise its thresholds$"),
-        (_remove(0), _small([0, 0, 1, -1], ("a", "b")), "^1 train images have no label, which"),
-        (_remove(0), _small([1, 1, 0], ("a", "b"), (0, -1, -1)), "^2 test images have no label, which"),
-    ):
-        with pytest.raises(DataError, match=message):
-            report.apply(source, path)
-    assert list(tmp_path.iterdir()) == []
-    # what is not asked for later may go
-    assert load_dataset(f"npz:{_remove(4).apply(data, path)}").classes == ("a", "b")
-    cleaned = load_dataset(f"npz:{_remove(2).apply(_small([0, 1, -1], ('a', 'b')), path)}")
-    assert cleaned.train.labels.tolist() == [0, 1]
-
-
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), OSError("odd"), KeyboardInterrupt()])
-def test_no_half_written_file_stays(error, tmp_path, monkeypatch):
-    data, path = _small([0, 1, 1], ("a", "b")), tmp_path / "cleaned.npz"
-    path.write_bytes(b"the old one")
-
-    def half(file: io.BufferedWriter, **_: np.ndarray) -> None:
-        file.write(b"half")
-        raise error
-
-    monkeypatch.setattr(np, "savez", half)
-    seen = DataError if isinstance(error, OSError) else KeyboardInterrupt
-    with pytest.raises(seen, match=r"cleaned.npz cannot be written \((No space left on device|odd)\)|^$"):
-        _remove(1).apply(data, path)
-    assert [p.name for p in tmp_path.iterdir()] == ["cleaned.npz"] and path.read_bytes() == b"the old one"
-    monkeypatch.undo()
-    blocked = tmp_path / "file"
-    blocked.write_text("")
-    with pytest.raises(DataError, match=r"cannot be written \(Not a directory\)|cannot be written \(File exists\)"):
-        _remove(1).apply(data, Path(blocked) / "cleaned.npz")
 
 
 def test_out_of_fold_probabilities_of_fewer_images_than_features():
