@@ -87,8 +87,8 @@ def _evidence(model: nn.Module, network: nn.Module, x: Tensor, target: Tensor | 
             gradients = torch.autograd.grad(logits.gather(1, target[:, None]).sum(), kept)
     finally:
         del network.feature_maps  # the class's own method shows again
-    sums = [
-        (gradient.mean((2, 3), keepdim=True) * maps.detach()).sum(1, keepdim=True)
-        for gradient, maps in zip(gradients, kept, strict=True)
+    weighted = [
+        maps.detach() * gradient.mean((2, 3), keepdim=True) for maps, gradient in zip(kept, gradients, strict=True)
     ]
+    sums = [maps.sum(1, keepdim=True) for maps in weighted]
     return sums[0] if passes == 1 else sums[0] + sums[1].flip(3)
