@@ -22,20 +22,16 @@ def grad_cam(
     https://arxiv.org/abs/1512.04150), and the sum of the map, before the cut, is the logit up to the bias. It shows
     what the answer is drawn from, not why, and no finer than the maps: 3 x 3 places for a 96 pixel image and Lite0.
 
-    Args:
-        model: a `models.Classifier` (or `BasicCNN`) whose encoder has `feature_maps`, called by its forward pass and
-            returning (N, D, h, w). It is run in evaluation mode and float32, on its device; modes are put back.
-        images: uint8 (N, C, H, W); N = 0 is allowed.
-        target: the class to explain for each image, int (N,); None: the one that the model predicts.
-        batch_size: images at once; it changes the result by rounding only.
+    model: a `models.Classifier` (or `BasicCNN`) whose encoder has `feature_maps`, called by its forward pass and
+    returning (N, D, h, w). It is run in evaluation mode and float32, on its device; modes are put back.
+    images: uint8 (N, C, H, W); N = 0 is allowed. batch_size: images at once; it changes the result by rounding only.
+    target: the class to explain for each image, int (N,); None: the one that the model predicts.
 
-    Returns:
-        float32 (N, H, W) in [0, 1] on the CPU, bilinearly scaled to the image. The largest value of each map is 1; a
-        map without any place that speaks for the class is 0 throughout. Maps of two images say nothing of which of
-        them holds more evidence.
-
-    Raises:
-        ValueError: no such feature maps (a vision transformer's tokens are none), images or targets of another kind.
+    Returns float32 (N, H, W) in [0, 1] on the CPU, bilinearly scaled to the image. The largest value of each map is 1;
+    a map without any place that speaks for the class is 0 throughout. Maps of two images say nothing of which of them
+    holds more evidence.
+    Raises ValueError for a network without such maps (a vision transformer has tokens), images or targets of another
+    kind.
 
     Example:
         plots.heat_maps(data.val.images[:8], grad_cam(model, data.val.images[:8]), titles)
@@ -46,51 +42,44 @@ def grad_cam(
         target = torch.as_tensor(target)
         if target.shape != (len(images),) or target.is_floating_point():
             raise ValueError(f"target: expected a class for each image, ({len(images)},), got {tuple(target.shape)}")
-    encoder = _with_feature_maps(model)
+    network = model  # whose maps are wanted: inside a classifier, and inside `Mirrored` and `Resized`
+    while isinstance(inner := getattr(network, "encoder", None), nn.Module):
+        network = inner
+    if not hasattr(network, "feature_maps"):
+        raise ValueError(f"{type(network).__name__} has no feature_maps: choose an encoder that models.encoder makes")
     device = next(model.parameters()).device
     found = [torch.zeros(0, *images.shape[2:])]
     with evaluation_mode(model):
         for start in range(0, len(images), batch_size):
             x = to_float(images[start : start + batch_size], device)
             classes = None if target is None else target[start : start + batch_size].to(device)
-            heat = _evidence(model, encoder, x, classes).relu()
+            heat = _evidence(model, network, x, classes).relu()
             found.append(F.interpolate(heat, x.shape[2:], mode="bilinear", align_corners=False)[:, 0].cpu())
     heat = torch.cat(found)
     largest = heat.amax((1, 2), keepdim=True) if len(heat) else heat
     return heat / torch.where(largest > 0, largest, 1.0)
 
 
-def _with_feature_maps(model: nn.Module) -> nn.Module:
-    """The network inside a classifier, and inside `Mirrored` and `Resized`, whose maps are wanted."""
-    network = model
-    while isinstance(inner := getattr(network, "encoder", None), nn.Module):
-        network = inner
-    if not hasattr(network, "feature_maps"):
-        raise ValueError(f"{type(network).__name__} has no feature_maps: choose an encoder that models.encoder makes")
-    return network
-
-
 def _evidence(model: nn.Module, network: nn.Module, x: Tensor, target: Tensor | None) -> Tensor:
-    """The network's maps, on the way through the model, each weighted by the mean gradient of the targets' logits over
-    its places, and added up: (n, 1, h, w)."""
+    """The network's maps, each weighted by the mean gradient of the targets' logits over its places, added up:
+    (n, 1, h, w)."""
     kept: list[Tensor] = []
     original = network.feature_maps
 
     def watched(x: Tensor) -> Tensor:
         with torch.no_grad():  # nothing below the maps needs a gradient
-            maps = original(x).float()
+            maps = original(x).float().detach()
         if maps.ndim != 4:
             raise ValueError(f"feature_maps of {type(network).__name__} are {tuple(maps.shape)}, not (N, D, h, w)")
-        kept.append(maps.detach().requires_grad_(True))
-        return kept[-1].clone()  # what follows may work in place
+        kept.append(maps.requires_grad_(True))
+        return maps.clone()  # what follows may work in place
 
     network.feature_maps = watched
     try:
         with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
             logits = model(x)
-            if target is None:
-                target = logits.argmax(1)
-            elif int(target.min()) < 0 or int(target.max()) >= logits.shape[1]:
+            target = logits.argmax(1) if target is None else target
+            if int(target.min()) < 0 or int(target.max()) >= logits.shape[1]:
                 raise ValueError(f"target: classes must lie between 0 and {logits.shape[1] - 1}")
             passes = 2 if any(isinstance(module, Mirrored) for module in model.modules()) else 1
             if len(kept) != passes:
@@ -98,6 +87,8 @@ def _evidence(model: nn.Module, network: nn.Module, x: Tensor, target: Tensor | 
             gradients = torch.autograd.grad(logits.gather(1, target[:, None]).sum(), kept)
     finally:
         del network.feature_maps  # the class's own method shows again
-    weights = [gradient.mean((2, 3), keepdim=True) for gradient in gradients]
-    sums = [(w * maps.detach()).sum(1, keepdim=True) for w, maps in zip(weights, kept, strict=True)]
+    weighted = [
+        maps.detach() * gradient.mean((2, 3), keepdim=True) for maps, gradient in zip(kept, gradients, strict=True)
+    ]
+    sums = [maps.sum(1, keepdim=True) for maps in weighted]
     return sums[0] if passes == 1 else sums[0] + sums[1].flip(3)

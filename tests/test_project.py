@@ -12,10 +12,15 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
-def test_conda_and_pip_install_the_same():
+def test_conda_installs_what_pip_does_and_what_lessons_are_read_and_checked_with():
     conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     (pip,) = [entry["pip"] for entry in conda if isinstance(entry, dict)]
-    assert sorted(d for d in pip if d != "-e .") == sorted(PROJECT["dependencies"])
+    listed, needed = set(pip) - {"-e ."}, set(PROJECT["dependencies"])
+    extras = {d for extra in PROJECT["optional-dependencies"].values() for d in extra}
+    assert needed <= listed, needed - listed
+    more = listed - needed
+    assert more <= extras and {re.split(">=", d)[0] for d in more} <= {"jupyterlab", "nbval"}
+    assert {"jupyterlab", "nbval", "seaborn"} <= {re.split(">=", d)[0] for d in listed}
 
 
 def test_lower_bounds_only():

@@ -1,19 +1,13 @@
-"""Grad-CAM against a slow loop and against CAM's closed form; the figure and the explorers that show it."""
+"""Grad-CAM against a slow loop and against CAM's closed form."""
 
 from __future__ import annotations
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from labutil import explore, grad_cam, models, plots
+from labutil import grad_cam, models
 
 torch.set_num_threads(1)
 LITE0 = "tf_efficientnet_lite0"
@@ -65,7 +59,7 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS])
+@pytest.mark.parametrize("name", MODELS)
 def test_against_a_loop_over_images_channels_and_places(name):
     model = classifier(name.split(",")[0], **MODELS[name])
     x = images(3)
@@ -233,115 +227,3 @@ def test_tokens_are_no_maps():
     model = models.Classifier(models.encoder("vit_tiny_patch16_224", input_size=224), 2)
     with pytest.raises(ValueError, match=r"feature_maps of TimmEncoder are \(1, 197, 192\), not \(N, D, h, w\)"):
         grad_cam.grad_cam(model, images(1))
-
-
-# Figures
-
-
-@pytest.fixture(autouse=True)
-def no_figures_left():
-    yield
-    plt.close("all")
-
-
-def texts(figure):
-    return [t.get_text() for t in figure.axes[0].texts]
-
-
-@pytest.mark.parametrize(("n", "channels", "side"), [(1, 1, 28), (6, 3, 96), (11, 3, 224)])
-def test_heat_maps_show_each_image_above_its_map(n, channels, side):
-    x = images(n, channels, side)
-    maps = torch.rand(n, side, side)
-    figure = plots.heat_maps(x, maps, [f"name {i}" for i in range(n)], columns=6, title="where it looks")
-    assert len(figure.axes[0].images) == 2 * n
-    assert [t for t in texts(figure) if t.startswith("name")] == [f"name {i}" for i in range(n)]
-    assert texts(figure).count("image") == texts(figure).count("map") == -(-n // 6)
-    assert figure.get_suptitle() == "where it looks"
-    pixels = sum(np.prod(i.get_array().shape[:2]) for i in figure.axes[0].images)
-    assert pixels < 2 * plots.PIXEL_BUDGET
-    figure.canvas.draw()
-
-
-def test_the_map_is_seen_and_so_is_the_image():
-    x = torch.full((1, 1, 40, 40), 128, dtype=torch.uint8)
-    x[..., :20] = 0
-    maps = torch.zeros(1, 40, 40)
-    maps[:, :20] = 1
-    shown = plots.heat_maps(x, maps).axes[0].images[1].get_array().astype(int)
-    quarter = shown.shape[0] // 4
-    high_dark, high_bright = shown[quarter, quarter], shown[quarter, -quarter]
-    low_dark, low_bright = shown[-quarter, quarter], shown[-quarter, -quarter]
-    assert high_dark.sum() > low_dark.sum() + 100 and high_bright.sum() > low_bright.sum() + 100
-    assert high_bright.sum() > high_dark.sum() + 100 and low_bright.sum() > low_dark.sum() + 100
-
-
-def test_heat_maps_refuse_what_does_not_fit():
-    x = images(3)
-    with pytest.raises(ValueError, match="maps:"):
-        plots.heat_maps(x, torch.rand(2, 32, 32))
-    with pytest.raises(ValueError, match="maps:"):
-        plots.heat_maps(x, torch.rand(3, 16, 16))
-    with pytest.raises(ValueError, match="titles: 1 for 3"):
-        plots.heat_maps(x, torch.rand(3, 32, 32), ["a"])
-
-
-# Explorers
-
-
-def last_title():
-    (number,) = plt.get_fignums()
-    return plt.figure(number).get_suptitle().replace("\n", " ")
-
-
-def test_the_corruption_explorer_judges_a_sample(monkeypatch):
-    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
-    x = torch.zeros(40, 1, 16, 16, dtype=torch.uint8)
-    y = torch.arange(40) % 2
-    x[y == 1] = 200
-    calls = []
-
-    def predict(images):
-        assert images.dtype == torch.uint8 and images.shape[1:] == (1, 16, 16)
-        calls.append(images)
-        bright = (images.float().mean((1, 2, 3)) > 40).float()
-        return torch.stack([1 - bright, bright], 1)
-
-    explore.corruptions(x, predict, y, ["dark", "bright"], severity=0)
-    assert last_title() == "no corruption: accuracy 100.0% of 40 images, 100.0% as they are"
-    assert len(calls) == 1
-    plt.close("all")
-    explore.corruptions(x, predict, y, ["dark", "bright"], kind="contrast", severity=5, judged=20, n=4)
-    assert last_title().startswith("contrast, severity 5: accuracy 100.0% of 20 images")
-    figure = plt.figure(plt.get_fignums()[0])
-    assert len(figure.axes[0].images) == 4 and all(t.startswith("✓") for t in texts(figure))
-    plt.close("all")
-    explore.corruptions(x, lambda images: 1 - predict(images), y, ["dark", "bright"], kind="noise", severity=2)
-    assert last_title().startswith("noise, severity 2: accuracy 0.0%")
-    figure = plt.figure(plt.get_fignums()[0])
-    assert {t.get_color() for t in figure.axes[0].texts} == {plots.WRONG}
-    assert any("it is" in t for t in texts(figure))
-
-
-def test_the_heat_map_explorer_filters(monkeypatch):
-    import IPython.display
-    import ipywidgets
-
-    shown, titles, original = [], [], plots.heat_maps
-    monkeypatch.setenv("JPY_SESSION_NAME", "lesson.ipynb")
-    monkeypatch.setattr(IPython.display, "display", lambda *things: shown.extend(things))
-    monkeypatch.setattr(plots, "heat_maps", lambda *a, **k: titles.append(k["title"]) or original(*a, **k))
-    x, maps = images(10), torch.rand(10, 32, 32)
-    y_true = torch.arange(10) % 2
-    y_pred = torch.zeros(10, dtype=torch.int64)
-    explore.heat_maps(x, maps, y_true, y_pred, ["a", "b"], n=4)
-    (box,) = [w for w in shown if isinstance(w, ipywidgets.VBox)]
-    true_class, show, page = box.children[:3]
-    assert titles[-1] == "10 images of all classes, page 1 of 3"
-    page.value = 3
-    assert titles[-1].endswith("page 3 of 3")
-    show.value = "wrong"
-    assert titles[-1] == "5 wrong predictions of all classes, page 2 of 2"
-    true_class.value = 0  # class a is always right: nothing to show, and no error
-    assert titles[-1] == "0 wrong predictions of a, page 1 of 1"
-    show.value = "right"
-    assert titles[-1] == "5 right predictions of a, page 2 of 2"

@@ -1,0 +1,248 @@
+"""What all figures share: sizes, colours, letters of any script, and how a figure is shown and kept.
+
+One inch is 96 pixels of a page. Figures are 672 pixels wide and their text 16 high, which is 9 on a phone 390 wide.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import html
+import io
+import re
+import textwrap
+import unicodedata
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
+from matplotlib import font_manager
+from matplotlib.backends.backend_agg import RendererAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image
+
+if TYPE_CHECKING:
+    from labutil.runs.record import Run
+
+WIDTH = 7.0  # inches
+STYLE = {
+    "figure.dpi": 96, "font.size": 12, "axes.titlesize": 12, "axes.labelsize": 12, "xtick.labelsize": 12,
+    "ytick.labelsize": 12, "legend.fontsize": 12, "legend.title_fontsize": 12, "legend.frameon": False,
+    "axes.spines.top": False, "axes.spines.right": False, "lines.linewidth": 2.0, "image.cmap": "gray",
+    "figure.facecolor": "white",  # its own face, with a margin, on a dark page too
+    "figure.constrained_layout.use": True, "figure.constrained_layout.h_pad": 0.1,
+    "figure.constrained_layout.w_pad": 0.1,
+    "text.parse_math": False,  # a class may be called "$5 to $10"
+}  # fmt: skip
+# At least 3:1 on white, and apart from each other (and from gray and black) by 23 units of CIELAB, also as seen by
+# people without one of the three kinds of cones (Machado et al. 2009).
+COLOURS = ("#0D4EA4", "#964D09", "#00AB58", "#E763C0", "#5581FA", "#B59011", "#473769", "#68492C")
+GRAY = "#767676"
+# One colour a method, in every lesson and report.
+METHODS = {
+    "supervised": "#68492C", "transfer": "#964D09", "SimCLR": "#0D4EA4", "BYOL": "#5581FA", "SimSiam": "#473769",
+    "Barlow Twins": "#E763C0", "SupCon": "#00AB58", "autoencoder": "#B59011", "random encoder": GRAY, "chance": GRAY,
+}  # fmt: skip
+MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*")
+RIGHT, WRONG, PALE = "#0D4EA4", "#B33C00", "#BBBBBB"  # PALE is for what carries no text
+MOST_CLASSES = 20  # more cannot be told apart in one figure
+
+# {font: its characters} that figures are drawn with: matplotlib's own, and what `legible` had to add.
+families = {"DejaVu Sans": frozenset(font_manager.get_font(font_manager.findfont("DejaVu Sans")).get_charmap())}
+stand_ins: dict[str, str] = {}  # letters that no font has -> what is written instead
+
+
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Draw in the workbook's style without changing anybody else's, and in letters that this machine can draw."""
+
+    @functools.wraps(draw)
+    def drawn(*args: Any, **kwargs: Any) -> Figure:
+        # Not plt.rc_context: the first figure loads the notebook's backend, which switches interactive mode on, and
+        # leaving the context would switch it off again.
+        before, known = {key: plt.rcParams[key] for key in STYLE}, len(stand_ins)
+        plt.rcParams.update(STYLE)
+        try:
+            figure = draw(*args, **kwargs)
+        finally:
+            plt.rcParams.update(before)
+        for text in figure.findobj(Text):
+            text.set_text(legible(text.get_text()))
+            text.set_family(list(families))
+        if new := list(stand_ins.items())[known:]:
+            words = ", ".join(f"{shown} for {letters}" for letters, shown in new)
+            print(f"No installed font has these letters, so figures write {words}. A Noto font would show them.")
+        return figure
+
+    return drawn
+
+
+@functools.cache
+def installed_fonts() -> dict[str, frozenset[int]]:
+    """The code points that each installed font has."""
+    listed = {font.fname for font in font_manager.fontManager.ttflist}
+    found: dict[str, frozenset[int]] = {}
+    for path in sorted(listed | set(font_manager.findSystemFonts())):
+        try:
+            if path not in listed:  # installed since matplotlib made its list
+                font_manager.fontManager.addfont(path)
+            font = font_manager.get_font(path)
+        except (OSError, RuntimeError, ValueError):  # a font that matplotlib cannot read
+            continue
+        if "last" not in font.family_name.lower():  # Last Resort has a box for every letter
+            found[font.family_name] = frozenset(font.get_charmap())
+    return found
+
+
+def legible(text: str) -> str:
+    """The text as an installed font can draw it: for letters that none has stand their first code points.
+
+    Example:
+        legible("猫")  # "猫", or "U+732B" without such a font
+    """
+    lacking = {c for c in text if not (c.isspace() or any(ord(c) in had for had in families.values()))}
+    if not lacking:
+        return text
+    for family, letters in installed_fonts().items():
+        if any(ord(c) in letters for c in lacking):
+            families[family] = letters
+            lacking = {c for c in lacking if ord(c) not in letters}
+    text = "".join(c for c in text if c not in lacking or unicodedata.category(c)[0] != "C")  # no joiners alone
+    runs = f"[{re.escape(''.join(sorted(lacking)))}]+"
+    return re.sub(runs, lambda run: _stand_in(run[0]), text) if lacking else text
+
+
+def _stand_in(letters: str) -> str:
+    """As few code points as tell the letters from all others that were replaced."""
+    if letters not in stand_ins:
+        codes = [f"{ord(c):04X}" for c in letters]
+        forms = [f"U+{' '.join(codes[:n])}" + "…" * (n < len(codes)) for n in range(1, len(codes) + 1)]
+        stand_ins[letters] = next(form for form in forms if form not in stand_ins.values())
+    return stand_ins[letters]
+
+
+def known_colour(label: str) -> str | None:
+    """The colour of the method whose name a label begins with, "SimCLR, 100 epochs"; None: it names no method."""
+    return next((METHODS[name] for name in METHODS if re.match(rf"{name}\b", label, re.IGNORECASE)), None)
+
+
+def method_colour(label: str) -> str:
+    """The method's colour, as `known_colour` finds it; of any other label always the same one of COLOURS."""
+    return known_colour(label) or COLOURS[zlib.crc32(label.encode()) % len(COLOURS)]
+
+
+def looks(labels: Iterable[Any]) -> list[dict[str, Any]]:
+    """Colour and marker of lines in one figure: methods have their own colours, others those that are left."""
+    known = [known_colour(str(label)) for label in labels]
+    free = [c for c in COLOURS if c not in known] or list(COLOURS)
+    others = iter(free * len(known))
+    return [{"color": c or next(others), "marker": MARKERS[(i + i // 8) % 8]} for i, c in enumerate(known)]
+
+
+def line_style(i: int) -> dict[str, Any]:
+    """Colour of the i-th line, and beyond the eight colours a marker."""
+    row = i // len(COLOURS) % len(MARKERS)
+    return {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[row - 1] if row else None}
+
+
+def short(name: str, width: int = 26) -> str:
+    """A name for an axis or a legend, which skips names that begin with an underscore."""
+    name = legible(f" {name}" if name.startswith("_") else name)
+    return name if len(name) <= width else name[: width - 1] + "…"
+
+
+def wrap(text: str, width: int, lines: int = 3) -> str:
+    """Lines of at most `width` characters, each of the text's own lines by itself."""
+    parts = [textwrap.wrap(line, width, max_lines=lines, placeholder="…") or [""] for line in legible(text).split("\n")]
+    return "\n".join(part for line in parts for part in line)
+
+
+def text_width(text: str) -> float:
+    """Pixels that the widest line of a text takes."""
+    font = font_manager.FontProperties(family=list(families), size=STYLE["font.size"])
+    renderer = RendererAgg(1, 1, STYLE["figure.dpi"])
+    return max(renderer.get_text_width_height_descent(line, font, False)[0] for line in text.split("\n"))
+
+
+def fit(text: str, pixels: float) -> str:
+    """The text wrapped into so many pixels, whatever letters it has."""
+    text = legible(text)
+    if text_width(text) <= pixels:
+        return text
+    tries = (wrap(text, width) for width in range(max(map(len, text.split("\n"))), 0, -1))
+    return next((t for t in tries if text_width(t) <= pixels), "")
+
+
+def legend_below(figure: Figure, handles: Sequence[Any] | None = None, title: str = "") -> None:
+    """A legend under the panels, in as many columns as there is room for, and the figure that much higher."""
+    handles = handles or figure.axes[0].get_legend_handles_labels()[0]
+    labels = [handle.get_label() for handle in handles]
+    room = figure.get_figwidth() * STYLE["figure.dpi"] - 20
+    columns = max(1, min(len(labels), int(room / (max(map(text_width, labels)) + 70))))
+    rows = -(-len(labels) // columns) * (1 + max(label.count("\n") for label in labels))
+    figure.set_figheight(figure.get_figheight() + 0.22 * (rows + bool(title)) + 0.1)
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, title=title)
+
+
+def as_html(figure: Figure, alt: str) -> str:
+    """A figure as an HTML image with its alternative text, which notebooks and pages made of them keep.
+
+    Lines, bars and tables are SVG, with a PNG for viewers that refuse SVG (JupyterLab in notebooks that it does not
+    trust, GitHub); images are PNG or JPEG, whichever is smaller. A page pixel has two by two of theirs.
+    """
+    dpi, file = STYLE["figure.dpi"], io.BytesIO()
+    figure.savefig(file, format="png", dpi=2 * dpi)
+    picture, has_images = Image.open(file).convert("RGB"), any(axes.images for axes in figure.axes)
+    encoded = {"png": _encode(picture if has_images else picture.quantize(64), "png", optimize=True)}
+    if has_images:
+        encoded["jpeg"] = _encode(picture, "jpeg", quality=88, optimize=True)
+    kind, data = min(encoded.items(), key=lambda item: len(item[1]))
+    alt = html.escape(" ".join(alt.split()))
+    image = f'<img alt="{alt}" width="{picture.width // 2}" src="data:image/{kind};base64,{data}">'
+    if has_images:
+        return image
+    file = io.BytesIO()
+    with plt.rc_context({"svg.hashsalt": "labutil"}):  # the same figure gives the same text
+        figure.savefig(file, format="svg", dpi=2 * dpi, metadata={"Date": None, "Title": alt})
+    vector = base64.b64encode(file.getvalue()).decode()
+    return f'<picture><source type="image/svg+xml" srcset="data:image/svg+xml;base64,{vector}">{image}</picture>'
+
+
+def _encode(picture: Image.Image, kind: str, **settings: Any) -> str:
+    file = io.BytesIO()
+    picture.save(file, kind, **settings)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def show(figure: Figure, name: str, alt: str, run: Run | None = None) -> None:
+    """Show a figure with its alternative text, keep it in the run as figures/<name>.png, and close it.
+
+    alt: what a reader who cannot see the figure should know: what is drawn, and what it shows. Raises ValueError when
+    it says no more than the name.
+
+    Example:
+        show(plots.curves(history), "curves", "The loss falls from 2.1 to 0.4 in ten epochs", run)
+    """
+    from IPython import get_ipython
+    from IPython.display import display
+
+    if not alt.strip() or alt.strip() == name:
+        raise ValueError(f"alt: {alt!r} says no more than the figure's name {name!r}; say what the figure shows")
+    if run is not None:
+        run.save_figure(figure, name)
+    if get_ipython() is not None:
+        display({"text/html": as_html(figure, alt), "text/plain": alt}, metadata={"alt": alt}, raw=True)
+    plt.close(figure)
+
+
+def reading(text: str) -> None:
+    """Show the open figures, then a paragraph (Markdown) that reads them; without a notebook, print the paragraph."""
+    from IPython import get_ipython
+    from IPython.display import Markdown, display
+
+    if get_ipython() is None:
+        print(text)
+        return
+    plt.show()
+    display(Markdown(text))
