@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -61,8 +61,8 @@ def scan(files: Sequence[File]) -> dict:
     coloured = {file.path: look.colour for file, look in zip(files, looks, strict=True) if look.colour is not None}
     if coloured and (used := max(coloured.values()).bit_length()) < 8:
         raise DataError(
-            f"{next(iter(coloured))} and {len(coloured) - 1} more have 16-bit colours that use {8 + used} bits, and "
-            f"would be dark: scale the values to 0 to 255, and save them with 8 bits a channel"
+            f"{next(iter(coloured))} has 16-bit colours that, as in all such files here, use {8 + used} bits: they "
+            f"would be dark, so scale the values to 0 to 255 and save them with 8 bits a channel"
         )
     width, height = _default_size([look.size for look in looks])
     content = store.combine(zip(files, (look.digest for look in looks), strict=True))
@@ -82,8 +82,6 @@ def _look(file: File) -> _Look:
     with _opened(file) as (data, image):
         width, height = image.size
         turned = image.getexif().get(_ORIENTATION, 1) >= 5  # 5 to 8 lie on their side
-        # the other pictures of photographs (MPO) and of layered files are previews and parts, not images
-        pages = image.n_frames if image.format in {"TIFF", "GIF", "WEBP", "PNG"} else 1
         deep = colour = None
         if image.mode == "F":
             raise DataError(f"{file.path} has floating-point values: convert it to 8 or 16 bits a channel")
@@ -101,7 +99,18 @@ def _look(file: File) -> _Look:
         else:
             gray = image.mode in {"1", "L", "LA", "La"} or deep is not None
         size = (height, width) if turned else (width, height)
-        return _Look(hashlib.sha256(data).digest(), size, gray, deep, colour, pages)
+        return _Look(hashlib.sha256(data).digest(), size, gray, deep, colour, _pages(data, image))
+
+
+def _pages(data: bytes, image: Image) -> int:
+    """How many pages or pictures a file holds; what is damaged after the first does not matter."""
+    from PIL import Image
+
+    # those of photographs (MPO) and of layered files are previews and parts
+    if image.format in {"TIFF", "GIF", "WEBP", "PNG"}:
+        with suppress(Exception), Image.open(io.BytesIO(data)) as again:  # anew, since counting moves through the file
+            return again.n_frames
+    return 1
 
 
 def _has_wide_colour(data: bytes, image: Image) -> bool:

@@ -147,7 +147,7 @@ def load_source(
     try:
         return _load(source, image_size, data_seed)
     except DataError:
-        if not lenient:
+        if not lenient or source.kind not in {"folder", "npz"}:
             raise
         return _load(source, image_size, data_seed, lenient=True)
 

@@ -541,7 +541,7 @@ def test_colours_of_16_bits_that_would_come_out_dark_are_refused(tmp_path: Path,
             shown = colours[..., : {2: 1, 3: 3, 4: 3}[channels]].transpose(2, 0, 1)
             assert (found.images[0] == shown).all()
     message = error_text(f"folder:{tmp_path}")
-    assert "use 12 bits" in message and "0.png" in message
+    assert "use 12 bits:" in message and "0.png" in message
 
 
 def test_two_spellings_of_a_class_are_one(tmp_path: Path) -> None:
