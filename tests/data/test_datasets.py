@@ -66,13 +66,18 @@ def same(a: Dataset, b: Dataset) -> bool:
     )
 
 
-def error(spec: str, **options: object) -> str:
+def error_text(spec: str, **options: object) -> str:
     with pytest.raises(DataError) as caught:
         load_dataset(spec, **options)
     assert "\n" not in str(caught.value)
-    data = Path(os.environ["LABUTIL_DATA"])
-    assert not list(data.rglob("*.tmp")) and not list(data.rglob("images.bin")), "something half-written stays behind"
     return str(caught.value)
+
+
+def error(spec: str, **options: object) -> str:
+    """What is said, of a set that was never in the cache."""
+    message, data = error_text(spec, **options), Path(os.environ["LABUTIL_DATA"])
+    assert not list(data.rglob("*.tmp")) and not list(data.rglob("images.bin")), "something half-written stays behind"
+    return message
 
 
 # Generated and bundled sets
@@ -191,12 +196,6 @@ def test_subsets_are_nested_stratified_and_leave_test_and_fingerprint() -> None:
             assert before <= rows_of(getattr(data, part))
             previous[part] = rows_of(getattr(data, part))
     assert "subset=9 must be at least 10" in error_text("mnist5k", subset=9)
-
-
-def error_text(spec: str, **options: object) -> str:
-    with pytest.raises(DataError) as caught:
-        load_dataset(spec, **options)
-    return str(caught.value)
 
 
 def test_subset_of_unequal_classes_has_every_class() -> None:
