@@ -562,12 +562,13 @@ def test_two_spellings_of_a_class_are_one(tmp_path: Path) -> None:
 def test_pages_beyond_the_first_are_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     class_folders(tmp_path, {"a": 9, "b": 9})
     pages = [Image.fromarray(noise(12, 12, 3)) for _ in range(5)]
-    for name in ("a/stack.tif", "b/film.gif"):
+    for name in ("a/stack.tif", "a/film.gif", "b/film.png", "b/film.webp"):
         pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+    pages[0].save(tmp_path / "b" / "photograph.jpg", "MPO", save_all=True, append_images=pages[1:])
     for _ in range(2):
-        assert len(load_dataset(f"folder:{tmp_path}").test) == 4
-        assert "2 of 20 files hold several pages or pictures" in (out := capsys.readouterr().out)
-        assert "other 8 are left out" in out and out.count("\n") == 1
+        assert len(load_dataset(f"folder:{tmp_path}").test) == 5
+        assert "4 of 23 files hold several pages or pictures" in (out := capsys.readouterr().out)
+        assert "other 16 are left out" in out and out.count("\n") == 1
 
 
 def text_file(path: Path) -> None:
