@@ -9,6 +9,11 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 
+def printable(name: str) -> str:
+    """A file's name as text that any file or screen takes: bytes in it that are no UTF-8 become `\\xe9` and so on."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def did_you_mean(word: str, known: Collection[str]) -> str:
     """`" (did you mean 'epochs'?)"` for a near miss, else `""`: goes behind the wrong name in a message.
 
@@ -36,11 +41,6 @@ def check_choice(parameter: str, value: str, choices: Collection[str]) -> None:
     """Raise ValueError, naming the parameter and the nearest choice, when `value` is not one of `choices`."""
     if value not in choices:
         raise ValueError(f"{parameter}={value!r}{did_you_mean(value, choices)} is not one of {', '.join(choices)}")
-
-
-def printable(name: str) -> str:
-    """A file's name as text that any file or screen takes: bytes in it that are no UTF-8 become `\\xe9` and so on."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 class DataError(ValueError):

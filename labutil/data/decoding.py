@@ -61,8 +61,8 @@ def scan(files: Sequence[File]) -> dict:
     coloured = {file.path: look.colour for file, look in zip(files, looks, strict=True) if look.colour is not None}
     if coloured and (used := max(coloured.values()).bit_length()) < 8:
         raise DataError(
-            f"{next(iter(coloured))} has 16-bit colours that, as in all such files here, use {8 + used} bits: they would "
-            f"be dark, so scale the values to 0 to 255 and save them with 8 bits a channel"
+            f"{next(iter(coloured))} has 16-bit colours that, as in all such files here, use {8 + used} bits: they "
+            f"would be dark, so scale the values to 0 to 255 and save them with 8 bits a channel"
         )
     width, height = _default_size([look.size for look in looks])
     content = store.combine(zip(files, (look.digest for look in looks), strict=True))
@@ -106,11 +106,12 @@ def _pages(data: bytes, image: Image) -> int:
     """How many pages or pictures a file holds; what is damaged after the first does not matter."""
     from PIL import Image
 
-    # those of photographs (MPO) and of layered files are previews and parts
-    if image.format in {"TIFF", "GIF", "WEBP", "PNG"}:
-        with suppress(Exception), Image.open(io.BytesIO(data)) as again:  # anew, since counting moves through the file
+    if image.format in {"PNG", "WEBP"}:  # which say so at the beginning
+        return image.n_frames
+    if image.format in {"TIFF", "GIF"}:  # opened anew, since counting moves through the file
+        with suppress(Exception), Image.open(io.BytesIO(data)) as again:
             return again.n_frames
-    return 1
+    return 1  # those of photographs (MPO) and of layered files are previews and parts
 
 
 def _has_wide_colour(data: bytes, image: Image) -> bool:
@@ -153,7 +154,8 @@ def _decode(file: File, height: int, width: int, channels: int, bits: int) -> np
         if "transparency" in image.info or image.mode in {"LA", "PA", "RGBA"}:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        image = image.convert("L" if channels == 1 else "RGB")
+        if image.mode != (mode := "L" if channels == 1 else "RGB"):
+            image = image.convert(mode)
         if image.size != (width, height):
             scale = min(image.size[0] / width, image.size[1] / height)
             cut_width, cut_height = round(width * scale), round(height * scale)

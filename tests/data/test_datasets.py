@@ -63,13 +63,18 @@ def same(a: Dataset, b: Dataset) -> bool:
     )
 
 
-def error(spec: str, **options: object) -> str:
+def error_text(spec: str, **options: object) -> str:
     with pytest.raises(DataError) as caught:
         load_dataset(spec, **options)
     assert "\n" not in str(caught.value)
-    data = Path(os.environ["LABUTIL_DATA"])
-    assert not list(data.rglob("*.tmp")) and not list(data.rglob("images.bin")), "something half-written stays behind"
     return str(caught.value)
+
+
+def error(spec: str, **options: object) -> str:
+    """What is said, of a set that was never in the cache."""
+    message, data = error_text(spec, **options), Path(os.environ["LABUTIL_DATA"])
+    assert not list(data.rglob("*.tmp")) and not list(data.rglob("images.bin")), "something half-written stays behind"
+    return message
 
 
 # Generated and bundled sets
@@ -188,12 +193,6 @@ def test_subsets_are_nested_stratified_and_leave_test_and_fingerprint() -> None:
             assert before <= rows_of(getattr(data, part))
             previous[part] = rows_of(getattr(data, part))
     assert "subset=9 must be at least 10" in error_text("mnist5k", subset=9)
-
-
-def error_text(spec: str, **options: object) -> str:
-    with pytest.raises(DataError) as caught:
-        load_dataset(spec, **options)
-    return str(caught.value)
 
 
 def test_subset_of_unequal_classes_has_every_class() -> None:
@@ -560,12 +559,13 @@ def test_two_spellings_of_a_class_are_one(tmp_path: Path) -> None:
 def test_pages_beyond_the_first_are_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     class_folders(tmp_path, {"a": 9, "b": 9})
     pages = [Image.fromarray(noise(12, 12, 3)) for _ in range(5)]
-    for name in ("a/stack.tif", "b/film.gif"):
+    for name in ("a/stack.tif", "a/film.gif", "b/film.png", "b/film.webp"):
         pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+    pages[0].save(tmp_path / "b" / "photograph.jpg", "MPO", save_all=True, append_images=pages[1:])
     for _ in range(2):
-        assert len(load_dataset(f"folder:{tmp_path}").test) == 4
-        assert "2 of 20 files hold several pages or pictures" in (out := capsys.readouterr().out)
-        assert "other 8 are left out" in out and out.count("\n") == 1
+        assert len(load_dataset(f"folder:{tmp_path}").test) == 5
+        assert "4 of 23 files hold several pages or pictures" in (out := capsys.readouterr().out)
+        assert "other 16 are left out" in out and out.count("\n") == 1
 
 
 def text_file(path: Path) -> None:
