@@ -24,7 +24,7 @@ from labutil.runs import parameters
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
-    from filelock import BaseFileLock
+    from filelock import AcquireReturnProxy
     from matplotlib.figure import Figure
     from torch import Tensor, nn
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 KERNEL_LOCK_SECONDS = 60  # a killed run's kernel notices within a second or two that its parent is gone
 FILL_IN = "smoke"  # folder, beside the notebooks' own, of runs that notebook 07 makes because they are missing
-_held: dict[Path, BaseFileLock] = {}
+_held: dict[Path, AcquireReturnProxy] = {}
 
 
 class RunError(RuntimeError):
@@ -122,8 +122,8 @@ class Run:
 
     def finish(self) -> None:
         """Mark the run complete and print its metrics; the last code cell of a lesson."""
-        self.record["status"] = "complete"
-        self.record["seconds"] = _seconds_since(self.record["started"])
+        seconds = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(self.record["started"])
+        self.record |= {"status": "complete", "seconds": round(seconds.total_seconds(), 3)}
         self.save()
         if not self.resume:
             # Under `labutil run` the checkpoints stay until the last cell has run.
@@ -157,7 +157,7 @@ def open_run(notebook: str, namespace: dict[str, Any], data: Dataset | None = No
         directory = Path(prepared)
     if directory not in _held:
         # Held until the process ends. The kernel of a killed `labutil run` may still be writing for a moment.
-        _held[directory] = _acquire(directory / ".kernel.lock", KERNEL_LOCK_SECONDS if prepared else 0)
+        _held[directory] = lock_file(directory / ".kernel.lock", KERNEL_LOCK_SECONDS if prepared else 0)
     device.seed_everything(record["params"].get("seed", 0))
     record["environment"] = device.describe() | {"commit": _commit()}
     record["label"] = label
@@ -238,24 +238,24 @@ def _runs_stamp(root: Path, reader: str) -> str:
 def load_runs(path: Path | str | None = None) -> pd.DataFrame:
     """Every run below a directory as a table, one row a run, oldest first.
 
-    Columns: path, notebook, recipe, status, started, seconds, metrics by their names, parameters as `params.<name>`,
-    and `dataset.<name>`. A run.json that cannot be read is named and left out.
+    Columns: path, notebook, label (what the run calls its method; "" where it names none), recipe, status, started,
+    seconds, metrics by their names, parameters as `params.<name>`, and `dataset.<name>`. A run.json that cannot be
+    read is named and left out.
     """
     import pandas as pd
 
     records, unreadable = read_records(Path(path) if path else paths.runs_dir())
     for directory in unreadable:
         print(f"left out: {directory / 'run.json'} is not a run record")
-    rows = []
-    for directory, record in records:
-        row = {"path": str(directory)}
-        row |= {k: record.get(k) for k in ("notebook", "recipe", "status", "started", "seconds")}
-        row |= record.get("metrics") or {}
-        row |= {f"params.{k}": v for k, v in (record.get("params") or {}).items()}
-        row |= {f"dataset.{k}": v for k, v in (record.get("dataset") or {}).items()}
-        rows.append(row)
-    table = pd.DataFrame(rows)
-    return table.sort_values("started", ignore_index=True) if rows else table
+    table = pd.DataFrame(
+        {"path": str(directory)}
+        | {name: record.get(name) for name in ("notebook", "label", "recipe", "status", "started", "seconds")}
+        | {"label": record.get("label") or ""}
+        | (record.get("metrics") or {})
+        | {f"{group}.{k}": v for group in ("params", "dataset") for k, v in (record.get(group) or {}).items()}
+        for directory, record in records
+    )
+    return table.sort_values("started", ignore_index=True) if len(table) else table
 
 
 def format_metrics(metrics: dict[str, float]) -> str:
@@ -281,19 +281,17 @@ def write_json(path: Path, value: Any) -> None:
     paths.replace_file(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
 
 
-def _acquire(path: Path, timeout: float) -> BaseFileLock:
+def lock_file(path: Path, timeout: float = 0) -> AcquireReturnProxy:
+    """Lock a run's directory by a file in it, until the process ends or a `with` block does.
+
+    timeout: seconds to wait for another process. Raises RunError when it still has the lock then.
+    """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(path)
     try:
-        lock.acquire(timeout=timeout)
+        return FileLock(path).acquire(timeout=timeout)
     except Timeout:
         raise RunError(f"{show_path(path.parent)} is being run by another process; wait for it, or stop it") from None
-    return lock
-
-
-def _seconds_since(started: str) -> float:
-    return round((datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(started)).total_seconds(), 3)
 
 
 def _commit() -> str | None:

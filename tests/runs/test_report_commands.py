@@ -109,14 +109,14 @@ def test_classification_with_everything_given_asks_nothing(files):
     assert "precision" in output
     assert re.search(r"zero +1\.0000 +0\.5000", output)
     assert "wrong: 1 of 4 (accuracy 0.7500)" in output
-    assert "(IDX file): " not in output
+    assert "(a file" not in output
 
 
 @pytest.mark.parametrize("given", [(), ("d", "t", "model")])
 def test_classification_asks_for_what_is_missing(files, given):
     options = [text for name in given for text in (f"-{name}", files[name])]
     questions = {
-        "d": "training images (IDX file)", "dl": "labels of the training images", "t": "test images",
+        "d": "training images (a file", "dl": "labels of the training images", "t": "test images",
         "tl": "labels of the test images", "model": "the trained autoencoder",
     }  # fmt: skip
     answers = [(question, files[name]) for name, question in questions.items() if name not in given]
