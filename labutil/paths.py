@@ -25,12 +25,17 @@ def check_choice(parameter: str, value: str, choices: Collection[str]) -> None:
         raise ValueError(f"{parameter}={value!r}{did_you_mean(value, choices)} is not one of {', '.join(choices)}")
 
 
+def printable(name: str) -> str:
+    """A file's name as text that any file or screen takes: bytes in it that are no UTF-8 become `\\xe9` and so on."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 class DataError(ValueError):
     """Data that cannot be used. The message is one line: which file or parameter, what is wrong, what to do."""
 
     def __init__(self, message: str) -> None:
         # A message of another library may be quoted inside, and some of those have several lines.
-        super().__init__(" ".join(line.strip() for line in message.splitlines()))
+        super().__init__(printable(" ".join(line.strip() for line in message.splitlines())))
 
 
 def project_root() -> Path:

@@ -15,7 +15,7 @@ import numpy as np
 
 from labutil.data import store
 from labutil.data.sources import File, is_clutter, natural, stat_file, walk
-from labutil.paths import DataError
+from labutil.paths import DataError, printable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -75,12 +75,14 @@ def plan_folder(folder: Path, files: Sequence[File]) -> Plan:
     return _plan_splits(folder, {split: (folders[split], grouped[split]) for split in order})
 
 
-def plan_tree(files: Sequence[File]) -> Plan:
-    """Any tree of images, in natural order, for a use that needs no labels: nothing is refused, nothing divided.
+def plan_tree(folder: Path, files: Sequence[File]) -> Plan:
+    """Any tree of images, in natural order, for a use that needs no labels: nothing but an empty one is refused.
 
     Where all lie in `train/`, `val/`, `test/` or `unlabelled/` (names as in `plan_folder`), these are parts; else all
     are one part, train. The outermost folder of an image, inside its part, is its class; an image in none has label -1.
     """
+    if not files:
+        raise DataError(f"{folder} holds no images: check the path")
     keys = {file: [natural(piece) for piece in file.name.split("/")] for file in files}
     splits = {file: _SPLITS.get(file.name.split("/")[0].lower()) if "/" in file.name else None for file in files}
     divided = None not in splits.values()
@@ -135,7 +137,7 @@ def _classes(folder: Path, files: list[tuple[str, File]]) -> tuple[str, ...]:
         raise DataError(f"{loose.path} lies beside class folders: move it into one, or away")
     if names:
         for entry in sorted(folder.iterdir()):
-            if entry.is_dir() and entry.name not in names and not is_clutter(entry.name):
+            if entry.is_dir() and printable(entry.name) not in names and not is_clutter(entry.name):
                 raise DataError(f"{entry} is a class folder without images: fill or remove it")
     return tuple(sorted(names, key=natural))
 

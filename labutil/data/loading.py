@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from torch.nn import functional as F
 
 from labutil.cleaning import faults as planting
 from labutil.data import cells, folders, published, readers, splits, store
-from labutil.data.sources import GENERATED, Source, files, parse
+from labutil.data.sources import GENERATED, File, Source, files, parse
 from labutil.images import Dataset, ImageSet
 from labutil.paths import DataError
 
@@ -79,14 +80,17 @@ def load_dataset(
     rates = planting.shares(faults)
     image_size, data_seed = None if image_size is None else int(image_size), int(data_seed)  # NumPy's are no JSON
     source = parse(spec)
-    content, stored = load_source(source, image_size, data_seed)
+    stored = load_source(source, image_size, data_seed)
     rows = splits.split(stored.labels, stored.parts, source.name, val_fraction, data_seed)
-    fingerprint = _fingerprint(content, data_seed, val_fraction, rows)
+    fingerprint = _fingerprint(stored.content, data_seed, val_fraction, rows)
     if subset is not None:
         rows = splits.take_subset(rows, stored.labels, source.name, subset, data_seed)
 
     images, labels = torch.from_numpy(stored.images), torch.from_numpy(stored.labels)
-    sets = {part: ImageSet(_take(images, index), _take(labels, index), stored.classes) for part, index in rows.items()}
+    sets = {
+        part: ImageSet(_take(images, index), _take(labels, index), stored.classes, stored.names_of(index))
+        for part, index in rows.items()
+    }
     sums, truth = stored.sums[:, rows["train"]].sum(1), None
     if rates:
         sets["train"], truth = _plant(sets, rates, data_seed)
@@ -128,71 +132,118 @@ def _check(image_size: int | None, val_fraction: float, subset: int | None, data
 # The images
 
 
-def load_source(source: Source, image_size: int | None, data_seed: int) -> tuple[str, store.Stored]:
-    """A hash of the source's content, and its images at the size that is asked for, undivided, in the source's order.
+def load_source(
+    source: Source, image_size: int | tuple[int, int] | None = None, data_seed: int = 0, *, lenient: bool = False
+) -> store.Stored:
+    """The images of a source, undivided and in its order, with labels, parts, classes, names, a hash of the content,
+    and notes for the user.
 
-    Raises:
-        DataError: as `load_dataset`.
+    image_size: pixels a side, or (height, width); None: the source's own, as for `load_dataset`. data_seed: of
+    generated images. lenient: for a use that needs no labels, such as a prediction. A folder may then hold images in
+    any way (the outermost folder of an image is its class, those in none have label -1), and an .npz any of its keys.
+    A source of the kind "image" is one file. `parts` are those that the source brings, else one, train.
+
+    Raises DataError as `load_dataset`, and for arrays that would have to be scaled to a size that is not square.
+
+    Example:
+        found = load_source(parse("folder:new_images"), 32, lenient=True)
+        found.images, found.names  # uint8 (N, C, 32, 32), ("a/1.png", ...)
     """
-    if source.kind in {"folder", "tiny_imagenet"}:
-        return _load_folder(source, image_size)
+    try:
+        return _load(source, image_size, data_seed)
+    except DataError:
+        if not lenient:
+            raise
+        return _load(source, image_size, data_seed, lenient=True)
+
+
+def to_channels(images: np.ndarray, channels: int) -> np.ndarray:
+    """uint8 (N, 1 or 3, H, W) with 1 or 3 channels: gray is repeated, of colour the brightness stays (ITU-R 601)."""
+    if images.shape[1] == channels:
+        return images
+    if channels == 3:
+        return images.repeat(3, axis=1)
+    red, green, blue = np.moveaxis(images.astype(np.uint32), 1, 0)
+    # rounded as Pillow rounds it, so that arrays and files come out alike
+    return ((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16).astype(np.uint8)[:, None]
+
+
+def _load(
+    source: Source, image_size: int | tuple[int, int] | None, data_seed: int, lenient: bool = False
+) -> store.Stored:
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if source.kind in {"folder", "image", "tiny_imagenet"}:
+        return _load_files(source, size, lenient)
     if source.kind in GENERATED:
         found = []
         content = f"{source.kind}:{source.number} version {cells.VERSION} seed {data_seed}"
     else:
         found = files(source) if source.paths else published.published_files(source)
         content = store.content(found)
-    key = store.make_key(content, source.kind)
-    stored = store.stored(key, lambda folder: _write_arrays(folder, _read(source, found, data_seed), source.name))
-    if image_size is None or stored.images.shape[2:] == (image_size, image_size):
-        return content, stored
-    return content, store.stored(
-        store.make_key(key, image_size), lambda folder: _write_resized(folder, stored, image_size, source.name)
+    key = store.make_key(content, source.kind, *(["lenient"] if lenient else []))
+    stored = store.stored(
+        key, lambda folder: _write_arrays(folder, _read(source, found, data_seed, lenient), source.name)
     )
+    if size not in {None, stored.images.shape[2:]}:
+        if size[0] != size[1]:
+            height, width = stored.images.shape[2:]
+            sizes = f"{width}x{height} pixels, and {size[1]}x{size[0]} are asked for"
+            raise DataError(f"{source.name} has images of {sizes}: scale them")
+        native, key = stored, store.make_key(key, size[0])
+        stored = store.stored(key, lambda folder: _write_resized(folder, native, size[0], source.name))
+    return replace(stored, content=content)
 
 
-def _read(source: Source, found: list, data_seed: int) -> readers.Arrays:
+def _read(source: Source, found: list[File], data_seed: int, lenient: bool) -> readers.Arrays:
     if source.kind in GENERATED:
         images, labels, classes = cells.generate(source.number, data_seed, *GENERATED[source.kind])
         return readers.Arrays({"train": images}, {"train": labels}, classes)
     if source.kind == "npz":
-        return readers.read_npz(source.paths[0])
+        return readers.read_npz(source.paths[0], lenient=lenient)
     if source.kind == "idx":
         return readers.read_idx_parts(found)
     return published.read_published(source, found)
 
 
-def _load_folder(source: Source, image_size: int | None) -> tuple[str, store.Stored]:
-    if source.kind == "folder":
-        root = source.paths[0]
-        found = files(source)
-
-        def look() -> dict:
-            folders.plan_folder(root, found)  # what is wrong with names is told before every file is read
-            return folders.scan(found)
-
-        facts = store.remember(found, look)
-    else:
+def _load_files(source: Source, size: tuple[int, int] | None, lenient: bool) -> store.Stored:
+    """Images that are files of their own."""
+    if source.kind == "tiny_imagenet":
         root = published.tiny_imagenet_folder()
         found = folders.tiny_imagenet_files(root)
         facts = {"content": store.content(found), "height": 64, "width": 64, "channels": 3}
+    else:
+        root, found = source.paths[0], files(source)
+
+    def plan() -> folders.Plan:
+        if source.kind == "tiny_imagenet":
+            return folders.plan_tiny_imagenet(root, found)
+        return folders.plan_tree(root, found) if lenient or source.kind == "image" else folders.plan_folder(root, found)
+
+    def look() -> dict:
+        plan()  # what is wrong with names is told before every file is read
+        return folders.scan(found)
+
+    if source.kind != "tiny_imagenet":
+        facts = store.remember(found, look)
     content, channels = facts["content"], facts["channels"]
-    height, width = (image_size, image_size) if image_size else (facts["height"], facts["width"])
+    height, width = size or (facts["height"], facts["width"])
 
     def write(folder: Path) -> None:
-        plan = (folders.plan_folder if source.kind == "folder" else folders.plan_tiny_imagenet)(root, found)
-        parts = {part: len(part_files) for part, part_files in plan.files.items()}
-        labels = np.concatenate([plan.labels[part] for part in parts])
+        planned = plan()
+        parts = {part: len(part_files) for part, part_files in planned.files.items()}
+        names = [file.name for part_files in planned.files.values() for file in part_files]
+        labels = np.concatenate([planned.labels[part] for part in parts])
         shape = (len(labels), channels, height, width)
-        chunks = folders.decode(plan, height, width, channels)
-        store.write_images(folder, chunks, shape, labels, parts, plan.classes, source.name)
+        chunks = folders.decode(planned, height, width, channels)
+        store.write_images(folder, chunks, shape, labels, parts, planned.classes, source.name, names)
 
-    return content, store.stored(store.make_key(content, source.kind, height, width, channels), write)
+    key = store.make_key(content, source.kind, height, width, channels, *(["lenient"] if lenient else []))
+    return replace(store.stored(key, write), content=content)
 
 
 def _write_arrays(folder: Path, arrays: readers.Arrays, text: str) -> None:
     parts = {part: len(images) for part, images in arrays.images.items()}
-    shape = (sum(parts.values()), *arrays.images["train"].shape[1:])
+    shape = (sum(parts.values()), *next(iter(arrays.images.values())).shape[1:])
     length = store.chunk_length(shape[1:])
     chunks = (images[i : i + length] for images in arrays.images.values() for i in range(0, len(images), length))
     labels = np.concatenate([arrays.labels[part] for part in parts])

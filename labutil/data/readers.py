@@ -17,7 +17,7 @@ from labutil.data.sources import File, natural
 from labutil.paths import DataError
 
 _MIN_SIDE = 8  # pixels
-_NPZ_PREFIXES = {"train": "train_", "val": "val_", "test": "test_"}
+_NPZ_PREFIXES = {part: f"{part}_" for part in ("train", "val", "test", "unlabelled")}
 
 
 @dataclass(frozen=True)
@@ -69,29 +69,30 @@ def read_idx(path: Path | str, what: str) -> np.ndarray:
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
 
-def read_npz(path: Path | str, classes: tuple[str, ...] | None = None) -> Arrays:
+def read_npz(path: Path | str, classes: tuple[str, ...] | None = None, *, lenient: bool = False) -> Arrays:
     """An .npz archive with `train_images`, `train_labels`, and likewise `val_` and `test_` where present; or with
-    `images` and `labels`. Without labels the images are unlabelled.
+    `images` and `labels`. Without labels the images are unlabelled, as `unlabelled_images` always are.
 
     Images: whole numbers 0 to 255 as (N, H, W), (N, H, W, 1 or 3) or (N, 1 or 3, H, W). Labels: whole numbers or text,
     (N,) or (N, 1). `classes` names labels that are 0 to K-1; else the values themselves become the names, in order.
+    `lenient`: train images may be missing, any part may lack labels, and each may have labels of its own.
 
     Raises:
         DataError: not an .npz, keys missing, or arrays of another kind.
     """
     images, labels = read_npz_parts(path)
-    if "train" not in images:
+    if "train" not in images and not lenient:
         keys = ", ".join(f"{part}_images" for part in images)
         raise DataError(f"{path} must have the key 'train_images' or 'images', but holds {keys}: rename a key")
-    return as_arrays(str(path), images, labels, classes)
+    return as_arrays(str(path), images, labels, classes, lenient=lenient)
 
 
 def read_npz_parts(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Images and labels of each part of an .npz archive, whichever it has, as they are; keys as of `read_npz`.
 
     Returns:
-        images uint8 (N, C, H, W) and labels (N,), whole numbers or text, both by part: train, val, test. `images` and
-        `labels` without a prefix are train.
+        images uint8 (N, C, H, W) and labels (N,), whole numbers or text, both by part: train, val, test, unlabelled.
+        `images` and `labels` without a prefix are train.
 
     Raises:
         DataError: not an .npz, no images, or arrays of another kind.
@@ -100,10 +101,10 @@ def read_npz_parts(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, n
     images, labels = {}, {}
     with _opened_npz(path) as archive:
         bare = "images" in archive and "train_images" not in archive
-        for part, prefix in {"train": ""}.items() if bare else _NPZ_PREFIXES.items():
+        for part, prefix in (_NPZ_PREFIXES | {"train": ""} if bare else _NPZ_PREFIXES).items():
             if f"{prefix}images" in archive:
                 images[part] = as_images(_member(path, archive, f"{prefix}images"), f"{path} ({prefix}images)")
-                if f"{prefix}labels" in archive:
+                if f"{prefix}labels" in archive and part != "unlabelled":
                     array = _member(path, archive, f"{prefix}labels")
                     labels[part] = as_labels(array, len(images[part]), f"{path} ({prefix}labels)")
         if not images:
@@ -160,18 +161,25 @@ def as_labels(array: np.ndarray, count: int, where: str) -> np.ndarray:
 
 
 def as_arrays(
-    where: str, images: dict[str, np.ndarray], labels: dict[str, np.ndarray], classes: tuple[str, ...] | None = None
+    where: str,
+    images: dict[str, np.ndarray],
+    labels: dict[str, np.ndarray],
+    classes: tuple[str, ...] | None = None,
+    *,
+    lenient: bool = False,
 ) -> Arrays:
-    """Number the labels 0 to K-1, and check that the parts fit each other; `where` starts the message of an error."""
+    """Number the labels 0 to K-1, and check that the parts fit each other; `where` starts the message of an error.
+    `lenient`: labels may be missing or differ between parts."""
     shapes = {array.shape[1:] for array in images.values()}
     if len(shapes) > 1:
         sizes = ", ".join(f"{part} {'x'.join(map(str, array.shape[1:]))}" for part, array in images.items())
         raise DataError(f"{where} has images of several shapes ({sizes}): make them alike")
+    numbers = {part: np.full(len(array), -1) for part, array in images.items()}
     if not labels:
-        return Arrays(images, {part: np.full(len(array), -1) for part, array in images.items()}, ())
-    if bare := [part for part in images if part not in labels]:
+        return Arrays(images, numbers, ())
+    if (bare := [part for part in images if part not in labels and part != "unlabelled"]) and not lenient:
         raise DataError(f"{where} has labels for {', '.join(labels)} but not for {bare[0]}: add them")
-    values = np.unique(labels["train"])
+    values = np.unique(np.concatenate(list(labels.values())) if lenient else labels["train"])
     if classes:
         values = np.arange(len(classes))
     for part, array in labels.items():
@@ -181,9 +189,8 @@ def as_arrays(
     if values.dtype.kind == "U":
         values = np.array(sorted(values, key=natural))
     order = np.argsort(values)
-    numbers = {
-        part: order[np.searchsorted(values, array, sorter=order)].astype(np.int64) for part, array in labels.items()
-    }
+    for part, array in labels.items():
+        numbers[part] = order[np.searchsorted(values, array, sorter=order)].astype(np.int64)
     return Arrays(images, numbers, classes or tuple(str(value) for value in values))
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from labutil.data import catalogue
-from labutil.paths import DataError, did_you_mean
+from labutil.paths import DataError, did_you_mean, printable
 
 # name -> the laboratory and the kinds of cell that `cells.generate` takes
 GENERATED = {"cells": ("home", "known"), "cells_shifted": ("shifted", "known"), "cells_unseen": ("home", "unseen")}
@@ -51,14 +51,15 @@ _IDX_NAMES = {
 class Source:
     """A parsed specification."""
 
-    kind: str  # one of NAMES or PATH_KINDS
+    kind: str  # one of NAMES or PATH_KINDS; or "image", one file, which `parse` never gives
     name: str  # short, without folders: for run records and figures
     number: int = 0  # cells: images to generate; MedMNIST: pixels a side
-    paths: tuple[Path, ...] = ()  # folder, npz, idx: absolute
+    paths: tuple[Path, ...] = ()  # folder, npz, idx, image: absolute
 
 
 class File(NamedTuple):
-    """One file of a source. `name` is its path inside the source, with `/`, or its part (`train_images`)."""
+    """One file of a source. `name` is its path inside the source, with `/` and `printable`, or its part
+    (`train_images`); `path` is the operating system's own."""
 
     name: str
     path: str
@@ -141,15 +142,15 @@ def stamp(spec: str) -> str:
 
 
 def files(source: Source) -> list[File]:
-    """The files of a `folder:`, `npz:` or `idx:` source, in a fixed order.
+    """The files of a folder, .npz, IDX or image source, in a fixed order.
 
     Raises:
         DataError: a file is missing, or a folder cannot be read.
     """
     if source.kind == "folder":
         return sorted(walk(source.paths[0]))
-    if source.kind == "npz":
-        return [stat_file("npz", source.paths[0])]
+    if source.kind in {"npz", "image"}:
+        return [stat_file("npz" if source.kind == "npz" else source.paths[0].name, source.paths[0])]
     if source.paths[0].is_dir():
         return [stat_file(part, path) for part, path in _find_idx(source.paths[0]).items()]
     return [stat_file(part, path) for part, path in zip(_IDX_NAMES, source.paths, strict=False)]
@@ -206,7 +207,7 @@ def natural(text: str) -> tuple:
 
 
 def _file(name: str, path: str, status: os.stat_result) -> File:
-    return File(name, path, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return File(printable(name), path, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _number(spec: str, text: str, least: int) -> int:
@@ -228,7 +229,7 @@ def _parse_paths(kind: str, rest: str) -> Source:
             raise DataError(f"{path} is no folder: unpack it if it is an archive, else see data/README.md for its kind")
         if path.is_dir() and (kind == "npz" or len(paths) > 1):
             raise DataError(f"{path} is a folder, not a file: name the file, or write 'folder:{path}'")
-    return Source(kind, f"{kind}:{paths[0].name}", paths=paths)
+    return Source(kind, f"{kind}:{printable(paths[0].name)}", paths=paths)
 
 
 def _find_idx(folder: Path) -> dict[str, Path]:

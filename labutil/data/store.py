@@ -4,6 +4,7 @@
     cache/<key>/labels.npy     int64 (N,)
     cache/<key>/sums.npy       int64 (2, N, C): sum of each image's values, and sum of their squares
     cache/<key>/meta.json      shape, number of images in each part, class names
+    cache/<key>/names.txt      names of the images' files, with a zero byte between; for sources that have them
     cache/stamps/<stamp>.json  what reading some files found out, so that unchanged files are not read again
 
 All of it can be deleted at any time; it is made again when it is needed.
@@ -29,20 +30,27 @@ from labutil.data.download import progress
 from labutil.data.sources import File
 from labutil.paths import DataError, data_dir, replace_file
 
-FORMAT = 1  # part of every key: raise it when decoding, resizing or the files above change
+FORMAT = 2  # part of every key: raise it when decoding, resizing or the files above change
 CHUNK = 16 << 20  # bytes of images handled at once
 T, R = TypeVar("T"), TypeVar("R")
 
 
 @dataclass(frozen=True)
 class Stored:
-    """Images in the cache; `images` is memory-mapped."""
+    """A source's images, undivided and in its order; `images` is memory-mapped."""
 
     images: np.ndarray  # uint8 (N, C, H, W)
     labels: np.ndarray  # int64 (N,)
     sums: np.ndarray  # int64 (2, N, C)
-    parts: dict[str, int]  # number of images of each part, in order
+    parts: dict[str, int]  # number of images of each part (train, val, test, unlabelled: where present), in order
     classes: tuple[str, ...]
+    names: tuple[str, ...] | None = None  # of the images' files, below the source's folder; None: they have none
+    content: str = ""  # a hash of the source's content
+    notes: tuple[str, ...] = ()  # what the user should know about it, a line each
+
+    def names_of(self, rows: np.ndarray) -> tuple[str, ...] | None:
+        """The names of some images, where they have any."""
+        return None if self.names is None else tuple(self.names[i] for i in rows)
 
 
 def make_key(*facts: object) -> str:
@@ -84,6 +92,7 @@ def write_images(
     parts: dict[str, int],
     classes: Sequence[str],
     text: str,
+    names: Sequence[str] | None = None,
 ) -> None:
     """Fill a cache folder. `chunks` are uint8 (n, C, H, W) and make up `shape` together; `text` is for the progress
     bar.
@@ -113,6 +122,8 @@ def write_images(
     np.save(folder / "sums.npy", sums)
     meta = {"shape": shape, "parts": parts, "classes": list(classes)}
     (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    if names is not None:
+        (folder / "names.txt").write_text("\0".join(names), encoding="utf-8", newline="")
 
 
 def chunk_length(image_shape: Sequence[int]) -> int:
@@ -137,7 +148,7 @@ def remember(files: Sequence[File], find: Callable[[], dict]) -> dict:
     """`find()`, or what it returned earlier for the same files unchanged. The result must be JSON."""
     # The time of the last change of status too: tools that copy times do not set that one.
     facts = (f"{file.path}\0{file.name}\0{file.size}\0{file.mtime_ns}\0{file.ctime_ns}\n" for file in files)
-    key = hashlib.sha256(f"{FORMAT}\n{''.join(facts)}".encode()).hexdigest()[:32]
+    key = hashlib.sha256(f"{FORMAT}\n{''.join(facts)}".encode(errors="surrogateescape")).hexdigest()[:32]
     path = _root() / "stamps" / f"{key}.json"
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -229,4 +240,9 @@ def _open(folder: Path) -> Stored:
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         images = np.memmap(path, np.uint8, "r", shape=shape)
     labels, sums = np.load(folder / "labels.npy"), np.load(folder / "sums.npy")
-    return Stored(images, labels, sums, meta["parts"], tuple(meta["classes"]))
+    try:
+        with open(folder / "names.txt", encoding="utf-8", newline="") as file:
+            names = tuple(file.read().split("\0"))
+    except FileNotFoundError:
+        names = None
+    return Stored(images, labels, sums, meta["parts"], tuple(meta["classes"]), names)

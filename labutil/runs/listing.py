@@ -97,7 +97,7 @@ def _read(source: Source, data_seed: int) -> Parts:
     if source.kind == "npz":
         images, found = readers.read_npz_parts(source.paths[0])
         return images, [str(x) for part in images for x in found.get(part, [""] * len(images[part]))]
-    _, stored = loading.load_source(source, None, data_seed)
+    stored = loading.load_source(source, None, data_seed)
     stops = np.cumsum(list(stored.parts.values()))
     images = dict(zip(stored.parts, np.split(stored.images, stops[:-1]), strict=True))
     return images, [stored.classes[i] if i >= 0 else "" for i in stored.labels]
@@ -110,9 +110,7 @@ def _read_files(source: Source) -> Parts:
     else:
         path = source.paths[0]
         found = files(source) if source.kind == "folder" else [stat_file(path.name, path)]
-        if not found:
-            raise DataError(f"{path} holds no images: check the path")
-        plan = folders.plan_tree(found)
+        plan = folders.plan_tree(path, found)
     numbers = [i for part in plan.files for i in plan.labels[part]]
     return plan.files, [plan.classes[i] if i >= 0 else "" for i in numbers]
 

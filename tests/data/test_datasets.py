@@ -373,6 +373,44 @@ def test_unlabelled_folder_beside_labelled_splits(tmp_path: Path) -> None:
     assert len(load_dataset(f"folder:{tmp_path}", subset=3).unlabelled) == 3
 
 
+def test_names_travel_with_the_images(tmp_path: Path) -> None:
+    for i in range(30):
+        save(tmp_path / "ab"[i % 2] / f"{i}.png", np.full((8, 8), i, np.uint8))
+    for options in ({}, {"subset": 6}, {"image_size": 9}, {}):
+        data = load_dataset(f"folder:{tmp_path}", **options)
+        for part in (data.train, data.val, data.test):
+            assert part.names == tuple(f"{'ab'[i % 2]}/{i}.png" for i in part.images[:, 0, 0, 0].tolist())
+    assert load_dataset("cells:20").test.names is None
+
+
+def test_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
+    class_folders(tmp_path, {"a": 8, "b": 8})
+    os.rename(os.fsencode(tmp_path / "a" / "7.png"), os.fsencode(tmp_path / "a") + b"/caf\xe9.png")
+    os.rename(os.fsencode(tmp_path / "b"), os.fsencode(tmp_path) + b"/\xfcber")
+    data = load_dataset(f"folder:{tmp_path}")
+    assert data.classes == ("\\xfcber", "a")
+    names = {*data.train.names, *data.val.names, *data.test.names}
+    assert "a/caf\\xe9.png" in names and len(names) == 16
+    assert all(name.encode() for name in names)
+
+
+def test_load_source_takes_images_in_any_way_where_labels_are_not_needed(tmp_path: Path) -> None:
+    for name in ("2.png", "10.png", "x/deep/1.png", "test/3.png"):
+        save(tmp_path / "any" / name, noise(20, 30, 3))
+    found = loading.load_source(sources.parse(f"folder:{tmp_path / 'any'}"), (10, 12), lenient=True)
+    assert found.names == ("2.png", "10.png", "test/3.png", "x/deep/1.png") and found.parts == {"train": 4}
+    assert found.classes == ("test", "x") and found.labels.tolist() == [-1, -1, 0, 1]
+    assert found.images.shape == (4, 3, 10, 12) and len(found.content) == 64
+    one = loading.load_source(sources.Source("image", "2.png", paths=(tmp_path / "any" / "2.png",)), (10, 12))
+    assert one.names == ("2.png",) and one.labels.tolist() == [-1] and (one.images[0] == found.images[0]).all()
+    np.savez(tmp_path / "a.npz", val_images=IMAGES[:3], test_images=IMAGES, test_labels=LABELS + 5)
+    found = loading.load_source(sources.parse(f"npz:{tmp_path}/a.npz"), lenient=True)
+    assert found.parts == {"val": 3, "test": 20} and found.classes == ("5", "6") and found.names is None
+    assert found.labels.tolist() == [-1] * 3 + LABELS.tolist()
+    with pytest.raises(DataError, match="8x8 pixels, and 12x10 are asked for"):
+        loading.load_source(sources.parse(f"npz:{tmp_path}/a.npz"), (10, 12), lenient=True)
+
+
 def every_mode() -> dict[str, tuple[Image.Image, dict, np.ndarray]]:
     """name -> an image, how to save it, and the RGB it shows."""
     rgb, gray = noise(16, 16, 3), noise(16, 16)
@@ -587,6 +625,11 @@ def test_labels_become_numbers(tmp_path: Path, labels: list, classes: tuple | No
 
 
 def test_npz_without_labels(tmp_path: Path) -> None:
+    for prefix in ("", "train_"):
+        arrays = {f"{prefix}images": IMAGES, f"{prefix}labels": LABELS, "unlabelled_images": IMAGES[:7]}
+        np.savez(tmp_path / "a.npz", **arrays)
+        data = load_dataset(f"npz:{tmp_path}/a.npz")
+        assert len(data.unlabelled) == 7 and (data.unlabelled.labels == -1).all() and data.classes == ("0", "1")
     np.savez(tmp_path / "a.npz", images=noise(20, 8, 8))
     data = load_dataset(f"npz:{tmp_path}/a.npz")
     assert data.classes == () and (data.test.labels == -1).all() and len(data.test) == 4
