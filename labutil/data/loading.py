@@ -82,7 +82,7 @@ def load_dataset(
     source = parse(spec)
     stored = load_source(source, image_size, data_seed)
     rows = splits.split(stored.labels, stored.parts, source.name, val_fraction, data_seed)
-    fingerprint = _fingerprint(stored.content, data_seed, val_fraction, rows)
+    fingerprint = split_fingerprint(stored.content, data_seed, val_fraction, rows)
     if subset is not None:
         rows = splits.take_subset(rows, stored.labels, source.name, subset, data_seed)
 
@@ -274,7 +274,8 @@ def _take(values: Tensor, rows: np.ndarray) -> Tensor:
     return values[start:stop] if stop - start == len(rows) else values[torch.from_numpy(rows)]
 
 
-def _fingerprint(content: str, data_seed: int, val_fraction: float, rows: dict[str, np.ndarray]) -> str:
+def split_fingerprint(content: str, data_seed: int, val_fraction: float, rows: dict[str, np.ndarray]) -> str:
+    """16 hex digits that differ when images (by a hash of their content), the seed, or the splits drawn from it do."""
     total = hashlib.sha256(json.dumps([content, data_seed, float(val_fraction)]).encode())
     for part in ("train", "val", "test"):
         total.update(part.encode() + rows[part].astype("<i8").tobytes())

@@ -17,9 +17,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from labutil import cli, evaluation, models, paths, runs
-from labutil.data import load_dataset, sources
-from labutil.runs.listing import chunks, list_images
-from labutil.runs.predict import find_run, load_model
+from labutil.data import load_dataset, loading, sources
+from labutil.runs.predict import find_run, load_model, part_rows
 
 torch.set_num_threads(1)
 COLOURS = {"blue": (20, 30, 220), "green": (30, 200, 40), "red": (210, 30, 20)}
@@ -222,15 +221,12 @@ def test_colour_images_for_a_gray_model_become_gray_with_a_note(tmp_path):
         assert table.attrs["stderr"] == note
     # as Pillow does it
     noise = RNG.integers(0, 256, (50, 16, 16, 3)).astype(np.uint8)
-    np.savez(tmp_path / "noise.npz", images=noise)
-    found = list_images(sources.parse(f"npz:{tmp_path / 'noise.npz'}"), None, 0, 0.1)
-    gray = np.concatenate(list(chunks(found, 16, 16, 1)))[:, 0]
+    gray = loading.to_channels(noise.transpose(0, 3, 1, 2), 1)[:, 0]
     assert (gray == np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in noise])).all()
 
 
 @pytest.mark.parametrize("kind", ["cells", "folder", "npz", "divided"])
 def test_parts_are_those_of_load_dataset(kind, tmp_path):
-    """Images scaled alike, the same split, and names that lead back to the very image."""
     labels = np.arange(40) % 3
     images = RNG.integers(0, 256, (40, 20, 26, 3)).astype(np.uint8)
     for i, image in enumerate(images):
@@ -241,24 +237,50 @@ def test_parts_are_those_of_load_dataset(kind, tmp_path):
              test_images=images[30:], test_labels=labels[30:])  # fmt: skip
     spec = {"cells": "cells:40", "folder": f"folder:{tmp_path / 'set'}"}.get(kind, f"npz:{tmp_path / kind}.npz")
     data = load_dataset(spec, image_size=16, data_seed=3, val_fraction=0.2)
+    record = {"params": {"data_seed": 3, "val_fraction": 0.2}, "dataset": vars(data)}
+    source = sources.parse(spec)
+    found = loading.load_source(source, 16, 3, lenient=True)
     for part in ("train", "val", "test"):
-        found = list_images(sources.parse(spec), part, 3, 0.2)
-        expected = getattr(data, part)
-        pixels = np.concatenate(list(chunks(found, 16, 16, data.channels)))
-        assert (pixels == expected.images.numpy()).all()
-        assert found.labels == [data.classes[i] for i in expected.labels]
-        for name, label in zip(found.names, found.labels, strict=True):
-            if kind == "folder":
-                assert name.split("/")[0] == label
-            elif kind == "npz":
-                assert label == str(labels[int(name.removeprefix("images[")[:-1])])
-        # at the source's own size no pixel changes: each name leads to its image
-        if kind in {"npz", "divided"}:
-            starts = {"images": 0, "train_images": 0, "test_images": 30}
-            originals = np.concatenate(list(chunks(found, 20, 26, 3))).transpose(0, 2, 3, 1)
-            for name, original in zip(found.names, originals, strict=True):
-                key, position = name[:-1].split("[")
-                assert (original == images[starts[key] + int(position)]).all()
+        rows, expected = part_rows(found, source, part, record), getattr(data, part)
+        assert (found.images[rows] == expected.images.numpy()).all()
+        assert (found.labels[rows] == expected.labels.numpy()).all()
+        assert found.names_of(rows) == expected.names
+
+
+def test_a_drawn_part_has_the_names_of_its_images(run, tmp_path):
+    colours = ["red", "blue", "green"] * 7
+    np.savez(tmp_path / "set.npz", images=np.stack([picture(c) for c in colours]), labels=np.array(colours))
+    tables = [predicted(run, f"npz:{tmp_path}/set.npz", tmp_path / "o.csv", "--part", p) for p in ("val", "test")]
+    assert [len(table) for table in tables] == [2, 4]
+    for table in tables:
+        assert table.label.tolist() == [colours[int(name[len("images[") : -1])] for name in table.name]
+
+
+def test_a_folder_that_grew_since_the_run_has_no_known_test_images(run, tmp_path):
+    """Drawn anew, test would hold images that the model was trained on."""
+    folder = tmp_path / "grows"
+    for i in range(12):
+        for colour in COLOURS:
+            save(folder / colour / f"{i}.png", colour)
+    data = load_dataset(f"folder:{folder}", data_seed=5)
+    record = runs.read_record(run)
+    record["params"] = {"dataset": f"folder:{folder}", "data_seed": 5}
+    record["dataset"] |= {"name": data.name, "fingerprint": data.fingerprint}
+    runs.write_json(run / "run.json", record)
+    out = tmp_path / "out.csv"
+    assert predicted(run, folder, out, "--part", "test").name.tolist() == list(data.test.names)
+    folder.rename(tmp_path / "before")
+    (tmp_path / "elsewhere").mkdir()
+    moved = (tmp_path / "before").rename(tmp_path / "elsewhere" / "grows")  # the same images are known anywhere
+    assert predicted(run, moved, out, "--part", "test").name.tolist() == list(data.test.names)
+    save(moved / "red" / "new.png", "red")
+    for part in ("train", "val", "test"):
+        refused(call(run, moved, "--part", part), "folder:grows is no longer as the run saw it")
+    table = predicted(run, moved, out)
+    assert len(table) == 37
+    assert "--part test has none of those" in table.attrs["stderr"]
+    (moved / "red" / "new.png").unlink()
+    assert predicted(run, moved, out, "--part", "test").name.tolist() == list(data.test.names)
 
 
 SETTINGS = {
@@ -407,7 +429,7 @@ def test_a_size_that_is_not_square(tmp_path):
     np.savez(tmp_path / "fits.npz", images=np.zeros((2, 16, 24, 3), np.uint8))
     assert len(predicted(run, f"npz:{tmp_path / 'fits.npz'}", tmp_path / "out.csv")) == 2
     np.savez(tmp_path / "other.npz", images=np.zeros((2, 24, 24, 3), np.uint8))
-    refused(call(run, f"npz:{tmp_path / 'other.npz'}"), "24x24 pixels, and the model takes 24x16")
+    refused(call(run, f"npz:{tmp_path / 'other.npz'}"), "24x24 pixels, and 24x16 are asked for")
 
 
 def test_a_lessons_run_gives_its_own_predictions_again(tmp_path):
@@ -433,4 +455,6 @@ def test_a_lessons_run_gives_its_own_predictions_again(tmp_path):
     assert abs((table.label == table["class"]).mean() - accuracy) < 0.06
     result = call("02", "cells:200", "--out", tmp_path / "out.csv")
     assert "200 images" in result.stdout
-    assert "--part test has none of them" in result.stderr
+    assert "--part test has none of those" in result.stderr
+    # More of the same generated images: the first ones are those of the run.
+    assert "is no longer as the run saw it" in call("02", "cells:300", "--part", "test").stderr
