@@ -11,7 +11,7 @@ import click
 
 from labutil import paths, runs
 from labutil.data import sources
-from labutil.runs import parameters, report_e
+from labutil.runs import execute, parameters, report_e
 from labutil.runs.predict import check_path, default_path, find_run, predict_images, summary, write_table
 
 NOTEBOOKS = "notebooks"
@@ -23,12 +23,9 @@ class OneLineErrors(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (parameters.ParameterError, sources.DataError) as error:
+        except (parameters.ParameterError, sources.DataError, runs.RunError) as error:
             click.echo(f"labutil: {error}", err=True)
-            sys.exit(2)
-        except runs.RunError as error:
-            click.echo(f"labutil: {error}", err=True)
-            sys.exit(1)
+            sys.exit(1 if isinstance(error, runs.RunError) else 2)
         except KeyboardInterrupt:
             click.echo("labutil: interrupted; the same command continues from the last checkpoint", err=True)
             sys.exit(130)
@@ -42,13 +39,9 @@ def main() -> None:
 
 @main.command()
 @click.argument("notebooks", nargs=-1, required=True, metavar="NOTEBOOK...|all")
-@report_e.run_options
+@execute.run_options
 def run(
-    notebooks: tuple[str, ...],
-    recipe: str | None,
-    overrides: tuple[tuple[str, str], ...],
-    out: Path | None,
-    force: bool,
+    notebooks: tuple[str, ...], recipe: str | None, overrides: execute.Pairs, out: Path | None, force: bool
 ) -> None:
     """Run notebooks as programs, each leaving one directory with its record, figures and predictions.
 

@@ -10,9 +10,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import click
+
 from labutil import paths
 from labutil.runs import parameters
 from labutil.runs.record import RunError, lock_file, new_record, read_record, run_id, show_path, write_json
+
+Pairs = tuple[tuple[str, str], ...]  # names and values of -p
 
 
 def run_notebook(
@@ -98,3 +102,17 @@ def outcome(directory: Path, record: dict[str, Any], found: bool) -> str:
     """What `run_notebook` came to, for a terminal: the notebook, whether it had been run before, and the directory."""
     state = f"already complete ({record['started']})" if found else f"complete in {record['seconds']:.1f} s"
     return f"{directory.parent.name}: {state}\n  {show_path(directory)}"
+
+
+def run_options(command: click.decorators.FC) -> click.decorators.FC:
+    """Options of every command that runs notebooks."""
+    for option in (
+        click.option("--force", is_flag=True, help="Run anew, also when this run is complete."),
+        click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Where run directories go."),
+        click.option(
+            "-p", "overrides", nargs=2, multiple=True, metavar="KEY VALUE", help="Set a parameter; repeatable."
+        ),
+        click.option("--recipe", help="Settings from notebooks/recipes/NAME (smoke, full, scenes, ...)."),
+    ):
+        command = option(command)
+    return command

@@ -296,10 +296,9 @@ def lock_file(path: Path, timeout: float = 0) -> AcquireReturnProxy:
 
 def _commit() -> str | None:
     """The project's git commit, with '+' when files differ from it; None outside a checkout."""
-    git = ["git", "-C", str(paths.project_root())]
+    describe = ("describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*")
+    command = ["git", "-C", str(paths.project_root()), *describe]
     try:
-        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
-        dirty = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-    return head.stdout.strip() + ("+" if dirty.stdout else "")

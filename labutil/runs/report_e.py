@@ -16,7 +16,7 @@ from click.core import ParameterSource
 
 from labutil import paths
 from labutil.runs import parameters
-from labutil.runs.execute import outcome, run_notebook
+from labutil.runs.execute import Pairs, outcome, run_notebook, run_options
 from labutil.runs.record import show_path
 
 NOTEBOOK = "06_autoencoder"
@@ -41,20 +41,6 @@ def asked(*names: str, text: str) -> Callable[[click.decorators.FC], click.decor
     return click.option(*names, cls=Asked, prompt=text, help=f"{text[0].upper()}{text[1:]}.")
 
 
-def run_options(command: click.decorators.FC) -> click.decorators.FC:
-    """Options of every command that runs notebooks."""
-    for option in (
-        click.option("--force", is_flag=True, help="Run anew, also when this run is complete."),
-        click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Where run directories go."),
-        click.option(
-            "-p", "overrides", nargs=2, multiple=True, metavar="KEY VALUE", help="Set a parameter; repeatable."
-        ),
-        click.option("--recipe", help="Settings from notebooks/recipes/NAME (smoke, full, scenes, ...)."),
-    ):
-        command = option(command)
-    return command
-
-
 @asked("-d", "--dataset", text="images (a file in IDX format, gzipped or not, or a data set of the workbook)")
 @click.option("--filters", help="Channels of each layer, as 16,32 (as many layers as numbers).")
 @click.option("--kernel-size", help="Pixels a side of each convolution.")
@@ -65,8 +51,8 @@ def run_options(command: click.decorators.FC) -> click.decorators.FC:
 @click.option("-save", "--save", help="Copy the trained autoencoder to this file.")
 @run_options
 def autoencoder(
-    dataset: str, model: str | None, save: str | None, recipe: str | None,
-    overrides: tuple[tuple[str, str], ...], out: Path | None, force: bool, **given: str | None,
+    dataset: str, model: str | None, save: str | None, recipe: str | None, overrides: Pairs, out: Path | None,
+    force: bool, **given: str | None,
 ) -> None:  # fmt: skip
     """Train a convolutional autoencoder on images; labels are not needed.
 
@@ -96,15 +82,14 @@ def autoencoder(
 @asked("-t", "--test", text="test images")
 @asked("-tl", "--test-labels", text="labels of the test images")
 @asked("-model", "--model", text="the trained autoencoder (autoencoder.safetensors, of `labutil autoencoder`)")
-@click.option("--epochs", help="Passes over the images, of the new layers and then of everything: 2,6")
-@click.option("--batch-size", help="Images per step.")
+@click.option("--epochs", "classifier_epochs", help="Passes over the images, of new layers, then of everything: 2,6")
+@click.option("--batch-size", "classifier_batch_size", help="Images per step.")
 @click.option("--head", help="Nodes of each fully connected layer, as 64.")
-@click.option("--dropout", help="Dropout in them.")
+@click.option("--dropout", "head_dropout", help="Dropout in them.")
 @run_options
 def classification(
-    dataset: str, dataset_labels: str, test: str, test_labels: str, model: str, epochs: str | None,
-    batch_size: str | None, head: str | None, dropout: str | None, recipe: str | None,
-    overrides: tuple[tuple[str, str], ...], out: Path | None, force: bool,
+    dataset: str, dataset_labels: str, test: str, test_labels: str, model: str, recipe: str | None, overrides: Pairs,
+    out: Path | None, force: bool, **given: str | None,
 ) -> None:  # fmt: skip
     """Put a classifier on a trained autoencoder's encoder, train it, and test it once.
 
@@ -112,9 +97,7 @@ def classification(
     wrong test images.
     """
     files = ",".join(map(_file, (dataset, dataset_labels, test, test_labels)))
-    params = {"dataset": f"idx:{files}", "autoencoder": _file(model), "epochs": "0"} | _settings(
-        {"classifier_epochs": epochs, "classifier_batch_size": batch_size, "head": head, "head_dropout": dropout}
-    )
+    params = _settings(given) | {"dataset": f"idx:{files}", "autoencoder": _file(model), "epochs": "0"}
     directory, record = _run(params, recipe, overrides, out, force)
     click.echo(_report(directory, record))
 
@@ -151,7 +134,7 @@ def _notebook() -> Path:
 
 
 def _run(
-    params: dict[str, Any], recipe: str | None, overrides: tuple[tuple[str, str], ...], out: Path | None, force: bool
+    params: dict[str, Any], recipe: str | None, overrides: Pairs, out: Path | None, force: bool
 ) -> tuple[Path, dict[str, Any]]:
     """Check everything, then execute notebook 06, or find that it has been run."""
     merged = parameters.plan(_notebook(), recipe, params | dict(overrides), base=ALONE)
