@@ -55,7 +55,7 @@ def run_notebook(
         except BaseException as error:
             status = {"status": "failed"}
             text = f"{error}\n\n{error.trace}" if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
-            error_file.write_text(text.strip() + "\n", encoding="utf-8")
+            paths.replace_file(error_file, lambda t: t.write_text(text.strip() + "\n", encoding="utf-8"))
             raise
         finally:
             record = read_record(directory) | status | {"seconds": round(time.monotonic() - started, 3)}

@@ -76,19 +76,18 @@ class Run:
         """Put a fit's history into history.csv: one row an epoch, the fit's name in the first column."""
         import pandas as pd
 
-        path = self.dir / "history.csv"
-        frames = [history.assign(fit=name)]
+        path, table = self.dir / "history.csv", history.assign(fit=name)
         if path.exists():
             old = pd.read_csv(path)
-            frames.insert(0, old[old.fit != name])
-        table = pd.concat([f for f in frames if len(f)])
-        table = table[["fit", *[c for c in table if c != "fit"]]]
+            table = pd.concat([frame for frame in (old[old.fit != name], table) if len(frame)])
+        table.insert(0, "fit", table.pop("fit"))
         paths.replace_file(path, lambda temporary: table.to_csv(temporary, index=False))
 
     def save_figure(self, figure: Figure, name: str) -> None:
         """Keep a figure as figures/<name>.png; the notebook shows it as usual."""
-        (self.dir / "figures").mkdir(exist_ok=True)
-        figure.savefig(self.dir / "figures" / f"{name}.png", dpi=110, bbox_inches="tight")
+        path = self.dir / "figures" / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        paths.replace_file(path, lambda temporary: figure.savefig(temporary, dpi=110, bbox_inches="tight"))
 
     def save_predictions(
         self, y_true: np.ndarray | Tensor, probabilities: np.ndarray | Tensor, name: str = "predictions"
@@ -96,12 +95,9 @@ class Run:
         """Keep class probabilities (N, K) of a split, in its order, as <name>.npz (index, y_true, probabilities)."""
         import numpy as np
 
-        y_true, probabilities = np.asarray(y_true, np.int64), np.asarray(probabilities, np.float32)
-        index = np.arange(len(y_true))
-        path = self.dir / f"{name}.npz"
-        paths.replace_file(
-            path, lambda t: np.savez_compressed(t, index=index, y_true=y_true, probabilities=probabilities)
-        )
+        columns = {"index": np.arange(len(y_true)), "y_true": np.asarray(y_true, np.int64)}
+        columns["probabilities"] = np.asarray(probabilities, np.float32)
+        paths.replace_file(self.dir / f"{name}.npz", lambda temporary: np.savez_compressed(temporary, **columns))
 
     def save_model(self, model: nn.Module, **build: Any) -> None:
         """Keep the weights as model.safetensors, and in the record what `models.rebuild` needs to use them again.
@@ -142,19 +138,17 @@ def open_run(notebook: str, namespace: dict[str, Any], data: Dataset | None = No
     Example:
         run = open_run("02_supervised_baseline", globals(), data)
     """
-
     from labutil import device
 
     prepared = os.environ.get("LABUTIL_RUN_DIR")
-    record = read_record(Path(prepared)) if prepared else None
+    directory = Path(prepared or "")
+    record = read_record(directory) if prepared else None
     if record is None:
         path = paths.project_root() / "notebooks" / f"{notebook}.ipynb"
         params = {name: namespace[name] for name in parameters.read_parameters(path)}
         record = new_record(notebook, None, params)
         directory = paths.runs_dir() / notebook / f"hand-{run_id(path, params)}"
         directory.mkdir(parents=True, exist_ok=True)
-    else:
-        directory = Path(prepared)
     if directory not in _held:
         # Held until the process ends. The kernel of a killed `labutil run` may still be writing for a moment.
         _held[directory] = lock_file(directory / ".kernel.lock", KERNEL_LOCK_SECONDS if prepared else 0)
@@ -171,8 +165,7 @@ def open_run(notebook: str, namespace: dict[str, Any], data: Dataset | None = No
         }
     run = Run(directory, record, resume=bool(prepared))
     run.save()
-    environment = record["environment"]
-    print(f"device: {environment['device']}; precision: {environment['precision']}; torch {environment['torch']}")
+    print("device: {device}; precision: {precision}; torch {torch}".format(**record["environment"]))
     print(f"run: {show_path(directory)}")
     return run
 
@@ -217,11 +210,9 @@ def run_id(notebook: Path, params: dict[str, Any], out: Path | None = None) -> s
     stamp = sources.stamp(params["dataset"]) if "dataset" in params else ""
     if "runs" in params:
         stamp += _runs_stamp(Path(params["runs"] or out or paths.runs_dir()), notebook.stem)
-    parts = [parameters.code_cells(notebook), params, stamp]
     files = [Path(v) for k, v in params.items() if k != "dataset" and isinstance(v, str) and Path(v).is_file()]
-    if files:
-        parts.append([(file.stat().st_size, file.stat().st_mtime_ns) for file in files])
-    identity = json.dumps(parts, sort_keys=True)
+    times = [[(file.stat().st_size, file.stat().st_mtime_ns) for file in files]] if files else []
+    identity = json.dumps([parameters.code_cells(notebook), params, stamp, *times], sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()[:10]
 
 
@@ -260,11 +251,9 @@ def load_runs(path: Path | str | None = None) -> pd.DataFrame:
 
 def format_metrics(metrics: dict[str, float]) -> str:
     """Metrics as aligned lines, for a terminal."""
-    width = max((len(name) for name in metrics), default=0)
-    return "\n".join(
-        f"  {name:<{width}}  {value:.4f}" if isinstance(value, float) else f"  {name:<{width}}  {value}"
-        for name, value in metrics.items()
-    )
+    width = max(map(len, metrics), default=0)
+    shown = {name: f"{value:.4f}" if isinstance(value, float) else value for name, value in metrics.items()}
+    return "\n".join(f"  {name:<{width}}  {value}" for name, value in shown.items())
 
 
 def show_path(path: Path) -> str:
@@ -276,7 +265,7 @@ def show_path(path: Path) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader finds the old file or the new one, never half of one."""
+    """Write JSON, whole or not at all; raises ValueError for NaN and infinity, which JSON has not."""
     text = json.dumps(value, indent=1, allow_nan=False)
     paths.replace_file(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
 

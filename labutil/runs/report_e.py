@@ -50,10 +50,7 @@ def asked(*names: str, text: str) -> Callable[[click.decorators.FC], click.decor
 @click.option("-model", "--model", help="The file of an autoencoder to go on from.")
 @click.option("-save", "--save", help="Copy the trained autoencoder to this file.")
 @run_options
-def autoencoder(
-    dataset: str, model: str | None, save: str | None, recipe: str | None, overrides: Pairs, out: Path | None,
-    force: bool, **given: str | None,
-) -> None:  # fmt: skip
+def autoencoder(dataset: str, model: str | None, save: str | None, **options: Any) -> None:
     """Train a convolutional autoencoder on images; labels are not needed.
 
     With nothing given, it asks for the images and the settings; else only for the images. Leaves
@@ -63,12 +60,12 @@ def autoencoder(
     if ParameterSource.COMMANDLINE not in map(context.get_parameter_source, context.params):
         declared = parameters.read_parameters(_notebook())
         for name in ASKED:
-            given[name] = click.prompt(declared[name].meaning, default=str(declared[name].default).strip("[]"))
+            options[name] = click.prompt(declared[name].meaning, default=str(declared[name].default).strip("[]"))
         save = click.prompt("copy of the trained autoencoder (a file; nothing: none)", default="", show_default=False)
-    params = _settings(given) | {"dataset": _images_spec(dataset), "classifier_epochs": "[0, 0]"}
+    params = {"dataset": _images_spec(dataset), "classifier_epochs": "[0, 0]"}
     params |= {"autoencoder": _file(model)} if model else {}
     target = _target(save) if save else None
-    directory, record = _run(params, recipe, overrides, out, force)
+    directory, record = _run(params, **options)
     trained = directory / "autoencoder.safetensors"
     if target:
         paths.replace_file(target, lambda temporary: temporary.write_bytes(trained.read_bytes()))
@@ -87,18 +84,15 @@ def autoencoder(
 @click.option("--head", help="Nodes of each fully connected layer, as 64.")
 @click.option("--dropout", "head_dropout", help="Dropout in them.")
 @run_options
-def classification(
-    dataset: str, dataset_labels: str, test: str, test_labels: str, model: str, recipe: str | None, overrides: Pairs,
-    out: Path | None, force: bool, **given: str | None,
-) -> None:  # fmt: skip
+def classification(dataset: str, dataset_labels: str, test: str, test_labels: str, model: str, **options: Any) -> None:
     """Put a classifier on a trained autoencoder's encoder, train it, and test it once.
 
     First the new fully connected layers alone, then everything. Prints the classification report and the number of
     wrong test images.
     """
     files = ",".join(map(_file, (dataset, dataset_labels, test, test_labels)))
-    params = _settings(given) | {"dataset": f"idx:{files}", "autoencoder": _file(model), "epochs": "0"}
-    directory, record = _run(params, recipe, overrides, out, force)
+    params = {"dataset": f"idx:{files}", "autoencoder": _file(model), "epochs": "0"}
+    directory, record = _run(params, **options)
     click.echo(_report(directory, record))
 
 
@@ -122,21 +116,21 @@ def _target(text: str) -> Path:
     return path
 
 
-def _settings(given: dict[str, str | None]) -> dict[str, str]:
-    """Values for the notebook; a comma, or one number, is a list where the notebook wants one."""
-    declared = parameters.read_parameters(_notebook())
-    lists = {name for name, parameter in declared.items() if parameter.type.startswith("list")}
-    return {k: f"[{v.strip('[]')}]" if k in lists else v for k, v in given.items() if v}
-
-
 def _notebook() -> Path:
     return paths.project_root() / "notebooks" / f"{NOTEBOOK}.ipynb"
 
 
 def _run(
-    params: dict[str, Any], recipe: str | None, overrides: Pairs, out: Path | None, force: bool
+    params: dict[str, str], recipe: str | None, overrides: Pairs, out: Path | None, force: bool, **given: str | None
 ) -> tuple[Path, dict[str, Any]]:
-    """Check everything, then execute notebook 06, or find that it has been run."""
+    """Check everything, then execute notebook 06, or find that it has been run: (its directory, its record).
+
+    given: parameters as options give them; `16,32`, or one number, is a list where the notebook wants one.
+    """
+    declared = parameters.read_parameters(_notebook())
+    for name, value in given.items():
+        if value:
+            params[name] = f"[{value.strip('[]')}]" if declared[name].type.startswith("list") else value
     merged = parameters.plan(_notebook(), recipe, params | dict(overrides), base=ALONE)
     _check_images(merged)
     directory, record, found = run_notebook(_notebook(), merged, recipe=recipe, out=out, force=force)
