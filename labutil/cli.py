@@ -12,7 +12,7 @@ import click
 from labutil import paths, runs
 from labutil.data import sources
 from labutil.runs import execute, parameters, report_e
-from labutil.runs.predict import check_path, default_path, find_run, predict_images, summary, write_table
+from labutil.runs.predict import find_run, predict_images, summary, table_path, write_table
 
 NOTEBOOKS = "notebooks"
 
@@ -106,8 +106,7 @@ def predict(run_name: str, spec: str, part: str | None, out: Path | None) -> Non
     SPEC: as for `labutil data`, or the path of a folder of images in any order, or of one image; labels are not needed.
     """
     directory = find_run(run_name)
-    path = out or default_path(directory, spec, part)
-    check_path(path)  # before anything is computed
+    path = table_path(directory, spec, part, out)
     table = predict_images(directory, spec, part)
     write_table(path, table)
     images = "1 image" if len(table) == 1 else f"{len(table):,} images"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from labutil import paths
 from labutil.data import sources
-from labutil.paths import DataError, did_you_mean
+from labutil.paths import DataError, did_you_mean, printable
 from labutil.runs import parameters
 from labutil.runs.record import read_record, show_path
 
@@ -228,10 +228,18 @@ def summary(table: pd.DataFrame, most: int = 12) -> str:
     return line
 
 
-def default_path(directory: Path, spec: str, part: str | None) -> Path:
-    """Where a table goes when nobody says: into the run's directory, under the name of the images."""
+def table_path(directory: Path, spec: str, part: str | None, out: Path | None = None) -> Path:
+    """Where a table goes: `out`, else into the run's directory, under the name of the images.
+
+    Raises DataError where no file can be written, so that it is told before anything is computed.
+    """
     name = "_".join(filter(None, ("predictions", parse_source(spec).name, part)))
-    return directory / (re.sub(r"[^\w.@-]+", "_", name) + ".csv")
+    path = out or directory / (re.sub(r"[^\w.@-]+", "_", name) + ".csv")
+    if path.is_dir():
+        raise DataError(f"{path} is a folder: give --out the name of a file, such as {path / 'predictions.csv'}")
+    if not path.absolute().parent.is_dir():
+        raise DataError(f"{path.parent} is no folder: make it, or give another --out FILE")
+    return path
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
@@ -242,14 +250,6 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
         raise DataError(f"{path} cannot be written ({error.strerror or error}): give another --out FILE") from error
 
 
-def check_path(path: Path) -> None:
-    """Raise DataError where no table can be written, before anything is computed."""
-    if path.is_dir():
-        raise DataError(f"{path} is a folder: give --out the name of a file, such as {path / 'predictions.csv'}")
-    if not path.absolute().parent.is_dir():
-        raise DataError(f"{path.parent} is no folder: make it, or give another --out FILE")
-
-
 def parse_source(spec: str) -> Source:
     """As `sources.parse`, and also the path of a folder or of an image file, without its kind."""
     try:
@@ -257,7 +257,7 @@ def parse_source(spec: str) -> Source:
     except DataError:
         path = Path(os.path.abspath(os.path.expanduser(spec)))
         if spec.strip() and path.is_dir():
-            return sources.Source("folder", f"folder:{path.name}", paths=(path,))
+            return sources.Source("folder", f"folder:{printable(path.name)}", paths=(path,))
         if path.is_file() and path.suffix != ".npz":
-            return sources.Source("image", path.name, paths=(path,))
+            return sources.Source("image", printable(path.name), paths=(path,))
         raise

@@ -38,12 +38,23 @@ def save(path: Path, colour: str, **size: int) -> None:
     Image.fromarray(picture(colour, **size)).save(path)
 
 
+def tree(folder: Path, where: dict[str, str]) -> Path:
+    """A folder of images: path below it -> colour."""
+    for name, colour in where.items():
+        save(folder / name, colour)
+    return folder
+
+
+def pictures(colours: list[str], *size: int) -> np.ndarray:
+    return np.stack([picture(colour, *size) for colour in colours])
+
+
 def colour_model(channels: int = 3, encoder: str = "resnet8", side: int = 16) -> nn.Module:
     """A model that tells colours (or shades) apart: an untrained encoder, and a last layer solved for, not trained."""
     shades = COLOURS if channels == 3 else GRAYS
     torch.manual_seed(0)
     model = models.Classifier(models.encoder(encoder, channels=channels, image_size=side), 3)
-    images = np.stack([picture(name, side, side) for name in shades for _ in range(8)])
+    images = pictures([name for name in shades for _ in range(8)], side, side)
     images = torch.from_numpy(images.reshape(24, side, side, channels)).permute(0, 3, 1, 2)
     h = evaluation.predict(model.encoder, images, precision="fp32").double()
     h = torch.cat([h, torch.ones(24, 1)], 1)
@@ -113,71 +124,76 @@ def test_a_folder_of_images_without_labels(run, tmp_path):
 
 
 def test_class_folders_give_labels_and_an_accuracy(run, tmp_path):
-    for folder, colour in (("red", "red"), ("red", "blue"), ("green", "green"), ("purple", "blue")):
-        save(tmp_path / "set" / folder / f"{colour}.png", colour)
-    table = predicted(run, tmp_path / "set", tmp_path / "out.csv")
+    where = {"red/red.png": "red", "red/blue.png": "blue", "green/green.png": "green", "purple/blue.png": "blue"}
+    table = predicted(run, tree(tmp_path / "set", where), tmp_path / "out.csv")
     assert table.columns.tolist()[:3] == ["name", "class", "label"]
-    assert table.name.tolist() == ["green/green.png", "purple/blue.png", "red/blue.png", "red/red.png"]
-    assert table["class"].tolist() == ["green", "blue", "blue", "red"]
-    assert table.label.tolist() == ["green", "purple", "red", "red"]
+    assert table.iloc[:, :3].to_numpy().tolist() == [
+        ["green/green.png", "green", "green"], ["purple/blue.png", "blue", "purple"],
+        ["red/blue.png", "blue", "red"], ["red/red.png", "red", "red"],
+    ]  # fmt: skip
     assert "accuracy 0.6667 (2 of 3 labelled)" in table.attrs["stdout"]
     assert table.attrs["stderr"] == "labutil: note: labels that are no classes of the model are not judged: purple\n"
 
 
 def test_any_tree_of_folders(run, tmp_path):
-    where = {"a.png": "red", "2024/5/x.png": "blue", "2024/12/x.png": "green", "2023/train/x.png": "red"}
-    for name, colour in where.items():
-        save(tmp_path / "set" / name, colour)
-    table = predicted(run, tmp_path / "set", tmp_path / "out.csv")
+    where = {"2023/train/x.png": "red", "2024/5/x.png": "blue", "2024/12/x.png": "green", "a.png": "red"}
+    table = predicted(run, tree(tmp_path / "set", where), tmp_path / "out.csv")
     assert "label" not in table
     assert dict(zip(table.name, table["class"], strict=True)) == where
-    assert table.name.tolist() == ["2023/train/x.png", "2024/5/x.png", "2024/12/x.png", "a.png"]
+    assert table.name.tolist() == list(where)
     assert "accuracy" not in table.attrs["stdout"]
 
 
 def test_parts_of_a_folder(run, tmp_path):
     where = {"train/red/1.png": "red", "train/blue/1.png": "blue", "val/red/2.png": "red", "test/blue/3.png": "blue"}
     where |= {"test/red/10.png": "red", "test/red/9.png": "green", "unlabelled/z.png": "green"}
-    for name, colour in where.items():
-        save(tmp_path / "set" / name, colour)
-    table = predicted(run, tmp_path / "set", tmp_path / "out.csv")
+    folder, out = tree(tmp_path / "set", where), tmp_path / "out.csv"
+    table = predicted(run, folder, out)
     assert table.name.tolist() == ["test/blue/3.png", "test/red/9.png", "test/red/10.png"]
     assert table["class"].tolist() == ["blue", "green", "red"]
     assert "(2 of 3 labelled)" in table.attrs["stdout"]
     for part, names in {"train": ["train/blue/1.png", "train/red/1.png"], "val": ["val/red/2.png"]}.items():
-        assert predicted(run, tmp_path / "set", tmp_path / "out.csv", "--part", part).name.tolist() == names
-    table = predicted(run, tmp_path / "set", tmp_path / "out.csv", "--part", "all")
+        assert predicted(run, folder, out, "--part", part).name.tolist() == names
+    table = predicted(run, folder, out, "--part", "all")
     assert dict(zip(table.name, table["class"], strict=True)) == where
     assert table.label.tolist()[-1] == ""
     assert "(5 of 6 labelled)" in table.attrs["stdout"]
 
 
 def test_arrays_by_key_and_position(run, tmp_path):
-    names = ["red", "blue", "green", "green", "red"]
-    images, shifted = np.stack([picture(n) for n in names]), np.stack([picture(n) for n in reversed(names)])
-    out = tmp_path / "out.csv"
-    np.savez(tmp_path / "bare.npz", images=images)
-    table = predicted(run, f"npz:{tmp_path / 'bare.npz'}", out)
+    names, out = ["red", "blue", "green", "green", "red"], tmp_path / "out.csv"
+    images = pictures(names)
+
+    def of(arrays, *args):
+        np.savez(tmp_path / "x.npz", **arrays)
+        return predicted(run, f"npz:{tmp_path}/x.npz", out, *args)
+
+    table = of({"images": images})
     assert table.name.tolist() == [f"images[{i}]" for i in range(5)]
     assert table["class"].tolist() == names
     assert "label" not in table
     # Labels for training only, as competitions give them, which no lesson could be tested on.
-    np.savez(tmp_path / "both.npz", train_images=images, train_labels=np.array(names), test_images=shifted[:3])
-    table = predicted(run, f"npz:{tmp_path / 'both.npz'}", out)
+    arrays = {"train_images": images, "train_labels": np.array(names), "test_images": pictures(names[:1:-1])}
+    table = of(arrays)
     assert table.name.tolist() == [f"test_images[{i}]" for i in range(3)]
     assert table["class"].tolist() == names[:1:-1]
     assert "label" not in table
-    table = predicted(run, f"npz:{tmp_path / 'both.npz'}", out, "--part", "all")
+    table = of(arrays, "--part", "all")
     assert table.name.tolist() == [f"train_images[{i}]" for i in range(5)] + [f"test_images[{i}]" for i in range(3)]
     assert table["class"].tolist() == names + names[:1:-1]
     assert table.label.tolist() == [*names, "", "", ""]
     assert "accuracy 1.0000 (5 of 5 labelled)" in table.attrs["stdout"]
-    np.savez(tmp_path / "test.npz", test_images=images, test_labels=np.arange(5))
-    table = predicted(run, f"npz:{tmp_path / 'test.npz'}", out)
+    table = of({"test_images": images, "test_labels": np.arange(5)})
     assert table.name.tolist() == [f"test_images[{i}]" for i in range(5)]
     assert table["class"].tolist() == names
     assert "label" not in table  # numbers are no names
     assert "are not judged: 0, 1, 2, ..." in table.attrs["stderr"]
+    # A part that is drawn keeps the positions of the whole.
+    names *= 5
+    for part, count in (("val", 2), ("test", 5)):
+        table = of({"images": pictures(names), "labels": np.array(names)}, "--part", part)
+        assert table.label.tolist() == [names[int(name[len("images[") : -1])] for name in table.name]
+        assert len(table) == count
 
 
 def test_one_image_and_the_default_file(run, tmp_path):
@@ -191,16 +207,17 @@ def test_one_image_and_the_default_file(run, tmp_path):
         (run / "predictions_a_photo.png.csv").unlink()
 
 
-def test_gray_images_for_a_colour_model_are_repeated(run, tmp_path, weights):
-    shade = picture("gray")
+def test_gray_images_for_a_colour_model_are_repeated(run, tmp_path):
+    shade, out = picture("gray"), tmp_path / "out.csv"
     (tmp_path / "set").mkdir()
     Image.fromarray(shade).save(tmp_path / "set" / "x.png")
     Image.fromarray(shade).convert("RGB").save(tmp_path / "set" / "y.png")
-    np.savez(tmp_path / "x.npz", images=np.stack([shade[:16], shade[4:]]))
-    np.savez(tmp_path / "y.npz", images=np.stack([shade[:16], shade[4:]])[..., None].repeat(3, 3))
-    rows = predicted(run, tmp_path / "set", tmp_path / "out.csv").filter(like="p_").to_numpy()
+    rows = predicted(run, tmp_path / "set", out).filter(like="p_").to_numpy()
     assert (rows[0] == rows[1]).all()
-    tables = [predicted(run, f"npz:{tmp_path / name}.npz", tmp_path / "out.csv") for name in "xy"]
+    images = np.stack([shade[:16], shade[4:]])
+    np.savez(tmp_path / "x.npz", images=images)
+    np.savez(tmp_path / "y.npz", images=images[..., None].repeat(3, 3))
+    tables = [predicted(run, f"npz:{tmp_path / name}.npz", out) for name in "xy"]
     assert tables[0].equals(tables[1])
     assert tables[0].attrs["stderr"] == ""
 
@@ -209,7 +226,7 @@ def test_colour_images_for_a_gray_model_become_gray_with_a_note(tmp_path):
     build = BUILD | {"channels": 1, "encoder": "basic_cnn"}
     run = make_run(tmp_path / "runs" / "99_gray" / "a", colour_model(1, "basic_cnn"), GRAYS, **build)
     names = ["white", "black", "gray"]
-    pixels = np.stack([picture(n, 16, 16) for n in names])[..., None].repeat(3, 3)
+    pixels = pictures(names, 16, 16)[..., None].repeat(3, 3)
     np.savez(tmp_path / "set.npz", images=pixels)
     (tmp_path / "set").mkdir()
     for i, image in enumerate(pixels):
@@ -247,21 +264,9 @@ def test_parts_are_those_of_load_dataset(kind, tmp_path):
         assert found.names_of(rows) == expected.names
 
 
-def test_a_drawn_part_has_the_names_of_its_images(run, tmp_path):
-    colours = ["red", "blue", "green"] * 7
-    np.savez(tmp_path / "set.npz", images=np.stack([picture(c) for c in colours]), labels=np.array(colours))
-    tables = [predicted(run, f"npz:{tmp_path}/set.npz", tmp_path / "o.csv", "--part", p) for p in ("val", "test")]
-    assert [len(table) for table in tables] == [2, 4]
-    for table in tables:
-        assert table.label.tolist() == [colours[int(name[len("images[") : -1])] for name in table.name]
-
-
 def test_a_folder_that_grew_since_the_run_has_no_known_test_images(run, tmp_path):
     """Drawn anew, test would hold images that the model was trained on."""
-    folder = tmp_path / "grows"
-    for i in range(12):
-        for colour in COLOURS:
-            save(folder / colour / f"{i}.png", colour)
+    folder = tree(tmp_path / "grows", {f"{colour}/{i}.png": colour for i in range(12) for colour in COLOURS})
     data = load_dataset(f"folder:{folder}", data_seed=5)
     record = runs.read_record(run)
     record["params"] = {"dataset": f"folder:{folder}", "data_seed": 5}
