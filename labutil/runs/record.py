@@ -68,7 +68,7 @@ class Run:
         write_json(self.dir / "run.json", self.record)
 
     def save_fit(self, name: str, settings: dict[str, Any]) -> None:
-        """Record what a `fit` was run with; notebook 07 makes a table of it."""
+        """Record what a `fit` was run with: a comparison makes a table of it."""
         self.record["fits"][name] = settings
         self.save()
 

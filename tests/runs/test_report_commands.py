@@ -17,7 +17,6 @@ import torch
 from click.testing import CliRunner
 
 from labutil import cli, models, networks, paths, runs
-from labutil.runs import parameters
 
 pty = pytest.importorskip("pty", reason="Windows has no pseudo-terminals")
 
@@ -210,15 +209,6 @@ def test_wrong_files_are_one_line_and_exit_2(files, tmp_path):
     assert "is for images of 3 x 28 x 28, these are 1 x 28 x 28" in refused(
         "classification", *options(files, model=other)
     )
-
-
-def test_a_run_s_identity_covers_the_files_it_names(files, tmp_path):
-    notebook = parameters.find_notebook(paths.project_root() / "notebooks", "06")
-    params = parameters.plan(notebook, None, {"autoencoder": str(files["model"])})
-    first = runs.run_id(notebook, params)
-    assert runs.run_id(notebook, params) == first
-    os.utime(files["model"], ns=(1, 1))
-    assert runs.run_id(notebook, params) != first
 
 
 def test_both_commands_run_the_notebook(files, tmp_path):

@@ -101,6 +101,12 @@ def test_run_id_follows_code_parameters_and_data(tmp_path):
     assert runs.run_id(write(tmp_path / "99_lesson.ipynb", "x = 1"), params) == first
     (folder / "x.png").write_bytes(b"12")
     assert runs.run_id(notebook, params) != first
+    # The files that parameters name count too.
+    params = {"seed": 0, "weights": str(folder / "x.png")}
+    first = runs.run_id(notebook, params)
+    assert runs.run_id(notebook, params) == first
+    os.utime(folder / "x.png", ns=(1, 1))
+    assert runs.run_id(notebook, params) != first
 
 
 def test_load_runs_reads_what_is_there_and_names_what_is_not(tmp_path, capsys):
@@ -142,7 +148,8 @@ def _lesson():
     return next(iter(sorted((paths.project_root() / "notebooks").glob("[0-9]*.ipynb"))))
 
 
-def test_execute_finds_forces_and_keeps_what_failed(tmp_path):
+def test_execute_finds_forces_and_keeps_what_failed(tmp_path, monkeypatch):
+    monkeypatch.setenv("LABUTIL_RUN_DIR", "of the run that this one is made in")
     out = tmp_path / "out {run} {0} {epochs} {{x}} 100% %s [a-b]* ?#& 'q' 1"  # papermill formats the paths it is given
     notebook = write(tmp_path / "99_lesson.ipynb", OPEN, "run.log(val_accuracy=epochs / 10)", "run.finish()")
     params = {"seed": 0, "epochs": 2}
@@ -173,6 +180,7 @@ def test_execute_finds_forces_and_keeps_what_failed(tmp_path):
     careless = write(tmp_path / "99_lesson.ipynb", OPEN)
     with pytest.raises(runs.RunError, match=r"ended without run\.finish"):
         runs.run_notebook(careless, params, out=out)
+    assert os.environ["LABUTIL_RUN_DIR"] == "of the run that this one is made in"
 
 
 TRAIN = """
