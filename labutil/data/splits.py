@@ -17,10 +17,8 @@ def split(
     """Row numbers of train, val, test and, where there is one, unlabelled; ascending.
 
     `parts` are the splits that the source `name` brings, and their sizes, in the order of `labels`. What lacks of test
-    and val is taken from train, in this order: another `val_fraction` leaves test as it is.
-
-    Raises:
-        DataError: too few images.
+    and val is taken from train, in this order: another `val_fraction` leaves test as it is. Raises DataError where
+    there are too few images.
     """
     stops = np.cumsum(list(parts.values()))
     rows = {part: np.arange(stop - count, stop) for (part, count), stop in zip(parts.items(), stops, strict=True)}
@@ -39,10 +37,8 @@ def take_subset(
     rows: dict[str, np.ndarray], labels: np.ndarray, name: str, subset: int, data_seed: int
 ) -> dict[str, np.ndarray]:
     """`rows` with at most `subset` for train, val in proportion, at most `subset` unlabelled, test whole. Each is
-    stratified, and holds what any smaller subset holds.
-
-    Raises:
-        DataError: `subset` is smaller than the number of classes.
+    stratified, and holds what any smaller subset holds. Raises DataError where `subset` is smaller than the number of
+    classes.
     """
     present = len(np.unique(labels[rows["train"]]))
     if subset < present:

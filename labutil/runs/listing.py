@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from labutil.data import decoding, folders, loading, published, readers, splits, store
+from labutil.data import decoding, folders, loading, published, splits, store
 from labutil.data.sources import File, Source, files, stat_file
 from labutil.paths import DataError
 
@@ -95,10 +95,7 @@ Parts = tuple[dict[str, list[File]] | dict[str, np.ndarray], list[str]]
 def _read(source: Source, data_seed: int) -> Parts:
     if source.kind in {"folder", "image", "tiny_imagenet"}:
         return _read_files(source)
-    if source.kind == "npz":
-        images, found = readers.read_npz_parts(source.paths[0])
-        return images, [str(x) for part in images for x in found.get(part, [""] * len(images[part]))]
-    stored = loading.load_source(source, None, data_seed)
+    stored = loading.load_source(source, None, data_seed, lenient=True)
     stops = np.cumsum(list(stored.parts.values()))
     images = dict(zip(stored.parts, np.split(stored.images, stops[:-1]), strict=True))
     return images, [stored.classes[i] if i >= 0 else "" for i in stored.labels]
