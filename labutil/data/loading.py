@@ -1,7 +1,7 @@
 """A name or a path -> train, validation and test images, the same every time.
 
 `load_dataset` is what notebooks call. Behind it: `sources` (what a specification means), `published`, `readers`,
-`folders`, `cells` (the images themselves) and `cache` (decoded once, then memory-mapped).
+`folders`, `decoding`, `cells` (the images themselves), `store` (decoded once, then memory-mapped) and `splits`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from labutil.cleaning import faults as planting
-from labutil.data import cells, folders, published, readers, splits, store
+from labutil.data import cells, decoding, folders, published, readers, splits, store
 from labutil.data.sources import GENERATED, File, Source, files, parse
 from labutil.images import Dataset, ImageSet
 from labutil.paths import DataError
@@ -48,29 +48,25 @@ def load_dataset(
 
     `folder:PATH`: `train/`, `val/`, `test/`, `unlabelled/` where present; in them, or in PATH itself, one folder a
     class; images without class folders have no label. An image of another size is scaled until its shorter side fits,
-    and its centre is kept. One channel if all are stored without colour, else three.
+    and its centre is kept. One channel if all are stored without colour, else three. A line on standard output says
+    where gray values of more than 8 bits were scaled, or pages left out.
+
+    spec: such as "cells", "cifar10", "bloodmnist@64", "folder:PATH", "npz:PATH", "idx:DIR". image_size: 8 to 1024,
+    pixels a side of square images. None: the source's own; for a folder the common size if all images have one (of 8 to
+    1024 pixels), else the median of the shorter sides, at most 224. val_fraction: in (0, 1), of the images that are not
+    test. subset: keep about this many training images, never more, stratified and nested (the images of a smaller
+    subset are in every larger one), validation in proportion, at most as many unlabelled, test whole; at least one a
+    class. data_seed: at least 0; drives generated images and the splits.
 
     Args:
-        spec: such as `"cells"`, `"cifar10"`, `"bloodmnist@64"`, `"folder:PATH"`, `"npz:PATH"`, `"idx:DIR"`.
-        image_size: 8 to 1024, pixels a side of square images. None: the source's own; for a folder the common size if
-            all images have one (of 8 to 1024 pixels), else the median of the shorter sides, at most 224.
-        val_fraction: in (0, 1), of the images that are not test.
-        subset: keep about this many training images, never more, stratified and nested (the images of a smaller
-            subset are in every larger one), validation in proportion, at most as many unlabelled, test whole. At
-            least one a class.
-        data_seed: at least 0; drives generated images, the splits and faults.
         faults: plant faults in the training images, as a lesson on data cleaning needs: what share of them, 0 to 0.5,
             spread over all kinds as `labutil.cleaning.faults.MIX` says, or the share of each kind, such as
             `{"near_duplicate": 0.05, "foreign": 0.02}` (kinds: the table in `faults`), 0 to 0.5 each, 1 in
             all; each kind at least once. The training images are then copied into memory, in random order, duplicates
             and other images added; `Dataset.faults` says where the faults are. None or 0: none.
 
-    Returns:
-        `Dataset`; images uint8 (N, C, H, W), labels int64 (N,).
-
-    Raises:
-        DataError: a parameter out of range, an unknown name, or data that cannot be used; one line that says which
-            file, what is wrong and what to do.
+    Returns a `Dataset`; images uint8 (N, C, H, W), labels int64 (N,). Raises DataError for a parameter out of range, an
+    unknown name, or data that cannot be used: one line that says which file, what is wrong and what to do.
 
     Example:
         data = load_dataset("cells", image_size=32)
@@ -81,6 +77,8 @@ def load_dataset(
     image_size, data_seed = None if image_size is None else int(image_size), int(data_seed)  # NumPy's are no JSON
     source = parse(spec)
     stored = load_source(source, image_size, data_seed)
+    for note in stored.notes:
+        print(f"note: {note}")
     rows = splits.split(stored.labels, stored.parts, source.name, val_fraction, data_seed)
     fingerprint = split_fingerprint(stored.content, data_seed, val_fraction, rows)
     if subset is not None:
@@ -127,9 +125,6 @@ def _check(image_size: int | None, val_fraction: float, subset: int | None, data
             raise DataError(f"{name}={value!r} must be a whole number {between}")
     if isinstance(val_fraction, bool) or not isinstance(val_fraction, int | float) or not 0 < val_fraction < 1:
         raise DataError(f"val_fraction={val_fraction!r} must be a number between 0 and 1, such as 0.1")
-
-
-# The images
 
 
 def load_source(
@@ -181,17 +176,29 @@ def _load(
         found = files(source) if source.paths else published.published_files(source)
         content = store.content(found)
     key = store.make_key(content, source.kind, *(["lenient"] if lenient else []))
-    stored = store.stored(
-        key, lambda folder: _write_arrays(folder, _read(source, found, data_seed, lenient), source.name)
-    )
-    if size not in {None, stored.images.shape[2:]}:
-        if size[0] != size[1]:
-            height, width = stored.images.shape[2:]
-            sizes = f"{width}x{height} pixels, and {size[1]}x{size[0]} are asked for"
-            raise DataError(f"{source.name} has images of {sizes}: scale them")
-        native, key = stored, store.make_key(key, size[0])
-        stored = store.stored(key, lambda folder: _write_resized(folder, native, size[0], source.name))
-    return replace(stored, content=content)
+
+    def write(folder: Path) -> None:
+        arrays = _read(source, found, data_seed, lenient)
+        parts = {part: len(images) for part, images in arrays.images.items()}
+        shape = (sum(parts.values()), *next(iter(arrays.images.values())).shape[1:])
+        length = store.chunk_length(shape[1:])
+        chunks = (images[i : i + length] for images in arrays.images.values() for i in range(0, len(images), length))
+        labels = np.concatenate([arrays.labels[part] for part in parts])
+        store.write_images(folder, chunks, shape, labels, parts, arrays.classes, source.name)
+
+    def write_resized(folder: Path) -> None:
+        shape = (*native.images.shape[:2], *size)
+        chunks = resize(native.images, size[0])
+        store.write_images(folder, chunks, shape, native.labels, native.parts, native.classes, source.name)
+
+    native = store.stored(key, write)
+    height, width = native.images.shape[2:]
+    if size in {None, (height, width)}:
+        return replace(native, content=content)
+    if size[0] != size[1]:
+        sizes = f"{width}x{height} pixels, and {size[1]}x{size[0]} are asked for"
+        raise DataError(f"{source.name} has images of {sizes}: scale them")
+    return replace(store.stored(store.make_key(key, size[0]), write_resized), content=content)
 
 
 def _read(source: Source, found: list[File], data_seed: int, lenient: bool) -> readers.Arrays:
@@ -208,52 +215,30 @@ def _read(source: Source, found: list[File], data_seed: int, lenient: bool) -> r
 def _load_files(source: Source, size: tuple[int, int] | None, lenient: bool) -> store.Stored:
     """Images that are files of their own."""
     if source.kind == "tiny_imagenet":
-        root = published.tiny_imagenet_folder()
+        root, plan_files = published.tiny_imagenet_folder(), folders.plan_tiny_imagenet
         found = folders.tiny_imagenet_files(root)
-        facts = {"content": store.content(found), "height": 64, "width": 64, "channels": 3}
+        facts = {"content": store.content(found), "size": (64, 64), "channels": 3, "bits": 8, "notes": []}
     else:
         root, found = source.paths[0], files(source)
+        plan_files = folders.plan_tree if lenient or source.kind == "image" else folders.plan_folder
 
-    def plan() -> folders.Plan:
-        if source.kind == "tiny_imagenet":
-            return folders.plan_tiny_imagenet(root, found)
-        return folders.plan_tree(root, found) if lenient or source.kind == "image" else folders.plan_folder(root, found)
+        def look() -> dict:
+            plan_files(root, found)  # what is wrong with names is told before every file is read
+            return decoding.scan(found)
 
-    def look() -> dict:
-        plan()  # what is wrong with names is told before every file is read
-        return folders.scan(found)
-
-    if source.kind != "tiny_imagenet":
         facts = store.remember(found, look)
     content, channels = facts["content"], facts["channels"]
-    height, width = size or (facts["height"], facts["width"])
+    height, width = size or facts["size"]
 
     def write(folder: Path) -> None:
-        planned = plan()
-        parts = {part: len(part_files) for part, part_files in planned.files.items()}
-        names = [file.name for part_files in planned.files.values() for file in part_files]
-        labels = np.concatenate([planned.labels[part] for part in parts])
-        shape = (len(labels), channels, height, width)
-        chunks = folders.decode(planned, height, width, channels)
-        store.write_images(folder, chunks, shape, labels, parts, planned.classes, source.name, names)
+        plan = plan_files(root, found)
+        names, labels = [file.name for file in plan.files], np.array(plan.labels)
+        chunks = decoding.decode(plan.files, height, width, channels, facts["bits"])
+        shape = (len(names), channels, height, width)
+        store.write_images(folder, chunks, shape, labels, plan.parts, plan.classes, source.name, names)
 
     key = store.make_key(content, source.kind, height, width, channels, *(["lenient"] if lenient else []))
-    return replace(store.stored(key, write), content=content)
-
-
-def _write_arrays(folder: Path, arrays: readers.Arrays, text: str) -> None:
-    parts = {part: len(images) for part, images in arrays.images.items()}
-    shape = (sum(parts.values()), *next(iter(arrays.images.values())).shape[1:])
-    length = store.chunk_length(shape[1:])
-    chunks = (images[i : i + length] for images in arrays.images.values() for i in range(0, len(images), length))
-    labels = np.concatenate([arrays.labels[part] for part in parts])
-    store.write_images(folder, chunks, shape, labels, parts, arrays.classes, text)
-
-
-def _write_resized(folder: Path, stored: store.Stored, side: int, text: str) -> None:
-    shape = (*stored.images.shape[:2], side, side)
-    chunks = resize(stored.images, side)
-    store.write_images(folder, chunks, shape, stored.labels, stored.parts, stored.classes, text)
+    return replace(store.stored(key, write), content=content, notes=tuple(facts["notes"]))
 
 
 def resize(images: np.ndarray, side: int) -> Iterator[np.ndarray]:

@@ -33,12 +33,15 @@ NAMES = (*GENERATED, "mnist5k", *TORCHVISION, *catalogue.CLASSES, "tiny_imagenet
 # Beside images these are usual and plainly none; anything else that Pillow cannot read is an error.
 _NO_IMAGES = tuple(
     f".{end}"
-    for end in (
-        *("cfg", "csv", "db", "doc", "docx", "htm", "html", "ini", "ipynb", "json", "jsonl", "log", "md", "pdf", "py"),
-        *("rst", "sh", "toml", "tsv", "txt", "xls", "xlsx", "xml", "yaml", "yml"),
-    )
+    for end in "cfg csv db doc docx htm html ini ipynb json jsonl log md pdf py rst sh toml tsv txt xls xlsx xml yaml "
+    "yml".split()
 )
-_CLUTTER = frozenset(("__macosx", "thumbs.db", "desktop.ini"))
+# What systems, network drives and programs leave in folders, beside what a dot hides; in small letters.
+_CLUTTER = frozenset(
+    "__macosx/icon\r/network trash folder/temporary items/__pycache__/lost+found/found.000/$recycle.bin/system volume "
+    "information/thumbs.db:encryptable/pspbrwse.jbf/zbthumbnail.info/_gsdata_/@eadir/@recycle/@recently-snapshot/@tmp/"
+    "#recycle/#snapshot/~snapshot".split("/")
+)
 _IDX_NAMES = {
     "train_images": "train-images{}idx3-ubyte",
     "train_labels": "train-labels{}idx1-ubyte",
@@ -71,8 +74,7 @@ class File(NamedTuple):
 def parse(spec: str) -> Source:
     """Take a specification apart.
 
-    Raises:
-        DataError: no such name or kind, a path that does not exist, or a size or number out of range.
+    Raises DataError for no such name or kind, a path that does not exist, or a size or number out of range.
 
     Example:
         parse("bloodmnist@64")  # Source(kind="bloodmnist", name="bloodmnist@64", number=64)
@@ -111,8 +113,7 @@ def resolve(spec: str) -> str:
     """The specification with its paths made absolute (they count from the current folder, `~` is the home folder), so
     that it means the same in any process.
 
-    Raises:
-        DataError: as `parse`.
+    Raises DataError as `parse`.
 
     Example:
         resolve("idx:../shared/data")  # "idx:/home/me/shared/data"
@@ -127,8 +128,7 @@ def stamp(spec: str) -> str:
     """A short text that changes when the data behind a specification does, without reading it: names, sizes and times
     of files; the name and the generator's version of generated sets; else the name.
 
-    Raises:
-        DataError: as `parse`.
+    Raises DataError as `parse`.
     """
     source = parse(spec)
     if source.kind in GENERATED:
@@ -144,8 +144,7 @@ def stamp(spec: str) -> str:
 def files(source: Source) -> list[File]:
     """The files of a folder, .npz, IDX or image source, in a fixed order.
 
-    Raises:
-        DataError: a file is missing, or a folder cannot be read.
+    Raises DataError where a file is missing, or a folder cannot be read.
     """
     if source.kind == "folder":
         return sorted(walk(source.paths[0]))
@@ -160,8 +159,7 @@ def walk(folder: Path | str) -> Iterator[File]:
     """Every file below `folder` that may be an image, in no order. Hidden files, system clutter and plain text are
     left out; links are followed, except one that leads back to a folder it lies in.
 
-    Raises:
-        DataError: a link that leads nowhere, or a folder that cannot be read.
+    Raises DataError for a link that leads nowhere, or a folder that cannot be read.
     """
     pending = [(str(folder), "", frozenset())]
     while pending:
@@ -189,11 +187,7 @@ def is_clutter(name: str) -> bool:
 
 
 def stat_file(name: str, path: Path | str) -> File:
-    """`path` as a `File` under `name`.
-
-    Raises:
-        DataError: there is no such file.
-    """
+    """`path` as a `File` under `name`. Raises DataError where there is no such file."""
     try:
         return _file(name, str(path), os.stat(path))
     except OSError as error:

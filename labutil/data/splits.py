@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from labutil.images import stratified_order
 from labutil.paths import DataError
 
 TEST_FRACTION = 0.2  # of the images, where a source has no test split of its own
@@ -16,10 +17,8 @@ def split(
     """Row numbers of train, val, test and, where there is one, unlabelled; ascending.
 
     `parts` are the splits that the source `name` brings, and their sizes, in the order of `labels`. What lacks of test
-    and val is taken from train, in this order: another `val_fraction` leaves test as it is.
-
-    Raises:
-        DataError: too few images.
+    and val is taken from train, in this order: another `val_fraction` leaves test as it is. Raises DataError where
+    there are too few images.
     """
     stops = np.cumsum(list(parts.values()))
     rows = {part: np.arange(stop - count, stop) for (part, count), stop in zip(parts.items(), stops, strict=True)}
@@ -38,10 +37,8 @@ def take_subset(
     rows: dict[str, np.ndarray], labels: np.ndarray, name: str, subset: int, data_seed: int
 ) -> dict[str, np.ndarray]:
     """`rows` with at most `subset` for train, val in proportion, at most `subset` unlabelled, test whole. Each is
-    stratified, and holds what any smaller subset holds.
-
-    Raises:
-        DataError: `subset` is smaller than the number of classes.
+    stratified, and holds what any smaller subset holds. Raises DataError where `subset` is smaller than the number of
+    classes.
     """
     present = len(np.unique(labels[rows["train"]]))
     if subset < present:
@@ -51,7 +48,7 @@ def take_subset(
     taken = dict(rows)
     for part, (size, stream) in sizes.items():
         if part in rows and size < len(rows[part]):
-            order, _ = _stratified_order(labels[rows[part]], data_seed, stream, first=0)
+            order = stratified_order(labels[rows[part]], (data_seed, stream), first=0)
             taken[part] = np.sort(rows[part][order[:size]])
     return taken
 
@@ -60,24 +57,10 @@ def _hold_out(
     rows: np.ndarray, labels: np.ndarray, fraction: float, data_seed: int, stream: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cut off a stratified `fraction`, at least one image where every class can keep one: (kept, held out)."""
-    order, is_last = _stratified_order(labels[rows], data_seed, stream, first=0.5)
-    held = order[~is_last][: max(1, round(fraction * len(rows)))]
+    order = stratified_order(labels[rows], (data_seed, stream))
+    _, lasts = np.unique(labels[rows][order][::-1], return_index=True)  # of each class, counted from the end
+    held = np.delete(order, len(rows) - 1 - lasts)[: max(1, round(fraction * len(rows)))]
     return np.delete(rows, held), np.sort(rows[held])
-
-
-def _stratified_order(labels: np.ndarray, data_seed: int, stream: int, first: float) -> tuple[np.ndarray, np.ndarray]:
-    """A random order whose every beginning has the classes in their proportions; and of each, is it its class's last?
-
-    The j-th of a class's n images, in random order, comes at position (j + first) / n. With `first` 0.5 beginnings are
-    as proportional as they can be; with 0 one image of each class comes before the second of any.
-    """
-    # the raw stream of a bit generator is the same in every release of NumPy
-    key = np.random.PCG64(np.random.SeedSequence((data_seed, stream))).random_raw(len(labels))
-    by_class = np.lexsort((key, labels))
-    _, start, count = np.unique(labels[by_class], return_index=True, return_counts=True)
-    rank, size = np.arange(len(labels)) - np.repeat(start, count), np.repeat(count, count)
-    order = np.lexsort((key[by_class], (rank + first) / size))
-    return by_class[order], (rank == size - 1)[order]
 
 
 def stratified_folds(labels: np.ndarray, folds: int, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -102,7 +85,7 @@ def stratified_folds(labels: np.ndarray, folds: int, seed: int = 0) -> list[tupl
         raise ValueError(f"folds={folds} must lie between 2 and {len(y)}, the number of images")
     # Dealt out like cards, class after class, without starting anew: so a class's remainder goes to the folds that
     # the class before has left.
-    order = np.lexsort((np.random.PCG64(np.random.SeedSequence((seed, _FOLDS))).random_raw(len(y)), y))
+    order = stratified_order(y, (seed, _FOLDS))
     fold = np.empty(len(y), np.int64)
-    fold[order] = np.arange(len(y)) % folds
+    fold[order[np.argsort(y[order], kind="stable")]] = np.arange(len(y)) % folds
     return [(np.flatnonzero(fold != i), np.flatnonzero(fold == i)) for i in range(folds)]

@@ -3,8 +3,7 @@
     cache/<key>/images.bin     uint8 (N, C, H, W), the source's parts one after another
     cache/<key>/labels.npy     int64 (N,)
     cache/<key>/sums.npy       int64 (2, N, C): sum of each image's values, and sum of their squares
-    cache/<key>/meta.json      shape, number of images in each part, class names
-    cache/<key>/names.txt      names of the images' files, with a zero byte between; for sources that have them
+    cache/<key>/meta.json      shape, number of images in each part, class names, file names
     cache/stamps/<stamp>.json  what reading some files found out, so that unchanged files are not read again
 
 All of it can be deleted at any time; it is made again when it is needed.
@@ -20,6 +19,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -62,26 +62,25 @@ def stored(key: str, write: Callable[[Path], None]) -> Stored:
     """What the cache holds under `key`; if nothing, `write(folder)` fills a folder that then becomes it.
 
     Several processes may ask at once: one writes, the others wait. What a killed writer left is removed by the next.
-
-    Raises:
-        DataError: no room, or no right to write.
+    Raises DataError where there is no room, or no right to write.
     """
     from filelock import FileLock
 
-    folder = _root() / key
-    if not _is_whole(folder):
+    folder = data_dir() / "cache" / key
+    if found := _open(folder):
+        return found
+    with _writable(folder.parent), FileLock(folder.with_suffix(".lock")):
+        if found := _open(folder):
+            return found
+        _remove_leftovers(folder)
+        temporary = folder.with_suffix(".tmp")
+        temporary.mkdir()
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(_lock(folder)):
-                if not _is_whole(folder):
-                    _remove_leftovers(folder)
-                    _write_whole(folder, write)
-        except OSError as error:
-            raise DataError(
-                f"{folder.parent} cannot be written ({error.strerror or error}): make room, or set LABUTIL_DATA to a "
-                f"folder where there is"
-            ) from error
-    return _open(folder)
+            write(temporary)
+            os.replace(temporary, folder)
+        finally:  # after an interrupt too
+            shutil.rmtree(temporary, ignore_errors=True)
+        return _open(folder)
 
 
 def write_images(
@@ -95,11 +94,7 @@ def write_images(
     names: Sequence[str] | None = None,
 ) -> None:
     """Fill a cache folder. `chunks` are uint8 (n, C, H, W) and make up `shape` together; `text` is for the progress
-    bar.
-
-    Raises:
-        DataError: the disk has no room for them.
-    """
+    bar. Raises DataError where the disk has no room for them."""
     need, free = math.prod(shape), shutil.disk_usage(folder).free
     if need > free:
         raise DataError(
@@ -113,17 +108,20 @@ def write_images(
             chunk = np.ascontiguousarray(chunk, np.uint8)  # noqa: PLW2901
             file.write(chunk)
             stop = start + len(chunk)
-            values = chunk.reshape(*chunk.shape[:2], -1)
-            sums[0, start:stop] = values.sum(-1, dtype=np.int64)
-            sums[1, start:stop] = np.square(values, dtype=np.uint16).sum(-1, dtype=np.int64)  # 255 ** 2 < 2 ** 16
+            sums[:, start:stop] = image_sums(chunk)
             start = stop
             bar.update(len(chunk))
     np.save(folder / "labels.npy", labels.astype(np.int64))
     np.save(folder / "sums.npy", sums)
-    meta = {"shape": shape, "parts": parts, "classes": list(classes)}
+    meta = {"shape": shape, "parts": parts, "classes": classes, "names": names}
     (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
-    if names is not None:
-        (folder / "names.txt").write_text("\0".join(names), encoding="utf-8", newline="")
+
+
+def image_sums(images: np.ndarray) -> np.ndarray:
+    """Of each of some uint8 images (N, C, H, W) the sum of its values, and of their squares: int64 (2, N, C)."""
+    values = images.reshape(*images.shape[:2], -1)
+    squares = np.square(values, dtype=np.uint16)  # 255 ** 2 < 2 ** 16
+    return np.stack([values.sum(-1, dtype=np.int64), squares.sum(-1, dtype=np.int64)])
 
 
 def chunk_length(image_shape: Sequence[int]) -> int:
@@ -149,18 +147,13 @@ def remember(files: Sequence[File], find: Callable[[], dict]) -> dict:
     # The time of the last change of status too: tools that copy times do not set that one.
     facts = (f"{file.path}\0{file.name}\0{file.size}\0{file.mtime_ns}\0{file.ctime_ns}\n" for file in files)
     key = hashlib.sha256(f"{FORMAT}\n{''.join(facts)}".encode(errors="surrogateescape")).hexdigest()[:32]
-    path = _root() / "stamps" / f"{key}.json"
+    path = data_dir() / "cache" / "stamps" / f"{key}.json"
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         found = find()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with _writable(path.parent):
         replace_file(path, lambda temporary: temporary.write_text(json.dumps(found), encoding="utf-8"))
-    except OSError as error:
-        raise DataError(
-            f"{path.parent} cannot be written ({error.strerror}): set LABUTIL_DATA to another folder"
-        ) from error
     return found
 
 
@@ -186,32 +179,17 @@ def _hash(file: File) -> bytes:
         raise DataError(f"{file.path} cannot be read ({error.strerror}): check its permissions") from error
 
 
-def _root() -> Path:
-    return data_dir() / "cache"
-
-
-def _lock(folder: Path) -> Path:
-    return folder.with_suffix(".lock")
-
-
-def _is_whole(folder: Path) -> bool:
-    # the folder appears at once; the size guards against a disk that lost power before all was on it
+@contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    """Make a folder; what cannot be written inside the block is one line."""
     try:
-        shape = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["shape"]
-        return (folder / "images.bin").stat().st_size == math.prod(shape)
-    except (OSError, ValueError, KeyError):
-        return False
-
-
-def _write_whole(folder: Path, write: Callable[[Path], None]) -> None:
-    temporary = folder.with_suffix(".tmp")
-    temporary.mkdir()
-    try:
-        write(temporary)
-        os.replace(temporary, folder)
-    except BaseException:  # an interrupt too
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{folder} cannot be written ({error.strerror or error}): make room, or set LABUTIL_DATA to a folder where "
+            f"there is"
+        ) from error
 
 
 def _remove_leftovers(folder: Path) -> None:
@@ -219,20 +197,23 @@ def _remove_leftovers(folder: Path) -> None:
     from filelock import FileLock, Timeout
 
     shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder.with_suffix(".tmp"), ignore_errors=True)
     for leftover in folder.parent.glob("*.tmp"):
-        if leftover.stem == folder.name:
+        with suppress(Timeout), FileLock(leftover.with_suffix(".lock"), timeout=0):
             shutil.rmtree(leftover, ignore_errors=True)
-            continue
-        try:
-            with FileLock(_lock(leftover), timeout=0):
-                shutil.rmtree(leftover, ignore_errors=True)
-        except Timeout:
-            pass
 
 
-def _open(folder: Path) -> Stored:
-    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    path, shape = folder / "images.bin", tuple(meta["shape"])
+def _open(folder: Path) -> Stored | None:
+    """The images of a cache folder; None where there is none, or a damaged one."""
+    path = folder / "images.bin"
+    try:
+        # the folder appears at once; the size guards against a disk that lost power before all was on it
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        shape, names = tuple(meta["shape"]), meta["names"]
+        if path.stat().st_size != math.prod(shape):
+            return None
+    except (OSError, ValueError, KeyError):
+        return None
     try:
         # copy on write: a tensor over it may be changed in memory, the file never is
         images = np.memmap(path, np.uint8, "c", shape=shape)
@@ -240,9 +221,4 @@ def _open(folder: Path) -> Stored:
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         images = np.memmap(path, np.uint8, "r", shape=shape)
     labels, sums = np.load(folder / "labels.npy"), np.load(folder / "sums.npy")
-    try:
-        with open(folder / "names.txt", encoding="utf-8", newline="") as file:
-            names = tuple(file.read().split("\0"))
-    except FileNotFoundError:
-        names = None
-    return Stored(images, labels, sums, meta["parts"], tuple(meta["classes"]), names)
+    return Stored(images, labels, sums, meta["parts"], tuple(meta["classes"]), names and tuple(names))

@@ -7,10 +7,12 @@ import json
 import os
 import pickle
 import signal
+import struct
 import subprocess
 import sys
 import time
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +22,7 @@ import torch
 from PIL import Image
 from sklearn.model_selection import StratifiedShuffleSplit
 
-from labutil.data import catalogue, cells, folders, load_dataset, loading, published, sources, splits, store
+from labutil.data import catalogue, cells, decoding, load_dataset, loading, published, sources, splits, store
 from labutil.data.loading import DataError
 from labutil.images import Dataset, ImageSet
 
@@ -448,9 +450,7 @@ def test_every_way_to_store_an_image(tmp_path: Path, name: str) -> None:
     image.save(tmp_path / "a" / name, **options)
     save(tmp_path / "a" / "z1.png", noise(16, 16, 3))
     save(tmp_path / "a" / "z2.png", noise(16, 16, 3))
-    plan = folders.plan_folder(tmp_path, sources.files(sources.parse(f"folder:{tmp_path}")))
-    found = list(folders.decode(plan, 16, 16, 3))
-    shown = found[0][0].transpose(1, 2, 0)
+    shown = loading.load_source(sources.parse(f"folder:{tmp_path}")).images[0].transpose(1, 2, 0)
     assert np.abs(shown.astype(int) - expected).max() <= (1 if "cmyk" in name else 0)
 
 
@@ -488,6 +488,129 @@ def test_gray_sets_have_one_channel(tmp_path: Path) -> None:
     assert data.channels == 1 and len(data.mean) == 1
     save(tmp_path / "a" / "-1.png", noise(16, 16, 3))  # the first of them
     assert load_dataset(f"folder:{tmp_path}").channels == 3
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """A PNG of 16 bits a channel, which Pillow cannot write in colour."""
+    height, width, channels = pixels.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("end", "dtype", "bits", "note"),
+    [
+        ("tif", np.uint16, 12, "0 to 4095 become black to white"),
+        ("png", np.uint16, 12, "0 to 4095 become black to white"),
+        ("png", np.uint16, 10, "0 to 1023 become black to white"),
+        ("tif", np.uint16, 15, "0 to 32767 become black to white"),
+        ("tif", np.uint16, 16, ""),
+        ("png", np.uint16, 16, ""),
+        ("tif", np.uint16, 8, "0 to 255 become black to white"),
+        ("tif", np.int32, 8, "0 to 255 become black to white"),
+        ("tif", np.int32, 16, ""),
+        ("png", np.uint8, 8, ""),
+    ],
+)
+def test_values_of_more_than_8_bits_are_scaled_alike_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture, end: str, dtype: type, bits: int, note: str
+) -> None:
+    gray = noise(20, 9, 9)
+    gray[0, 0, 0], gray[1:] = 255, gray[1:] // 2  # the range is that of the set, not of each image
+    for i, pixels in enumerate(gray):
+        save(tmp_path / "train" / "a" / f"{i}.{end}", pixels.astype(dtype) << (bits - 8))
+    for _ in range(2):  # decoded, then out of the cache
+        data = load_dataset(f"folder:{tmp_path}")
+        assert rows_of(data.train) | rows_of(data.val) | rows_of(data.test) == {x.tobytes() for x in gray}
+        printed = capsys.readouterr()
+        assert (printed.out.startswith("note: 20 of 20 images") and note in printed.out) if note else not printed.out
+        assert not printed.err
+
+
+def test_16_bits_that_are_inverted_or_transparent(tmp_path: Path) -> None:
+    gray = noise(10, 9, 9)
+    gray[:, 0, 0] = 255
+    for i, pixels in enumerate(gray):
+        path = save(tmp_path / "a" / f"{i}.tif", pixels.astype(np.uint16) << 4)
+        tag = struct.pack("<HHIH", 262, 3, 1, 1)  # black is zero
+        assert tag in path.read_bytes()
+        path.write_bytes(path.read_bytes().replace(tag, tag[:-2] + b"\0\0"))
+        save(tmp_path / "b" / f"{i}.png", pixels.astype(np.uint16) << 4, transparency=int(pixels[1, 1]) << 4)
+    clear = np.where(gray == gray[:, 1, 1][:, None, None], 255, gray)
+    found = loading.load_source(sources.parse(f"folder:{tmp_path}"))
+    assert (found.images[:10, 0] == 255 - gray).all() and (found.images[10:, 0] == clear).all()
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_colours_of_16_bits_that_would_come_out_dark_are_refused(tmp_path: Path, channels: int) -> None:
+    colours = noise(9, 9, channels)
+    colours[0, 0] = 255
+    (tmp_path / "a").mkdir()
+    for bits in (16, 12):
+        for i in range(4):
+            wide = colours.astype(np.uint16) << (bits - 8)
+            if channels in {2, 4}:
+                wide[..., -1] = 65535
+            (tmp_path / "a" / f"{i}.png").write_bytes(png(wide))
+        if bits == 16:
+            found = loading.load_source(sources.parse(f"folder:{tmp_path}"))
+            shown = colours[..., : {2: 1, 3: 3, 4: 3}[channels]].transpose(2, 0, 1)
+            assert (found.images[0] == shown).all()
+    message = error_text(f"folder:{tmp_path}")
+    assert "use 12 bits" in message and "0.png" in message
+
+
+def test_two_spellings_of_a_class_are_one(tmp_path: Path) -> None:
+    composed, decomposed = "th\xe9", "the\u0301"
+    for i in range(6):
+        save(tmp_path / "set" / "train" / (decomposed if i % 2 else composed) / f"{i}.png", noise(9, 9))
+        save(tmp_path / "set" / "train" / "mate" / f"{i}.png", noise(9, 9))
+    save(tmp_path / "set" / "test" / composed / "x.png", noise(9, 9))
+    save(tmp_path / "set" / "test" / "mate" / "x.png", noise(9, 9))
+    data = load_dataset(f"folder:{tmp_path / 'set'}")
+    assert data.classes == ("mate", composed) and data.test.labels.tolist() == [0, 1]
+    assert len(data.train) + len(data.val) == 12 and data.train.labels.bincount().tolist() in ([5, 6], [6, 5])
+    found = loading.load_source(sources.parse(f"folder:{tmp_path / 'set' / 'train'}"), lenient=True)
+    assert found.classes == data.classes
+    np.savez(tmp_path / "a.npz", images=IMAGES, labels=np.array([composed, decomposed] * 10))
+    assert load_dataset(f"npz:{tmp_path}/a.npz").classes == (composed,)
+
+
+def test_what_systems_leave_in_folders_is_no_image(tmp_path: Path) -> None:
+    class_folders(tmp_path, {"a": 5, "b": 5})
+    left = (
+        "@eaDir/1.png/SYNOPHOTO_THUMB_S.png",
+        ".thumbnails/1.png",
+        "a/@eaDir/1.png",
+        "b/._1.png",
+        "$RECYCLE.BIN/1.png",
+    )
+    left += (
+        "System Volume Information/1",
+        "lost+found/1.png",
+        "__MACOSX/a/1.png",
+        ".ipynb_checkpoints/1-checkpoint.png",
+    )
+    for name in left:
+        save(tmp_path / name, noise(12, 12, 3), format="PNG")
+    found = loading.load_source(sources.parse(f"folder:{tmp_path}"))
+    assert found.classes == ("a", "b") and len(found.names) == 10
+
+
+def test_pages_beyond_the_first_are_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    class_folders(tmp_path, {"a": 9, "b": 9})
+    pages = [Image.fromarray(noise(12, 12, 3)) for _ in range(5)]
+    for name in ("a/stack.tif", "b/film.gif"):
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+    for _ in range(2):
+        assert len(load_dataset(f"folder:{tmp_path}").test) == 4
+        assert "2 of 20 files hold several pages or pictures" in (out := capsys.readouterr().out)
+        assert "other 8 are left out" in out and out.count("\n") == 1
 
 
 def text_file(path: Path) -> None:
@@ -549,6 +672,9 @@ def test_what_is_wrong_with_whole_folders(tmp_path: Path) -> None:
     class_folders(tmp_path / "wrapped" / "set" / "Train", {"a": 3})
     class_folders(tmp_path / "wrapped" / "set" / "test", {"a": 3})
     assert f"write 'folder:{tmp_path / 'wrapped' / 'set'}'" in error(f"folder:{tmp_path / 'wrapped'}")
+    class_folders(tmp_path / "deep" / "my" / "set", {"a": 3, "b": 3})
+    says = f"its classes lie 2 levels down, in my/set/: write 'folder:{tmp_path / 'deep' / 'my' / 'set'}'"
+    assert says in error(f"folder:{tmp_path / 'deep'}")
     class_folders(tmp_path / "no_train" / "test", {"a": 3})
     assert "no train/" in error(f"folder:{tmp_path / 'no_train'}")
     class_folders(tmp_path / "two", {"a": 1, "b": 1})
@@ -956,7 +1082,7 @@ def test_a_second_load_decodes_nothing_and_reads_no_file(tmp_path: Path, monkeyp
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("read or decoded again")
 
-    for module, name in ((folders, "_opened"), (store, "_hash"), (store, "write_images"), (loading, "_read")):
+    for module, name in ((decoding, "_opened"), (store, "_hash"), (store, "write_images"), (loading, "_read")):
         monkeypatch.setattr(module, name, refuse)
     for spec, data in zip(specs, first, strict=True):
         again = load_dataset(spec, image_size=16)
@@ -1085,14 +1211,14 @@ def test_what_a_killed_writer_leaves_is_removed_by_the_next(tmp_path: Path) -> N
 
 def test_an_interrupted_load_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class_folders(tmp_path, {"a": 10})
-    decode = folders._decode
+    decode = decoding._decode
 
     def interrupt(file: object, *size: int) -> np.ndarray:
         if file.name.endswith("7.png"):
             raise KeyboardInterrupt
         return decode(file, *size)
 
-    monkeypatch.setattr(folders, "_decode", interrupt)
+    monkeypatch.setattr(decoding, "_decode", interrupt)
     with pytest.raises(KeyboardInterrupt):
         load_dataset(f"folder:{tmp_path}")
     assert not list(data_folder().rglob("*.tmp")) and not list(data_folder().rglob("images.bin"))
