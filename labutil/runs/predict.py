@@ -191,12 +191,11 @@ def part_rows(found: Stored, source: Source, part: str, record: dict[str, Any]) 
 
     if part == "all":
         return np.arange(len(found.labels))
-    if part != "train" and part in found.parts:
-        stop = sum(found.parts[own] for own in list(found.parts)[: list(found.parts).index(part) + 1])
-        return np.arange(stop - found.parts[part], stop)
+    # What a source lacks of test and val is taken from train, so train is what they leave.
+    if part in found.parts and (part != "train" or {"val", "test"} <= set(found.parts)):
+        return np.flatnonzero(np.repeat(list(found.parts), list(found.parts.values())) == part)
     if "train" not in found.parts:
         raise PredictionError(f"{source.name} has no part {part!r}, only {', '.join(found.parts)}: give another part")
-    # What a source lacks of test and val is taken from train, so train is what they leave.
     seed, fraction = record["params"].get("data_seed", 0), record["params"].get("val_fraction", 0.1)
     drawn = splits.split(found.labels, found.parts, source.name, fraction, seed)
     trained = record["dataset"].get("fingerprint")
