@@ -31,16 +31,15 @@ TORCHVISION = ("mnist", "fashion_mnist", "cifar10", "cifar100", "stl10")
 PATH_KINDS = ("folder", "npz", "idx")
 NAMES = (*GENERATED, "mnist5k", *TORCHVISION, *catalogue.CLASSES, "tiny_imagenet")
 # Beside images these are usual and plainly none; anything else that Pillow cannot read is an error.
-_NO_IMAGES = tuple(
-    f".{end}"
-    for end in "cfg csv db doc docx htm html ini ipynb json jsonl log md pdf py rst sh toml tsv txt xls xlsx xml yaml "
-    "yml".split()
+_NO_IMAGE = re.compile(
+    r".*\.(cfg|csv|db|docx?|html?|ini|ipynb|jsonl?|log|md|pdf|py|rst|sh|toml|tsv|txt|xlsx?|xml|ya?ml)", re.I | re.S
 )
-# What systems, network drives and programs leave in folders, beside what a dot hides; in small letters.
-_CLUTTER = frozenset(
-    "__macosx/icon\r/network trash folder/temporary items/__pycache__/lost+found/found.000/$recycle.bin/system volume "
-    "information/thumbs.db:encryptable/pspbrwse.jbf/zbthumbnail.info/_gsdata_/@eadir/@recycle/@recently-snapshot/@tmp/"
-    "#recycle/#snapshot/~snapshot".split("/")
+# What systems, network drives and programs leave in folders, beside what a dot hides.
+_CLUTTER = re.compile(
+    r"__macosx|icon\r|network trash folder|temporary items|__pycache__|lost\+found|found\.\d+|\$recycle\.bin|"
+    r"system volume information|thumbs\.db.*|pspbrwse\.jbf|zbthumbnail\.info|_gsdata_|"
+    r"@eadir|@tmp|@recycle|@recently-snapshot|#recycle|#snapshot|~snapshot",
+    re.I,
 )
 _IDX_NAMES = {
     "train_images": "train-images{}idx3-ubyte",
@@ -173,7 +172,7 @@ def walk(folder: Path | str) -> Iterator[File]:
                         continue
                     if entry.is_dir():
                         pending.append((entry.path, f"{prefix}{entry.name}/", above | {here}))
-                    elif not entry.name.lower().endswith(_NO_IMAGES):
+                    elif not _NO_IMAGE.fullmatch(entry.name):
                         yield _file(prefix + entry.name, entry.path, entry.stat())
         except FileNotFoundError as error:
             raise DataError(f"{error.filename} is a link that leads nowhere: mend or remove it") from error
@@ -183,7 +182,7 @@ def walk(folder: Path | str) -> Iterator[File]:
 
 def is_clutter(name: str) -> bool:
     """Hidden files and what systems leave behind in folders."""
-    return name.startswith(".") or name.lower() in _CLUTTER
+    return name.startswith(".") or _CLUTTER.fullmatch(name) is not None
 
 
 def stat_file(name: str, path: Path | str) -> File:

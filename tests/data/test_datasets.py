@@ -98,16 +98,12 @@ def test_data_seed_decides_generation_and_splits_and_nothing_else_does() -> None
     np.random.seed(5)  # noqa: NPY002
     assert same(first, load_dataset("cells:40", image_size=24))
     assert not same(first, load_dataset("cells:40", image_size=24, data_seed=1))
-
-
-def test_data_seed_decides_splits_alone_where_nothing_is_generated() -> None:
-    first, other = load_dataset("mnist5k"), load_dataset("mnist5k", data_seed=1)
+    first, other = (load_dataset("mnist5k", data_seed=seed) for seed in (0, 1))  # nothing is generated here
+    assert first.fingerprint != other.fingerprint
     for part in ("train", "val", "test"):
         assert rows_of(getattr(first, part)) != rows_of(getattr(other, part))
-    assert rows_of(load_dataset("mnist5k", subset=50).train) != rows_of(
-        load_dataset("mnist5k", subset=50, data_seed=1).train
-    )
-    assert first.fingerprint != other.fingerprint
+    first, other = (load_dataset("mnist5k", subset=50, data_seed=seed) for seed in (0, 1))
+    assert rows_of(first.train) != rows_of(other.train)
 
 
 def test_the_other_cells() -> None:
@@ -231,18 +227,15 @@ def test_fingerprint_covers_source_seed_and_splits_only(tmp_path: Path) -> None:
     assert len({base, *(data.fingerprint for data in others)}) == 5
 
 
-def test_mean_and_std_are_those_of_the_training_images() -> None:
+def test_mean_and_std_are_those_of_the_training_images(tmp_path: Path) -> None:
     data = load_dataset("cells:30", subset=12)
     x = data.train.images.numpy().astype(np.float64) / 255
     assert len(x) == 12
     np.testing.assert_allclose(data.mean, x.mean((0, 2, 3)), rtol=1e-12)
     np.testing.assert_allclose(data.std, x.std((0, 2, 3)), rtol=1e-12)
-
-
-def test_std_of_a_constant_channel_can_be_divided_by(tmp_path: Path) -> None:
-    np.savez(tmp_path / "a.npz", images=np.full((10, 8, 8), 255, np.uint8), labels=np.zeros(10, int))
-    data = load_dataset(f"npz:{tmp_path}/a.npz")
-    assert data.mean == (1.0,) and data.std == (1 / 255,)
+    np.savez(tmp_path / "constant.npz", images=np.full((10, 8, 8), 255, np.uint8), labels=np.zeros(10, int))
+    data = load_dataset(f"npz:{tmp_path}/constant.npz")
+    assert data.mean == (1.0,) and data.std == (1 / 255,)  # which can be divided by
 
 
 # Sizes
@@ -278,20 +271,17 @@ def test_files_and_arrays_are_scaled_alike(tmp_path: Path) -> None:
         assert (files.int() - arrays.int()).abs().max() <= tolerance
 
 
-def test_size_of_a_folder_of_several_sizes(tmp_path: Path) -> None:
+def test_size_of_a_folder(tmp_path: Path) -> None:
     for i, (height, width) in enumerate([(40, 30), (50, 20), (24, 24), (10, 90), (28, 300)]):
-        save(tmp_path / "a" / f"{i}.png", noise(height, width))
-    assert load_dataset(f"folder:{tmp_path}").image_size == 24  # the median of 30, 20, 24, 10, 28
+        save(tmp_path / "several" / "a" / f"{i}.png", noise(height, width))
+    assert load_dataset(f"folder:{tmp_path}/several").image_size == 24  # the median of 30, 20, 24, 10, 28
     for i in range(4):
-        save(tmp_path / "a" / f"{i}.png", noise(500 + i, 600))
-    assert load_dataset(f"folder:{tmp_path}").image_size == 224
-    assert load_dataset(f"folder:{tmp_path}", image_size=300).image_size == 300
-
-
-def test_common_size_of_a_folder_is_kept(tmp_path: Path) -> None:
-    data = load_dataset(f"folder:{class_folders(tmp_path, {'a': 10}, (30, 40, 3))}")
+        save(tmp_path / "several" / "a" / f"{i}.png", noise(500 + i, 600))
+    assert load_dataset(f"folder:{tmp_path}/several").image_size == 224
+    assert load_dataset(f"folder:{tmp_path}/several", image_size=300).image_size == 300
+    data = load_dataset(f"folder:{class_folders(tmp_path / 'common', {'a': 10}, (30, 40, 3))}")
     assert data.image_size == (30, 40) and data.train.images.shape == (7, 3, 30, 40)
-    assert load_dataset(f"folder:{class_folders(tmp_path / 'b', {'a': 4}, (5, 5))}").image_size == 8
+    assert load_dataset(f"folder:{class_folders(tmp_path / 'tiny', {'a': 4}, (5, 5))}").image_size == 8
 
 
 def test_the_centre_is_kept(tmp_path: Path) -> None:
@@ -345,16 +335,7 @@ def test_folder_with_splits(tmp_path: Path, names: tuple[str, str, str]) -> None
     assert data.train.images.untyped_storage().data_ptr() == data.test.images.untyped_storage().data_ptr()  # one file
 
 
-def test_files_of_a_class_are_in_natural_order_at_any_depth(tmp_path: Path) -> None:
-    for i in range(12):
-        save(tmp_path / "train" / "a" / ("deep" if i > 5 else "") / f"{i}.png", np.full((8, 8), i * 10, np.uint8))
-    save(tmp_path / "test" / "a" / "0.png", np.zeros((8, 8), np.uint8))
-    save(tmp_path / "val" / "a" / "0.png", np.zeros((8, 8), np.uint8))
-    data = load_dataset(f"folder:{tmp_path}")
-    assert data.train.images[:, 0, 0, 0].tolist() == [i * 10 for i in range(12)]
-
-
-def test_images_without_class_folders_are_unlabelled(tmp_path: Path) -> None:
+def test_unlabelled_images(tmp_path: Path) -> None:
     for root in (tmp_path / "flat", tmp_path / "split" / "train"):
         for i in range(10):
             save(root / f"{i}.png", noise(9, 9))
@@ -363,25 +344,23 @@ def test_images_without_class_folders_are_unlabelled(tmp_path: Path) -> None:
         assert data.classes == () and data.unlabelled is None
         assert all((part.labels == -1).all() and len(part) for part in (data.train, data.val, data.test))
         assert len(data.train) == 4 and len(data.test) == 2
-
-
-def test_unlabelled_folder_beside_labelled_splits(tmp_path: Path) -> None:
-    class_folders(tmp_path / "train", {"a": 6, "b": 6})
-    for i in range(5):
-        save(tmp_path / "Unlabeled" / "any" / f"{i}.png", noise(12, 12, 3))
-    data = load_dataset(f"folder:{tmp_path}")
+    class_folders(tmp_path / "beside" / "train", {"a": 6, "b": 6})
+    class_folders(tmp_path / "beside" / "Unlabeled", {"any": 5})
+    data = load_dataset(f"folder:{tmp_path}/beside")
     assert len(data.unlabelled) == 5 and (data.unlabelled.labels == -1).all()
     assert len(data.train) + len(data.val) + len(data.test) == 12
-    assert len(load_dataset(f"folder:{tmp_path}", subset=3).unlabelled) == 3
+    assert len(load_dataset(f"folder:{tmp_path}/beside", subset=3).unlabelled) == 3
 
 
-def test_names_travel_with_the_images(tmp_path: Path) -> None:
-    for i in range(30):
-        save(tmp_path / "ab"[i % 2] / f"{i}.png", np.full((8, 8), i, np.uint8))
-    for options in ({}, {"subset": 6}, {"image_size": 9}, {}):
+def test_names_travel_with_the_images_in_natural_order_at_any_depth(tmp_path: Path) -> None:
+    names = [f"a/{i}.png" for i in range(0, 12, 2)] + [f"b/{i}.png" for i in range(1, 12, 2)] + ["b/deep/3.png"]
+    for i, name in enumerate(names):
+        save(tmp_path / name, np.full((8, 8), i, np.uint8))
+    assert loading.load_source(sources.parse(f"folder:{tmp_path}")).names == tuple(names)
+    for options in ({}, {"subset": 4}, {"image_size": 9}, {}):
         data = load_dataset(f"folder:{tmp_path}", **options)
         for part in (data.train, data.val, data.test):
-            assert part.names == tuple(f"{'ab'[i % 2]}/{i}.png" for i in part.images[:, 0, 0, 0].tolist())
+            assert part.names == tuple(names[i] for i in part.images[:, 0, 0, 0])
     assert load_dataset("cells:20").test.names is None
 
 
@@ -581,27 +560,6 @@ def test_two_spellings_of_a_class_are_one(tmp_path: Path) -> None:
     assert load_dataset(f"npz:{tmp_path}/a.npz").classes == (composed,)
 
 
-def test_what_systems_leave_in_folders_is_no_image(tmp_path: Path) -> None:
-    class_folders(tmp_path, {"a": 5, "b": 5})
-    left = (
-        "@eaDir/1.png/SYNOPHOTO_THUMB_S.png",
-        ".thumbnails/1.png",
-        "a/@eaDir/1.png",
-        "b/._1.png",
-        "$RECYCLE.BIN/1.png",
-    )
-    left += (
-        "System Volume Information/1",
-        "lost+found/1.png",
-        "__MACOSX/a/1.png",
-        ".ipynb_checkpoints/1-checkpoint.png",
-    )
-    for name in left:
-        save(tmp_path / name, noise(12, 12, 3), format="PNG")
-    found = loading.load_source(sources.parse(f"folder:{tmp_path}"))
-    assert found.classes == ("a", "b") and len(found.names) == 10
-
-
 def test_pages_beyond_the_first_are_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     class_folders(tmp_path, {"a": 9, "b": 9})
     pages = [Image.fromarray(noise(12, 12, 3)) for _ in range(5)]
@@ -682,17 +640,12 @@ def test_what_is_wrong_with_whole_folders(tmp_path: Path) -> None:
         load_dataset(f"folder:{tmp_path / 'two'}")
 
 
-def test_a_folder_of_one_class_is_allowed(tmp_path: Path) -> None:
-    data = load_dataset(f"folder:{class_folders(tmp_path, {'only': 10})}")
-    assert data.classes == ("only",) and (data.train.labels == 0).all()
-
-
-def test_one_file_by_two_names_counts_twice(tmp_path: Path) -> None:
-    class_folders(tmp_path / "a", {"x": 3})
-    (tmp_path / "a" / "y").symlink_to(tmp_path / "a" / "x")
-    data = load_dataset(f"folder:{tmp_path / 'a'}")
-    assert data.classes == ("x", "y")
-    assert len(data.train) + len(data.val) + len(data.test) == 6
+def test_one_class_is_allowed_and_one_file_by_two_names_counts_twice(tmp_path: Path) -> None:
+    data = load_dataset(f"folder:{class_folders(tmp_path, {'x': 10})}")
+    assert data.classes == ("x",) and (data.train.labels == 0).all()
+    (tmp_path / "y").symlink_to(tmp_path / "x")
+    data = load_dataset(f"folder:{tmp_path}")
+    assert data.classes == ("x", "y") and len(data.train) + len(data.val) + len(data.test) == 20
 
 
 # .npz
@@ -1057,17 +1010,10 @@ def test_parameters_out_of_range(options: dict) -> None:
 
 
 def test_numpy_numbers_are_numbers() -> None:
-    options = {
-        "image_size": np.int64(16),
-        "subset": np.int32(8),
-        "data_seed": np.uint8(1),
-        "val_fraction": np.float64(0.1),
-    }
-    data = load_dataset("cells:20", **options)
-    assert (
-        data.fingerprint
-        == load_dataset("cells:20", **{name: value.item() for name, value in options.items()}).fingerprint
-    )
+    plain = {"image_size": 16, "subset": 8, "data_seed": 1, "val_fraction": 0.1}
+    kinds = {"image_size": np.int64, "subset": np.int32, "data_seed": np.uint8, "val_fraction": np.float64}
+    options = {name: kinds[name](value) for name, value in plain.items()}
+    assert load_dataset("cells:20", **options).fingerprint == load_dataset("cells:20", **plain).fingerprint
 
 
 # Cache

@@ -164,19 +164,14 @@ def test_walk_follows_links_but_not_in_circles(tmp_path: Path) -> None:
 
 
 def test_walk_leaves_out_what_is_plainly_no_image(tmp_path: Path) -> None:
-    for name in (
-        "a/1.PNG",
-        "a/1.csv",
-        "a/Thumbs.db",
-        "__MACOSX/a/1.png",
-        ".git/1.png",
-        "README.md",
-        "a/scan",
-        "x.heic",
-    ):
+    kept = ["a/1.PNG", "a/scan", "recycled/1.png", "x.heic"]
+    left = ["a/1.csv", "a/Thumbs.db", "README.md", ".git/1.png", "a/._1.png", ".thumbnails/1.png", "a/Icon\r"]
+    left += ["__MACOSX/a/1.png", "@eaDir/1.png/SYNOPHOTO_THUMB_S.png", "a/@eaDir/1.png", "$RECYCLE.BIN/1.png"]
+    left += ["System Volume Information/1", "lost+found/1.png", ".ipynb_checkpoints/1-checkpoint.png"]
+    for name in kept + left:
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).touch()
-    assert sorted(file.name for file in walk(tmp_path)) == ["a/1.PNG", "a/scan", "x.heic"]
+    assert sorted(file.name for file in walk(tmp_path)) == kept
 
 
 def test_natural_order() -> None:
