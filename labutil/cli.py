@@ -41,7 +41,7 @@ def main() -> None:
 @click.argument("notebooks", nargs=-1, required=True, metavar="NOTEBOOK...|all")
 @execute.run_options
 def run(
-    notebooks: tuple[str, ...], recipe: str | None, overrides: execute.Pairs, out: Path | None, force: bool
+    notebooks: tuple[str, ...], recipe: str | None, overrides: execute.Overrides, out: Path | None, force: bool
 ) -> None:
     """Run notebooks as programs, each leaving one directory with its record, figures and predictions.
 

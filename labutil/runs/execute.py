@@ -16,7 +16,7 @@ from labutil import paths
 from labutil.runs import parameters
 from labutil.runs.record import RunError, lock_file, new_record, read_record, run_id, show_path, write_json
 
-Pairs = tuple[tuple[str, str], ...]  # names and values of -p
+Overrides = tuple[tuple[str, str], ...]  # names and values of -p
 
 
 def run_notebook(
@@ -46,19 +46,20 @@ def run_notebook(
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
         error_file = directory / "error.txt"
         error_file.unlink(missing_ok=True)
-        write_json(directory / "run.json", new_record(notebook.stem, recipe, params))
-        started, status = time.monotonic(), {}
+        begun, ending, started = new_record(notebook.stem, recipe, params), {}, time.monotonic()
+        write_json(directory / "run.json", begun)
         try:
             _papermill(notebook, params, directory)
-            if read_record(directory)["status"] != "complete":
+            if (read_record(directory) or begun)["status"] != "complete":
                 raise RunError(f"{notebook.name} ended without run.finish(); its last code cell must call it")
         except BaseException as error:
-            status = {"status": "failed"}
+            ending = {"status": "failed"}
             text = f"{error}\n\n{error.trace}" if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
             paths.replace_file(error_file, lambda t: t.write_text(text.strip() + "\n", encoding="utf-8"))
             raise
         finally:
-            record = read_record(directory) | status | {"seconds": round(time.monotonic() - started, 3)}
+            ending["seconds"] = round(time.monotonic() - started, 3)
+            record = (read_record(directory) or begun) | ending
             write_json(directory / "run.json", record)
         shutil.rmtree(directory / "checkpoints", ignore_errors=True)
         return directory, record, False

@@ -16,7 +16,7 @@ from click.core import ParameterSource
 
 from labutil import paths
 from labutil.runs import parameters
-from labutil.runs.execute import Pairs, outcome, run_notebook, run_options
+from labutil.runs.execute import Overrides, outcome, run_notebook, run_options
 from labutil.runs.record import show_path
 
 NOTEBOOK = "06_autoencoder"
@@ -121,7 +121,7 @@ def _notebook() -> Path:
 
 
 def _run(
-    params: dict[str, str], recipe: str | None, overrides: Pairs, out: Path | None, force: bool, **given: str | None
+    params: dict[str, str], recipe: str | None, overrides: Overrides, out: Path | None, force: bool, **given: str | None
 ) -> tuple[Path, dict[str, Any]]:
     """Check everything, then execute notebook 06, or find that it has been run: (its directory, its record).
 
