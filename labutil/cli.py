@@ -50,7 +50,9 @@ def run(
     """
     plans = [(path, parameters.plan(path, recipe, dict(overrides))) for path in choose(notebooks, recipe)]
     for path, params in plans:
-        directory, record, found = runs.run_notebook(path, params, recipe=recipe, out=out, force=force)
+        directory, record, found = runs.run_notebook(
+            path, params, recipe=recipe, out=out, force=force, progress=sys.stderr.isatty()
+        )
         click.echo(f"{runs.outcome(directory, record, found)}\n{runs.format_metrics(record['metrics'])}")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,13 @@ def run_notebook(
     recipe: str | None = None,
     out: Path | None = None,
     force: bool = False,
+    progress: bool = False,
 ) -> tuple[Path, dict[str, Any], bool]:
     """Run a notebook in its run directory, or find that it has been run; return (directory, record, found).
 
     params: all parameters, merged (`parameters.merge`). out: base directory instead of the project's runs.
     A run that was cut off continues from its checkpoints. force: run anew, even when complete.
+    progress: show on stderr how many cells are done.
     Raises RunError when the notebook raised (its directory then holds the executed notebook and error.txt), or when
     another process is executing this very run.
     """
@@ -49,7 +50,7 @@ def run_notebook(
         begun, ending, started = new_record(notebook.stem, recipe, params), {}, time.monotonic()
         write_json(directory / "run.json", begun)
         try:
-            _papermill(notebook, params, directory)
+            _papermill(notebook, params, directory, progress)
             if (read_record(directory) or begun)["status"] != "complete":
                 raise RunError(f"{notebook.name} ended without run.finish(); its last code cell must call it")
         except BaseException as error:
@@ -65,7 +66,7 @@ def run_notebook(
         return directory, record, False
 
 
-def _papermill(notebook: Path, params: dict[str, Any], directory: Path) -> None:
+def _papermill(notebook: Path, params: dict[str, Any], directory: Path, progress: bool) -> None:
     import logging
 
     import papermill
@@ -81,7 +82,7 @@ def _papermill(notebook: Path, params: dict[str, Any], directory: Path) -> None:
     os.environ |= inherited
     try:
         papermill.execute_notebook(
-            source, target, params, kernel_name="python3", language="python", progress_bar=sys.stderr.isatty(),
+            source, target, params, kernel_name="python3", language="python", progress_bar=progress,
             store_widget_state=False, extra_arguments=["--IPKernelApp.log_level=40"],
         )  # fmt: skip
     except papermill.PapermillExecutionError as error:

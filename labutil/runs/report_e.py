@@ -133,7 +133,8 @@ def _run(
             params[name] = f"[{value.strip('[]')}]" if declared[name].type.startswith("list") else value
     merged = parameters.plan(_notebook(), recipe, params | dict(overrides), base=ALONE)
     _check_images(merged)
-    directory, record, found = run_notebook(_notebook(), merged, recipe=recipe, out=out, force=force)
+    progress = sys.stderr.isatty()
+    directory, record, found = run_notebook(_notebook(), merged, recipe=recipe, out=out, force=force, progress=progress)
     click.echo(outcome(directory, record, found))
     return directory, record
 
