@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +11,27 @@ import click
 
 from labutil import paths, runs
 from labutil.data import sources
-from labutil.runs import parameters, report_e
-from labutil.runs.predict import check_path, default_path, find_run, predict_images, summary, write_table
+from labutil.runs import execute, parameters, report_e
+from labutil.runs.predict import find_run, predict_images, summary, table_path, write_table
 
 NOTEBOOKS = "notebooks"
 
 
-def one_line_errors(command: Callable) -> Callable:
-    """Turn the package's own errors into one line: exit 2 for what the user typed, 1 for a run that failed."""
+class OneLineErrors(click.Group):
+    """Turns the package's own errors into one line: exit 2 for what the user typed, 1 for a run that failed."""
 
-    @functools.wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> None:
+    def invoke(self, ctx: click.Context) -> Any:
         try:
-            command(*args, **kwargs)
-        except (parameters.ParameterError, sources.DataError) as error:
+            return super().invoke(ctx)
+        except (parameters.ParameterError, sources.DataError, runs.RunError) as error:
             click.echo(f"labutil: {error}", err=True)
-            sys.exit(2)
-        except runs.RunError as error:
-            click.echo(f"labutil: {error}", err=True)
-            sys.exit(1)
+            sys.exit(1 if isinstance(error, runs.RunError) else 2)
         except KeyboardInterrupt:
             click.echo("labutil: interrupted; the same command continues from the last checkpoint", err=True)
             sys.exit(130)
 
-    return wrapped
 
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="labutil")
 def main() -> None:
     """An interactive workbook on image representation learning: run its notebooks, read their results."""
@@ -47,17 +39,9 @@ def main() -> None:
 
 @main.command()
 @click.argument("notebooks", nargs=-1, required=True, metavar="NOTEBOOK...|all")
-@click.option("--recipe", help="Settings from notebooks/recipes/NAME (smoke, full, scenes, ...).")
-@click.option("-p", "overrides", nargs=2, multiple=True, metavar="KEY VALUE", help="Set one parameter; repeatable.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Where run directories go.")
-@click.option("--force", is_flag=True, help="Run anew, also when this run is complete.")
-@one_line_errors
+@execute.run_options
 def run(
-    notebooks: tuple[str, ...],
-    recipe: str | None,
-    overrides: tuple[tuple[str, str], ...],
-    out: Path | None,
-    force: bool,
+    notebooks: tuple[str, ...], recipe: str | None, overrides: execute.Overrides, out: Path | None, force: bool
 ) -> None:
     """Run notebooks as programs, each leaving one directory with its record, figures and predictions.
 
@@ -85,7 +69,6 @@ def choose(names: tuple[str, ...], recipe: str | None) -> list[Path]:
 
 @main.command()
 @click.argument("spec")
-@one_line_errors
 def data(spec: str) -> None:
     """Fetch or check a data set and print what is in it.
 
@@ -118,7 +101,6 @@ def _numbers(values: tuple[float, ...]) -> str:
 @click.argument("spec")
 @click.option("--part", help="train, val, test or all; left out: test where SPEC brings its own, else all.")
 @click.option("--out", type=click.Path(path_type=Path), help="The CSV file; left out: one in the run's directory.")
-@one_line_errors
 def predict(run_name: str, spec: str, part: str | None, out: Path | None) -> None:
     """Let a finished run's model say what is on images, and write it as CSV: name, class, probabilities.
 
@@ -126,21 +108,19 @@ def predict(run_name: str, spec: str, part: str | None, out: Path | None) -> Non
     SPEC: as for `labutil data`, or the path of a folder of images in any order, or of one image; labels are not needed.
     """
     directory = find_run(run_name)
-    path = out or default_path(directory, spec, part)
-    check_path(path)  # before anything is computed
+    path = table_path(directory, spec, part, out)
     table = predict_images(directory, spec, part)
     write_table(path, table)
     images = "1 image" if len(table) == 1 else f"{len(table):,} images"
     click.echo(f"{images}: {runs.show_path(path)}\n  {summary(table)}")
 
 
-for report_command in (report_e.autoencoder, report_e.classification):
-    main.command()(one_line_errors(report_command))
+main.command()(report_e.autoencoder)
+main.command()(report_e.classification)
 
 
 @main.command()
 @click.argument("directory", required=False, type=click.Path(path_type=Path))
-@one_line_errors
 def compare(directory: Path | None) -> None:
     """Set all finished runs below DIRECTORY (the project's runs, when left out) side by side.
 
@@ -159,7 +139,6 @@ def compare(directory: Path | None) -> None:
 @main.command(context_settings={"ignore_unknown_options": True})
 @click.option("--lesson", help="Open this notebook (02, or its name).")
 @click.argument("jupyter_options", nargs=-1, type=click.UNPROCESSED)
-@one_line_errors
 def lab(lesson: str | None, jupyter_options: tuple[str, ...]) -> None:
     """Open JupyterLab on the workbook (on this machine only, behind its token).
 

@@ -9,7 +9,8 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from labutil import cli, paths
+from labutil import cli, paths, runs
+from labutil.runs import execute
 
 
 def call(*args):
@@ -38,6 +39,20 @@ def test_usage_errors_exit_2_with_one_line_and_run_nothing(args, message):
     assert result.stderr.count("\n") == 1
     assert result.stderr.startswith("labutil: ")
     assert not paths.runs_dir().exists()
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "message"),
+    [(runs.RunError("02 failed"), 1, "labutil: 02 failed\n"), (KeyboardInterrupt(), 130, "labutil: interrupted; ")],
+)
+def test_a_failed_run_exits_1_and_an_interrupted_one_130(monkeypatch, raised, code, message):
+    def fail(*args, **kwargs):
+        raise raised
+
+    monkeypatch.setattr(execute, "run_notebook", fail)
+    result = call("run", "02")
+    assert (result.exit_code, result.stderr.count("\n")) == (code, 1)
+    assert result.stderr.startswith(message)
 
 
 def test_click_refuses_what_it_does_not_know():

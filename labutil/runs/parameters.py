@@ -9,7 +9,9 @@ from __future__ import annotations
 import ast
 import contextlib
 import json
+import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +47,7 @@ def read_parameters(notebook: Path) -> dict[str, Parameter]:
 
     Its cell tagged `parameters` holds one `name: type = literal  # meaning` a line, and nothing else.
     """
-    cells = [c for c in read_cells(notebook) if "parameters" in c.get("metadata", {}).get("tags", [])]
+    cells = [cell for cell in read_cells(notebook) if _declares(cell)]
     if len(cells) != 1:
         raise ParameterError(f"{notebook} has {len(cells)} cells tagged 'parameters'; it needs exactly one")
     source = "".join(cells[0]["source"])
@@ -57,57 +59,95 @@ def read_parameters(notebook: Path) -> dict[str, Parameter]:
     found = {}
     for node in body:
         try:
-            default = ast.literal_eval(node.value)
-            name = node.target.id
+            name, kind, default = node.target.id, ast.unparse(node.annotation), ast.literal_eval(node.value)
         except (AttributeError, ValueError, TypeError):
-            default = name = None
-        if not isinstance(node, ast.AnnAssign) or name is None:
-            raise ParameterError(f"{notebook}: {lines[node.lineno - 1]!r} is not `name: type = literal  # meaning`")
+            line = lines[node.lineno - 1]
+            raise ParameterError(f"{notebook}: {line!r} is not `name: type = literal  # meaning`") from None
         # The comment starts behind the value, so a '#' inside a string is safe.
         meaning = lines[node.end_lineno - 1].encode()[node.end_col_offset :].decode().strip().lstrip("# ")
-        found[name] = Parameter(name, ast.unparse(node.annotation), default, meaning)
+        found[name] = Parameter(name, kind, default, meaning)
     return found
 
 
 def code_cells(notebook: Path) -> list[str]:
     """Source of the code cells, without the one tagged `parameters`: what a run's identity depends on."""
-    return [
-        "".join(c["source"])
-        for c in read_cells(notebook)
-        if c["cell_type"] == "code" and "parameters" not in c.get("metadata", {}).get("tags", [])
-    ]
+    return ["".join(c["source"]) for c in read_cells(notebook) if c["cell_type"] == "code" and not _declares(c)]
+
+
+def _declares(cell: dict) -> bool:
+    return "parameters" in cell.get("metadata", {}).get("tags", [])
 
 
 def coerce(parameter: Parameter, value: Any) -> Any:
-    """A value as text (command line) or from YAML -> the parameter's declared type.
+    """A value as it was typed (command line, recipe), or of Python, as the parameter's declared type.
 
-    YAML reads `1e-3` as text and `3` as an integer where a float is meant; both become what the notebook declares.
+    Text is read as people mean it: `010` is ten, `1e-3` and `1_000` are numbers, `yes`, `on` and `true` are booleans,
+    `null` and `none` are None where that is allowed. `1:30`, a date or `nan` is no number.
     Raises ParameterError naming parameter, type and value.
+
+    Example:
+        coerce(Parameter("lr", "float", 0.1, "rate"), "1e-3")  # 0.001
     """
-    options = [t.strip() for t in parameter.type.split("|")]
-    parsed = value
-    if isinstance(value, str) and options != ["str"]:
-        with contextlib.suppress(yaml.YAMLError):  # then it stays text, which only a str parameter takes
-            parsed = yaml.safe_load(value)
-    if parsed is None and "None" in options:
-        return None
-    for kind in options:
-        if kind == "bool" and isinstance(parsed, bool):
-            return parsed
-        if kind == "int" and isinstance(parsed, int) and not isinstance(parsed, bool):
-            return parsed
-        if kind == "int" and isinstance(parsed, float) and parsed.is_integer():
-            return int(parsed)
-        if kind == "float" and not isinstance(parsed, bool):
-            try:
-                return float(parsed)
-            except (TypeError, ValueError):
-                continue
-        if kind == "str" and isinstance(value, str | int | float):
-            return str(value)
-        if kind.startswith(("list", "tuple")) and isinstance(parsed, list | tuple):
-            return list(parsed)
-    raise ParameterError(f"parameter {parameter.name} takes {parameter.type}, not {value!r} ({parameter.meaning})")
+    try:
+        return _read(parameter.type, value)
+    except ValueError:
+        message = f"parameter {parameter.name} takes {parameter.type}, not {value!r} ({parameter.meaning})"
+        raise ParameterError(message) from None
+
+
+_WORDS = {
+    "None": {"": None, "~": None, "null": None, "none": None},
+    "bool": {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False},
+}
+
+
+def _read(kind: str, value: Any) -> Any:
+    """A value as `kind`, a type as Python writes it; as the first that fits of several. Raises ValueError if none does.
+
+    None comes first, since `null` is text too.
+    """
+    for one in sorted(re.split(r" \| (?![^\[]*\])", kind), key="None".__ne__):
+        with contextlib.suppress(ValueError, OverflowError, KeyError, yaml.YAMLError):
+            if one in _WORDS:
+                return _WORDS[one][str(value).strip().lower()]
+            if one == "int" and _number(value) == int(_number(value)):
+                return int(_number(value))
+            if one == "float":
+                return float(_number(value))
+            if one == "str" and isinstance(value, str):
+                return value
+            if one.startswith("list"):
+                return _read_list(one[5:-1] or "None | bool | int | float | str", value)
+    raise ValueError
+
+
+def _number(value: Any) -> int | float:
+    if isinstance(value, str):
+        try:
+            return int(value)  # in tens: a leading zero means nothing
+        except ValueError:
+            value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError
+    return value
+
+
+def _read_list(kind: str, value: Any) -> list:
+    items = yaml.load(value, _AsTyped) if isinstance(value, str) else value
+    if not isinstance(items, list | tuple):
+        raise ValueError
+    # Among floats a whole number stays one, as in a notebook's own `list[float] = [20, 64, 0.01]`.
+    return [_number(item) if kind == "float" else _read(kind, item) for item in items]
+
+
+class _AsTyped(yaml.SafeLoader):
+    """YAML whose words and numbers stay text, but for an unquoted null: what they mean depends on the parameter."""
+
+
+_AsTyped.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in found if tag.endswith((":null", ":merge"))]
+    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 def merge(notebook: Path, *layers: dict[str, Any]) -> dict[str, Any]:
@@ -117,14 +157,11 @@ def merge(notebook: Path, *layers: dict[str, Any]) -> dict[str, Any]:
     """
     declared = read_parameters(notebook)
     merged = {name: p.default for name, p in declared.items()}
-    for layer in layers:
-        for name, value in layer.items():
-            if name not in declared:
-                raise ParameterError(
-                    f"{notebook.stem} has no parameter {name!r}{did_you_mean(name, declared)}; "
-                    f"it has {', '.join(declared)}"
-                )
-            merged[name] = coerce(declared[name], value)
+    for name, value in (item for layer in layers for item in layer.items()):
+        if name not in declared:
+            hint = did_you_mean(name, declared)
+            raise ParameterError(f"{notebook.stem} has no parameter {name!r}{hint}; it has {', '.join(declared)}")
+        merged[name] = coerce(declared[name], value)
     return merged
 
 
@@ -135,13 +172,12 @@ def plan(
 
     Raises ParameterError, or sources.DataError for a data set that there is not.
     """
-    layers = [base or {}]
+    settings = {}
     if recipe is not None:
         settings = read_recipe(notebook.parent / "recipes", recipe, notebook.stem)
         if settings is None:
             raise ParameterError(f"recipe {recipe!r} has no settings for {notebook.stem}")
-        layers.append(settings)
-    params = merge(notebook, *layers, overrides)
+    params = merge(notebook, base or {}, settings, overrides)
     if "dataset" in params:
         params["dataset"] = sources.resolve(params["dataset"])
     if params.get("runs"):
@@ -152,7 +188,7 @@ def plan(
 
 
 def read_recipe(folder: Path, recipe: str, notebook: str) -> dict[str, Any] | None:
-    """Settings that a recipe holds for a notebook (its `sweep:` block left out), or None when it has none for it.
+    """Settings that a recipe holds for a notebook, as they are typed (its `sweep:` block left out); None: it has none.
 
     folder: the recipes folder. Raises ParameterError for an unknown recipe or a file that is not a mapping.
     """
@@ -163,7 +199,7 @@ def read_recipe(folder: Path, recipe: str, notebook: str) -> dict[str, Any] | No
     if not path.exists():
         return None
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        settings = yaml.load(path.read_bytes(), _AsTyped) or {}
     except yaml.YAMLError as error:
         raise ParameterError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):

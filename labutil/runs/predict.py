@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from labutil import paths
 from labutil.data import sources
-from labutil.paths import DataError, did_you_mean
+from labutil.paths import DataError, did_you_mean, printable
 from labutil.runs import parameters
 from labutil.runs.record import read_record, show_path
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     from torch import nn
 
     from labutil.data.sources import Source
+    from labutil.data.store import Stored
 
 PARTS = ("train", "val", "test", "all")
 _BATCH = 128  # a network may scale its images up, so fewer at once than stored ones would allow
@@ -40,10 +42,9 @@ def find_run(name: str) -> Path:
     Example:
         find_run("02")  # runs/02_supervised_baseline/1a13e63080
     """
-    path = Path(name).expanduser()
+    path, base = Path(name).expanduser(), paths.runs_dir()
     if (path / "run.json").is_file():
         return path.resolve()
-    base = paths.runs_dir()
     found = sorted(file.parent for file in base.glob("*/*/run.json"))
     stem = name.removesuffix(".ipynb")
     if mine := [p for p in found if p.parent.name == stem or p.parent.name.startswith(f"{stem}_")]:
@@ -53,8 +54,7 @@ def find_run(name: str) -> Path:
             lesson = mine[0].parent.name
             raise PredictionError(f"no run of {lesson} in {show_path(base)} is complete: labutil run {lesson}")
         return max(complete)[1]
-    begins = [p for p in found if p.name.startswith(name)]
-    fits = [p for p in begins if p.name == name] or begins
+    fits = [p for p in found if p.name == name] or [p for p in found if p.name.startswith(name)]
     if len(fits) > 1:
         raise PredictionError(f"run {name!r} may be {', '.join(p.name for p in fits[:5])}: write more of its id")
     if not fits:
@@ -118,16 +118,13 @@ def predict_images(directory: Path, spec: str, part: str | None = None) -> pd.Da
     Images are scaled to the model's image size as `load_dataset` does. Gray images are repeated for a model of colour
     ones; the other way round colour is left out, and a note on stderr says so.
 
-    Args:
-        directory: of the run, as `find_run` returns it.
-        spec: as `load_dataset` takes it, or the path of a folder or of a single image. Folders may hold images in any
-            way; those named as classes of the model give labels.
-        part: "train", "val" or "test": that of the source; one that it does not bring is drawn as `load_dataset` draws
-            it, with the run's data_seed. "all": everything. None: "test" where the source brings it, else "all".
+    directory: of the run, as `find_run` returns it. spec: as `load_dataset` takes it, or the path of a folder or of a
+    single image. Folders may hold images in any way; those named as classes of the model give labels. part: "train",
+    "val" or "test": that of the source; one that it does not bring is drawn as `load_dataset` draws it, with the run's
+    data_seed. "all": everything. None: "test" where the source brings it, else "all".
 
-    Raises:
-        PredictionError: the run has no usable model, or there is no such part.
-        DataError: images that cannot be used.
+    Raises PredictionError when the run has no usable model, or there is no such part, or the run's data set has
+    changed since, so that the part it was drawn as is not known; DataError for images that cannot be used.
 
     Example:
         table = predict_images(find_run("02"), "folder:new_images")
@@ -135,41 +132,86 @@ def predict_images(directory: Path, spec: str, part: str | None = None) -> pd.Da
     if part is not None and part not in PARTS:
         raise PredictionError(f"part {part!r}{did_you_mean(part, PARTS)} is not one of {', '.join(PARTS)}")
     source = parse_source(spec)
-    params = check_run(directory)["params"]
+    record = check_run(directory)
     import numpy as np
     import pandas as pd
     import torch
 
-    from labutil import evaluation
-    from labutil.device import progress_bar
-    from labutil.runs.listing import chunks, coloured, list_images
+    from labutil import device, evaluation
+    from labutil.data import loading, store
 
-    found = list_images(source, part, params.get("data_seed", 0), params.get("val_fraction", 0.1))
-    model, record = load_model(directory)
-    size, channels, outputs = record["model"]["image_size"], record["model"]["channels"], []
-    height, width = (size, size) if isinstance(size, int) else size
-    with progress_bar(len(found.names), source.name, "image") as bar:
-        for chunk in chunks(found, height, width, channels):
-            images = torch.from_numpy(np.ascontiguousarray(chunk))
-            outputs.append(evaluation.predict(model, images, batch_size=_BATCH).softmax(1))
-            bar.update(len(chunk))
+    size, channels = record["model"]["image_size"], record["model"]["channels"]
+    size = size if isinstance(size, int) else tuple(size)
+    found = loading.load_source(source, size, record["params"].get("data_seed", 0), lenient=True)
+    part = part or ("test" if "test" in found.parts else "all")
+    rows = part_rows(found, source, part, record)
+    model, _ = load_model(directory)
+    outputs, length = [], store.chunk_length(found.images.shape[1:])
+    with device.progress_bar(len(rows), source.name, "image") as bar:
+        for i in range(0, len(rows), length):
+            images = loading.to_channels(found.images[rows[i : i + length]], channels)
+            outputs.append(evaluation.predict(model, torch.from_numpy(images), batch_size=_BATCH).softmax(1))
+            bar.update(len(images))
     probabilities = torch.cat(outputs).numpy()
     if not np.isfinite(probabilities).all():
         raise PredictionError(f"the model of {show_path(directory)} gives NaN: did its training diverge?")
 
     classes = np.array(record["dataset"]["classes"])
-    columns = {"name": found.names, "class": classes[probabilities.argmax(1)]}
-    if set(found.labels) & set(classes):
-        columns["label"] = found.labels
-    if found.part in {"train", "all"} and params.get("dataset") == _resolved(source):
-        _note("the model was trained on images among these; --part test has none of them")
-    if channels == 1 and coloured(found):
-        _note("the model was trained on gray images, so the colour of these is left out")
-    if unknown := sorted(set(found.labels) - {"", *classes}, key=sources.natural):
-        names = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
-        _note(f"labels that are no classes of the model are not judged: {names}")
-    table = pd.DataFrame(columns)
-    return table.join(pd.DataFrame(probabilities, columns=[f"p_{name}" for name in classes]))
+    labels = [found.classes[label] if label >= 0 else "" for label in found.labels[rows]]
+    names = found.names or [
+        f"images[{i}]" if list(found.parts) == ["train"] else f"{own}_images[{i}]"
+        for own, count in found.parts.items()
+        for i in range(count)
+    ]
+    columns = {"name": [names[row] for row in rows], "class": classes[probabilities.argmax(1)]}
+    if set(labels) & set(classes):
+        columns["label"] = labels
+    notes = list(found.notes)
+    if part in {"train", "all"} and holds_trained(source, record):
+        notes.append(f"the model was trained on images of {source.name}; --part test has none of those")
+    if channels < found.images.shape[1]:
+        notes.append("the model was trained on gray images, so the colour of these is left out")
+    if unknown := sorted(set(labels) - {"", *classes}, key=sources.natural):
+        some = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
+        notes.append(f"labels that are no classes of the model are not judged: {some}")
+    for note in notes:
+        print(f"labutil: note: {note}", file=sys.stderr)
+    return pd.DataFrame(columns).join(pd.DataFrame(probabilities, columns=[f"p_{name}" for name in classes]))
+
+
+def part_rows(found: Stored, source: Source, part: str, record: dict[str, Any]) -> np.ndarray:
+    """Which images of a source make up a part, ascending: int64 (n,). Parts that it does not bring are drawn anew.
+
+    Raises PredictionError where images were added, changed or removed since the run: of what would be drawn as test
+    now, some was trained on then.
+    """
+    import numpy as np
+
+    from labutil.data import loading, splits
+
+    if part == "all":
+        return np.arange(len(found.labels))
+    # What a source lacks of test and val is taken from train, so train is what they leave.
+    if part in found.parts and (part != "train" or {"val", "test"} <= set(found.parts)):
+        return np.flatnonzero(np.repeat(list(found.parts), list(found.parts.values())) == part)
+    if "train" not in found.parts:
+        raise PredictionError(f"{source.name} has no part {part!r}, only {', '.join(found.parts)}: give another part")
+    seed, fraction = record["params"].get("data_seed", 0), record["params"].get("val_fraction", 0.1)
+    drawn = splits.split(found.labels, found.parts, source.name, fraction, seed)
+    trained = record["dataset"].get("fingerprint")
+    if holds_trained(source, record) and loading.split_fingerprint(found.content, seed, fraction, drawn) != trained:
+        raise PredictionError(
+            f"{source.name} is no longer as the run saw it, and some of what is drawn as {part} now may have been "
+            f"trained on: restore it, or give --part all"
+        )
+    return drawn[part]
+
+
+def holds_trained(source: Source, record: dict[str, Any]) -> bool:
+    """Whether a source may hold images that a run was trained on: it has the name of the run's data set, or both are
+    generated, where a smaller number of images begins every larger one."""
+    name = record["dataset"].get("name", "")
+    return source.name == name or (source.kind in sources.GENERATED and source.kind == name.partition(":")[0])
 
 
 def summary(table: pd.DataFrame, most: int = 12) -> str:
@@ -185,27 +227,26 @@ def summary(table: pd.DataFrame, most: int = 12) -> str:
     return line
 
 
-def default_path(directory: Path, spec: str, part: str | None) -> Path:
-    """Where a table goes when nobody says: into the run's directory, under the name of the images."""
+def table_path(directory: Path, spec: str, part: str | None, out: Path | None = None) -> Path:
+    """Where a table goes: `out`, else into the run's directory, under the name of the images.
+
+    Raises DataError where no file can be written, so that it is told before anything is computed.
+    """
     name = "_".join(filter(None, ("predictions", parse_source(spec).name, part)))
-    return directory / (re.sub(r"[^\w.@-]+", "_", name) + ".csv")
+    path = out or directory / (re.sub(r"[^\w.@-]+", "_", name) + ".csv")
+    if path.is_dir():
+        raise DataError(f"{path} is a folder: give --out the name of a file, such as {path / 'predictions.csv'}")
+    if not path.absolute().parent.is_dir():
+        raise DataError(f"{path.parent} is no folder: make it, or give another --out FILE")
+    return path
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a table as CSV, whole or not at all. Raises DataError where that cannot be."""
     try:
-        # Names of files may be no valid text; they come back as they are.
-        paths.replace_file(path, lambda t: table.to_csv(t, index=False, float_format="%.6g", errors="surrogateescape"))
+        paths.replace_file(path, lambda temporary: table.to_csv(temporary, index=False, float_format="%.6g"))
     except OSError as error:
         raise DataError(f"{path} cannot be written ({error.strerror or error}): give another --out FILE") from error
-
-
-def check_path(path: Path) -> None:
-    """Raise DataError where no table can be written, before anything is computed."""
-    if path.is_dir():
-        raise DataError(f"{path} is a folder: give --out the name of a file, such as {path / 'predictions.csv'}")
-    if not path.absolute().parent.is_dir():
-        raise DataError(f"{path.parent} is no folder: make it, or give another --out FILE")
 
 
 def parse_source(spec: str) -> Source:
@@ -215,15 +256,7 @@ def parse_source(spec: str) -> Source:
     except DataError:
         path = Path(os.path.abspath(os.path.expanduser(spec)))
         if spec.strip() and path.is_dir():
-            return sources.Source("folder", f"folder:{path.name}", paths=(path,))
+            return sources.Source("folder", f"folder:{printable(path.name)}", paths=(path,))
         if path.is_file() and path.suffix != ".npz":
-            return sources.Source("image", path.name, paths=(path,))
+            return sources.Source("image", printable(path.name), paths=(path,))
         raise
-
-
-def _resolved(source: Source) -> str:
-    return f"{source.kind}:{','.join(map(str, source.paths))}" if source.paths else source.name
-
-
-def _note(text: str) -> None:
-    print(f"labutil: note: {text}", file=sys.stderr)

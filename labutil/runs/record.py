@@ -24,7 +24,7 @@ from labutil.runs import parameters
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
-    from filelock import BaseFileLock
+    from filelock import AcquireReturnProxy
     from matplotlib.figure import Figure
     from torch import Tensor, nn
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 KERNEL_LOCK_SECONDS = 60  # a killed run's kernel notices within a second or two that its parent is gone
 FILL_IN = "smoke"  # folder, beside the notebooks' own, of runs that notebook 07 makes because they are missing
-_held: dict[Path, BaseFileLock] = {}
+_held: dict[Path, AcquireReturnProxy] = {}
 
 
 class RunError(RuntimeError):
@@ -68,7 +68,7 @@ class Run:
         write_json(self.dir / "run.json", self.record)
 
     def save_fit(self, name: str, settings: dict[str, Any]) -> None:
-        """Record what a `fit` was run with; notebook 07 makes a table of it."""
+        """Record what a `fit` was run with: a comparison makes a table of it."""
         self.record["fits"][name] = settings
         self.save()
 
@@ -76,19 +76,18 @@ class Run:
         """Put a fit's history into history.csv: one row an epoch, the fit's name in the first column."""
         import pandas as pd
 
-        path = self.dir / "history.csv"
-        frames = [history.assign(fit=name)]
+        path, table = self.dir / "history.csv", history.assign(fit=name)
         if path.exists():
             old = pd.read_csv(path)
-            frames.insert(0, old[old.fit != name])
-        table = pd.concat([f for f in frames if len(f)])
-        table = table[["fit", *[c for c in table if c != "fit"]]]
+            table = pd.concat([frame for frame in (old[old.fit != name], table) if len(frame)])
+        table.insert(0, "fit", table.pop("fit"))
         paths.replace_file(path, lambda temporary: table.to_csv(temporary, index=False))
 
     def save_figure(self, figure: Figure, name: str) -> None:
         """Keep a figure as figures/<name>.png; the notebook shows it as usual."""
-        (self.dir / "figures").mkdir(exist_ok=True)
-        figure.savefig(self.dir / "figures" / f"{name}.png", dpi=110, bbox_inches="tight")
+        path = self.dir / "figures" / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        paths.replace_file(path, lambda temporary: figure.savefig(temporary, dpi=110, bbox_inches="tight"))
 
     def save_predictions(
         self, y_true: np.ndarray | Tensor, probabilities: np.ndarray | Tensor, name: str = "predictions"
@@ -96,12 +95,9 @@ class Run:
         """Keep class probabilities (N, K) of a split, in its order, as <name>.npz (index, y_true, probabilities)."""
         import numpy as np
 
-        y_true, probabilities = np.asarray(y_true, np.int64), np.asarray(probabilities, np.float32)
-        index = np.arange(len(y_true))
-        path = self.dir / f"{name}.npz"
-        paths.replace_file(
-            path, lambda t: np.savez_compressed(t, index=index, y_true=y_true, probabilities=probabilities)
-        )
+        columns = {"index": np.arange(len(y_true)), "y_true": np.asarray(y_true, np.int64)}
+        columns["probabilities"] = np.asarray(probabilities, np.float32)
+        paths.replace_file(self.dir / f"{name}.npz", lambda temporary: np.savez_compressed(temporary, **columns))
 
     def save_model(self, model: nn.Module, **build: Any) -> None:
         """Keep the weights as model.safetensors, and in the record what `models.rebuild` needs to use them again.
@@ -122,8 +118,8 @@ class Run:
 
     def finish(self) -> None:
         """Mark the run complete and print its metrics; the last code cell of a lesson."""
-        self.record["status"] = "complete"
-        self.record["seconds"] = _seconds_since(self.record["started"])
+        seconds = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(self.record["started"])
+        self.record |= {"status": "complete", "seconds": round(seconds.total_seconds(), 3)}
         self.save()
         if not self.resume:
             # Under `labutil run` the checkpoints stay until the last cell has run.
@@ -142,22 +138,20 @@ def open_run(notebook: str, namespace: dict[str, Any], data: Dataset | None = No
     Example:
         run = open_run("02_supervised_baseline", globals(), data)
     """
-
     from labutil import device
 
     prepared = os.environ.get("LABUTIL_RUN_DIR")
-    record = read_record(Path(prepared)) if prepared else None
+    directory = Path(prepared or "")
+    record = read_record(directory) if prepared else None
     if record is None:
         path = paths.project_root() / "notebooks" / f"{notebook}.ipynb"
         params = {name: namespace[name] for name in parameters.read_parameters(path)}
         record = new_record(notebook, None, params)
         directory = paths.runs_dir() / notebook / f"hand-{run_id(path, params)}"
         directory.mkdir(parents=True, exist_ok=True)
-    else:
-        directory = Path(prepared)
     if directory not in _held:
         # Held until the process ends. The kernel of a killed `labutil run` may still be writing for a moment.
-        _held[directory] = _acquire(directory / ".kernel.lock", KERNEL_LOCK_SECONDS if prepared else 0)
+        _held[directory] = lock_file(directory / ".kernel.lock", KERNEL_LOCK_SECONDS if prepared else 0)
     device.seed_everything(record["params"].get("seed", 0))
     record["environment"] = device.describe() | {"commit": _commit()}
     record["label"] = label
@@ -171,8 +165,7 @@ def open_run(notebook: str, namespace: dict[str, Any], data: Dataset | None = No
         }
     run = Run(directory, record, resume=bool(prepared))
     run.save()
-    environment = record["environment"]
-    print(f"device: {environment['device']}; precision: {environment['precision']}; torch {environment['torch']}")
+    print("device: {device}; precision: {precision}; torch {torch}".format(**record["environment"]))
     print(f"run: {show_path(directory)}")
     return run
 
@@ -217,11 +210,9 @@ def run_id(notebook: Path, params: dict[str, Any], out: Path | None = None) -> s
     stamp = sources.stamp(params["dataset"]) if "dataset" in params else ""
     if "runs" in params:
         stamp += _runs_stamp(Path(params["runs"] or out or paths.runs_dir()), notebook.stem)
-    parts = [parameters.code_cells(notebook), params, stamp]
     files = [Path(v) for k, v in params.items() if k != "dataset" and isinstance(v, str) and Path(v).is_file()]
-    if files:
-        parts.append([(file.stat().st_size, file.stat().st_mtime_ns) for file in files])
-    identity = json.dumps(parts, sort_keys=True)
+    times = [[(file.stat().st_size, file.stat().st_mtime_ns) for file in files]] if files else []
+    identity = json.dumps([parameters.code_cells(notebook), params, stamp, *times], sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()[:10]
 
 
@@ -238,33 +229,31 @@ def _runs_stamp(root: Path, reader: str) -> str:
 def load_runs(path: Path | str | None = None) -> pd.DataFrame:
     """Every run below a directory as a table, one row a run, oldest first.
 
-    Columns: path, notebook, recipe, status, started, seconds, metrics by their names, parameters as `params.<name>`,
-    and `dataset.<name>`. A run.json that cannot be read is named and left out.
+    Columns: path, notebook, label (what the run calls its method; "" where it names none), recipe, status, started,
+    seconds, metrics by their names, parameters as `params.<name>`, and `dataset.<name>`. A run.json that cannot be
+    read is named and left out.
     """
     import pandas as pd
 
     records, unreadable = read_records(Path(path) if path else paths.runs_dir())
     for directory in unreadable:
         print(f"left out: {directory / 'run.json'} is not a run record")
-    rows = []
-    for directory, record in records:
-        row = {"path": str(directory)}
-        row |= {k: record.get(k) for k in ("notebook", "recipe", "status", "started", "seconds")}
-        row |= record.get("metrics") or {}
-        row |= {f"params.{k}": v for k, v in (record.get("params") or {}).items()}
-        row |= {f"dataset.{k}": v for k, v in (record.get("dataset") or {}).items()}
-        rows.append(row)
-    table = pd.DataFrame(rows)
-    return table.sort_values("started", ignore_index=True) if rows else table
+    table = pd.DataFrame(
+        {"path": str(directory)}
+        | {name: record.get(name) for name in ("notebook", "label", "recipe", "status", "started", "seconds")}
+        | {"label": record.get("label") or ""}
+        | (record.get("metrics") or {})
+        | {f"{group}.{k}": v for group in ("params", "dataset") for k, v in (record.get(group) or {}).items()}
+        for directory, record in records
+    )
+    return table.sort_values("started", ignore_index=True) if len(table) else table
 
 
 def format_metrics(metrics: dict[str, float]) -> str:
     """Metrics as aligned lines, for a terminal."""
-    width = max((len(name) for name in metrics), default=0)
-    return "\n".join(
-        f"  {name:<{width}}  {value:.4f}" if isinstance(value, float) else f"  {name:<{width}}  {value}"
-        for name, value in metrics.items()
-    )
+    width = max(map(len, metrics), default=0)
+    shown = {name: f"{value:.4f}" if isinstance(value, float) else value for name, value in metrics.items()}
+    return "\n".join(f"  {name:<{width}}  {value}" for name, value in shown.items())
 
 
 def show_path(path: Path) -> str:
@@ -276,32 +265,29 @@ def show_path(path: Path) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader finds the old file or the new one, never half of one."""
+    """Write JSON, whole or not at all; raises ValueError for NaN and infinity, which JSON has not."""
     text = json.dumps(value, indent=1, allow_nan=False)
     paths.replace_file(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
 
 
-def _acquire(path: Path, timeout: float) -> BaseFileLock:
+def lock_file(path: Path, timeout: float = 0) -> AcquireReturnProxy:
+    """Lock a run's directory by a file in it, until the process ends or a `with` block does.
+
+    timeout: seconds to wait for another process. Raises RunError when it still has the lock then.
+    """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(path)
     try:
-        lock.acquire(timeout=timeout)
+        return FileLock(path).acquire(timeout=timeout)
     except Timeout:
         raise RunError(f"{show_path(path.parent)} is being run by another process; wait for it, or stop it") from None
-    return lock
-
-
-def _seconds_since(started: str) -> float:
-    return round((datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(started)).total_seconds(), 3)
 
 
 def _commit() -> str | None:
     """The project's git commit, with '+' when files differ from it; None outside a checkout."""
-    git = ["git", "-C", str(paths.project_root())]
+    describe = ("describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*")
+    command = ["git", "-C", str(paths.project_root()), *describe]
     try:
-        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
-        dirty = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-    return head.stdout.strip() + ("+" if dirty.stdout else "")

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from labutil import paths
 from labutil.runs import parameters
-from labutil.runs.execute import outcome, run_notebook
+from labutil.runs.execute import Overrides, outcome, run_notebook, run_options
 from labutil.runs.record import show_path
 
 NOTEBOOK = "06_autoencoder"
@@ -24,21 +26,22 @@ ASKED = ("filters", "kernel_size", "dropout", "epochs", "batch_size")
 ALONE = {"contrast_epochs": "0", "code_sizes": "[]", "study": "none"}
 
 
-def _shared(command: click.decorators.FC) -> click.decorators.FC:
-    """Options that both commands have."""
-    for option in (
-        click.option("--force", is_flag=True, help="Run anew, also when this very run is complete."),
-        click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Where run directories go."),
-        click.option(
-            "-p", "overrides", nargs=2, multiple=True, metavar="KEY VALUE", help="Any parameter of notebook 06."
-        ),
-        click.option("--recipe", help="Settings from notebooks/recipes/NAME (mnist_autoencoder, mnist_cpu, ...)."),
-    ):
-        command = option(command)
-    return command
+class Asked(click.Option):
+    """An option that is asked for where a person is at the terminal; elsewhere its lack is an error of one line."""
+
+    def prompt_for_value(self, ctx: click.Context) -> str:
+        if not sys.stdin.isatty():
+            missing = f"{self.opts[0]} is missing: {self.prompt}"
+            raise parameters.ParameterError(f"{missing}; nobody is at the terminal to be asked")
+        return super().prompt_for_value(ctx)
 
 
-@click.option("-d", "--dataset", help="Images: an IDX file, gzipped or not; or any data set of the workbook.")
+def asked(*names: str, text: str) -> Callable[[click.decorators.FC], click.decorators.FC]:
+    """An `Asked` option. text: what it is, for the question and for the help."""
+    return click.option(*names, cls=Asked, prompt=text, help=f"{text[0].upper()}{text[1:]}.")
+
+
+@asked("-d", "--dataset", text="images (a file in IDX format, gzipped or not, or a data set of the workbook)")
 @click.option("--filters", help="Channels of each layer, as 16,32 (as many layers as numbers).")
 @click.option("--kernel-size", help="Pixels a side of each convolution.")
 @click.option("--dropout", help="Probability that a value of the maps is dropped.")
@@ -46,29 +49,23 @@ def _shared(command: click.decorators.FC) -> click.decorators.FC:
 @click.option("--batch-size", help="Images per step.")
 @click.option("-model", "--model", help="The file of an autoencoder to go on from.")
 @click.option("-save", "--save", help="Copy the trained autoencoder to this file.")
-@_shared
-def autoencoder(
-    dataset: str | None, model: str | None, save: str | None, recipe: str | None,
-    overrides: tuple[tuple[str, str], ...], out: Path | None, force: bool, **given: str | None,
-) -> None:  # fmt: skip
+@run_options
+def autoencoder(dataset: str, model: str | None, save: str | None, **options: Any) -> None:
     """Train a convolutional autoencoder on images; labels are not needed.
 
     With nothing given, it asks for the images and the settings; else only for the images. Leaves
     autoencoder.safetensors in its run directory, for `labutil classification`.
     """
-    nothing_given = not any((dataset, model, save, recipe, overrides, *given.values()))
-    spec = _images_spec(_ask("-d", dataset, "images (a file, or the name of a data set)"))
-    if nothing_given:
+    context = click.get_current_context()
+    if ParameterSource.COMMANDLINE not in map(context.get_parameter_source, context.params):
         declared = parameters.read_parameters(_notebook())
         for name in ASKED:
-            default = declared[name].default
-            shown = ",".join(map(str, default)) if isinstance(default, list) else str(default)
-            given[name] = click.prompt(declared[name].meaning, default=shown)
+            options[name] = click.prompt(declared[name].meaning, default=str(declared[name].default).strip("[]"))
         save = click.prompt("copy of the trained autoencoder (a file; nothing: none)", default="", show_default=False)
-    params = _settings(given) | {"dataset": spec, "classifier_epochs": "[0, 0]"}
+    params = {"dataset": _images_spec(dataset), "classifier_epochs": "[0, 0]"}
     params |= {"autoencoder": _file(model)} if model else {}
     target = _target(save) if save else None
-    directory, record = _run(params, recipe, overrides, out, force)
+    directory, record = _run(params, **options)
     trained = directory / "autoencoder.safetensors"
     if target:
         paths.replace_file(target, lambda temporary: temporary.write_bytes(trained.read_bytes()))
@@ -77,51 +74,26 @@ def autoencoder(
     click.echo(f"autoencoder: {show_path(trained)}\nvalidation images come back with a squared error of {error:.5f}")
 
 
-@click.option("-d", "--dataset", help="Training images, an IDX file, gzipped or not.")
-@click.option("-dl", "--dataset-labels", help="Their labels.")
-@click.option("-t", "--test", help="Test images.")
-@click.option("-tl", "--test-labels", help="Their labels.")
-@click.option("-model", "--model", help="The autoencoder.safetensors that `labutil autoencoder` left.")
-@click.option("--epochs", help="Passes over the images, of the new layers and then of everything: 2,6")
-@click.option("--batch-size", help="Images per step.")
+@asked("-d", "--dataset", text="training images (a file in IDX format, gzipped or not)")
+@asked("-dl", "--dataset-labels", text="labels of the training images")
+@asked("-t", "--test", text="test images")
+@asked("-tl", "--test-labels", text="labels of the test images")
+@asked("-model", "--model", text="the trained autoencoder (autoencoder.safetensors, of `labutil autoencoder`)")
+@click.option("--epochs", "classifier_epochs", help="Passes over the images, of new layers, then of everything: 2,6")
+@click.option("--batch-size", "classifier_batch_size", help="Images per step.")
 @click.option("--head", help="Nodes of each fully connected layer, as 64.")
-@click.option("--dropout", help="Dropout in them.")
-@_shared
-def classification(
-    dataset: str | None, dataset_labels: str | None, test: str | None, test_labels: str | None, model: str | None,
-    epochs: str | None, batch_size: str | None, head: str | None, dropout: str | None, recipe: str | None,
-    overrides: tuple[tuple[str, str], ...], out: Path | None, force: bool,
-) -> None:  # fmt: skip
+@click.option("--dropout", "head_dropout", help="Dropout in them.")
+@run_options
+def classification(dataset: str, dataset_labels: str, test: str, test_labels: str, model: str, **options: Any) -> None:
     """Put a classifier on a trained autoencoder's encoder, train it, and test it once.
 
     First the new fully connected layers alone, then everything. Prints the classification report and the number of
     wrong test images.
     """
-    files = [
-        _ask("-d", dataset, "training images (IDX file)"),
-        _ask("-dl", dataset_labels, "labels of the training images"),
-        _ask("-t", test, "test images"),
-        _ask("-tl", test_labels, "labels of the test images"),
-    ]
-    weights = _file(_ask("-model", model, "the trained autoencoder (autoencoder.safetensors)"))
-    params = {"dataset": f"idx:{','.join(map(_file, files))}", "autoencoder": weights, "epochs": "0"}
-    params |= _settings({"classifier_epochs": epochs, "classifier_batch_size": batch_size, "head": head})
-    params |= _settings({"head_dropout": dropout})
-    directory, record = _run(params, recipe, overrides, out, force)
+    files = ",".join(map(_file, (dataset, dataset_labels, test, test_labels)))
+    params = {"dataset": f"idx:{files}", "autoencoder": _file(model), "epochs": "0"}
+    directory, record = _run(params, **options)
     click.echo(_report(directory, record))
-
-
-def _person() -> bool:
-    return sys.stdin.isatty()
-
-
-def _ask(option: str, value: str | None, what: str) -> str:
-    """The value, or what a person at the terminal answers; an error where nobody is."""
-    if value:
-        return value
-    if not _person():
-        raise parameters.ParameterError(f"{option} is missing: {what}; nobody is at the terminal to be asked")
-    return click.prompt(what)
 
 
 def _images_spec(text: str) -> str:
@@ -144,21 +116,21 @@ def _target(text: str) -> Path:
     return path
 
 
-def _settings(given: dict[str, str | None]) -> dict[str, str]:
-    """Values for the notebook; a comma, or one number, is a list where the notebook wants one."""
-    declared = parameters.read_parameters(_notebook())
-    lists = {name for name, parameter in declared.items() if parameter.type.startswith("list")}
-    return {k: f"[{v.strip('[]')}]" if k in lists else v for k, v in given.items() if v}
-
-
 def _notebook() -> Path:
     return paths.project_root() / "notebooks" / f"{NOTEBOOK}.ipynb"
 
 
 def _run(
-    params: dict[str, Any], recipe: str | None, overrides: tuple[tuple[str, str], ...], out: Path | None, force: bool
+    params: dict[str, str], recipe: str | None, overrides: Overrides, out: Path | None, force: bool, **given: str | None
 ) -> tuple[Path, dict[str, Any]]:
-    """Check everything, then execute notebook 06, or find that it has been run."""
+    """Check everything, then execute notebook 06, or find that it has been run: (its directory, its record).
+
+    given: parameters as options give them; `16,32`, or one number, is a list where the notebook wants one.
+    """
+    declared = parameters.read_parameters(_notebook())
+    for name, value in given.items():
+        if value:
+            params[name] = f"[{value.strip('[]')}]" if declared[name].type.startswith("list") else value
     merged = parameters.plan(_notebook(), recipe, params | dict(overrides), base=ALONE)
     _check_images(merged)
     progress = sys.stderr.isatty()

@@ -22,7 +22,10 @@ lr: float = 1e-3  # rate
 size: int | None = 48  # pixels
 deep: bool = False  # more layers
 hash: str = "a#b"  # the '#' is not a comment
-filters: list[int] = [128, 256]  # widths"""
+filters: list[int] = [128, 256]  # widths
+second: str | None = "auto"  # another data set
+shares: list[float] = [20, 0.5]  # of the labels
+names: list[str] = ["a"]  # of lessons"""
 
 
 def write(path, *cells):
@@ -38,7 +41,7 @@ def notebook(tmp_path):
 
 def test_reads_names_types_values_and_meanings(notebook):
     found = read_parameters(notebook)
-    assert list(found) == ["dataset", "epochs", "lr", "size", "deep", "hash", "filters"]
+    assert list(found)[:7] == ["dataset", "epochs", "lr", "size", "deep", "hash", "filters"]
     assert found["size"] == Parameter("size", "int | None", 48, "pixels")
     assert found["hash"].default == "a#b"
     assert found["hash"].meaning == "the '#' is not a comment"
@@ -46,36 +49,74 @@ def test_reads_names_types_values_and_meanings(notebook):
     assert code_cells(notebook) == ["import os", "print(lr)"]
 
 
+def from_recipe(folder, text):
+    """The settings of a recipe with this text."""
+    (folder / "recipes" / "mine").mkdir(parents=True, exist_ok=True)
+    (folder / "recipes" / "mine" / "02_lesson.yaml").write_text(text)
+    return read_recipe(folder / "recipes", "mine", "02_lesson")
+
+
 @pytest.mark.parametrize(
     ("name", "text", "value"),
     [
-        ("lr", "1e-3", 1e-3),  # YAML reads this as text
-        ("lr", "3", 3.0),
-        ("epochs", "20", 20),
-        ("epochs", 20.0, 20),
-        ("size", "null", None),
-        ("size", "64", 64),
-        ("deep", "true", True),
-        ("dataset", "123", "123"),
-        ("dataset", "null", "null"),
-        ("dataset", "idx:a,b", "idx:a,b"),
-        ("filters", "[64, 128]", [64, 128]),
+        ("lr", "1e-3", 1e-3), ("lr", "3", 3.0), ("lr", "010", 10.0), ("lr", "1_000.5", 1000.5), ("lr", "+.5", 0.5),
+        ("epochs", "20", 20), ("epochs", "010", 10), ("epochs", "-08", -8), ("epochs", "1_000", 1000),
+        ("epochs", "1e3", 1000), ("epochs", "20.0", 20), ("size", "null", None), ("size", "~", None),
+        ("size", "None", None), ("size", "", None), ("size", "064", 64), ("second", "none", None),
+        ("second", "null", None), ("second", "010", "010"), ("deep", "true", True), ("deep", "yes", True),
+        ("deep", "Off", False), ("deep", "NO", False), ("dataset", "123", "123"), ("dataset", "010", "010"),
+        ("dataset", "no", "no"), ("dataset", "1:30", "1:30"), ("dataset", "2024-01-31", "2024-01-31"),
+        ("dataset", "1_000", "1_000"), ("dataset", "1e3", "1e3"), ("dataset", "idx:a,b", "idx:a,b"),
+        ("dataset", "none", "none"), ("filters", "[64, 128]", [64, 128]), ("filters", "[010, 1_6]", [10, 16]),
+        ("filters", "[]", []), ("shares", "[180, 0.10, 1e-3]", [180, 0.1, 0.001]),
+        ("names", "[02, no, 1:30, 2024-01-31, '']", ["02", "no", "1:30", "2024-01-31", ""]),
     ],
-)
-def test_values_take_the_declared_type(notebook, name, text, value):
-    answer = merge(notebook, {name: text})[name]
-    assert answer == value
-    assert type(answer) is type(value)
+)  # fmt: skip
+def test_text_is_read_as_people_mean_it_on_the_command_line_and_in_a_recipe(notebook, tmp_path, name, text, value):
+    for settings in ({name: text}, from_recipe(tmp_path, f"{name}: {text}")):
+        answer = merge(notebook, settings)[name]
+        assert answer == value
+        assert type(answer) is type(value)
+        if isinstance(value, list):
+            assert list(map(type, answer)) == list(map(type, value))
+
+
+def test_values_of_python_and_of_nested_and_untyped_lists():
+    cases = [
+        ("int", 20.0, 20), ("float", 3, 3.0), ("bool", True, True), ("str | None", None, None),
+        ("list[int]", (1, 2.0), [1, 2]), ("list[list[int]]", "[[64, 128], [010]]", [[64, 128], [10]]),
+        ("list[int | None]", "[1, null]", [1, None]), ("list", "[1, 0.5, x, yes, null]", [1, 0.5, "x", True, None]),
+        ("int | str", "x", "x"), ("str", "null", "null"),
+    ]  # fmt: skip
+    for kind, given, value in cases:
+        answer = coerce(Parameter("x", kind, None, ""), given)
+        assert (answer, type(answer)) == (value, type(value))
 
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("epochs", "3.5"), ("epochs", "true"), ("epochs", "many"), ("epochs", "null"), ("lr", "fast"), ("lr", "true"),
-     ("deep", "1"), ("size", "big"), ("filters", "128"), ("epochs", "[1, 2]"), ("epochs", "[1")],
+    [
+        ("epochs", "3.5"), ("epochs", "true"), ("epochs", "many"), ("epochs", "null"), ("epochs", "[1, 2]"),
+        ("epochs", "1:30"), ("epochs", "2024-01-31"), ("epochs", "1,000"), ("epochs", "inf"), ("epochs", "1e999"),
+        ("lr", "fast"), ("lr", "true"), ("lr", "1:30"), ("lr", "nan"), ("lr", ".inf"), ("lr", "9" * 400),
+        ("deep", "1"), ("deep", "y"), ("deep", "null"), ("size", "big"), ("filters", "128"), ("filters", "64,128"),
+        ("filters", "[a]"), ("filters", "[1:30]"), ("filters", "[0.5]"), ("filters", "{1: 2}"), ("shares", "[yes]"),
+        ("shares", "[nan]"), ("names", "[null]"), ("names", "[[a]]"),
+    ],
 )  # fmt: skip
-def test_values_of_another_type_are_refused(notebook, name, text):
-    with pytest.raises(ParameterError, match=rf"parameter {name} takes .*, not '?"):
-        merge(notebook, {name: text})
+def test_values_of_another_type_are_refused(notebook, tmp_path, name, text):
+    for settings in ({name: text}, from_recipe(tmp_path, f"{name}: {text}")):
+        with pytest.raises(ParameterError, match=rf"^parameter {name} takes .*, not .* \([\w ]+\)$"):
+            merge(notebook, settings)
+
+
+def test_values_that_only_one_of_them_can_hold(notebook, tmp_path):
+    with pytest.raises(ParameterError, match=r"parameter epochs takes int, not '\[1' \(passes\)"):
+        merge(notebook, {"epochs": "[1"})
+    with pytest.raises(ParameterError, match="parameter dataset takes str, not None"):
+        merge(notebook, from_recipe(tmp_path, "dataset:"))
+    with pytest.raises(ParameterError, match="parameter epochs takes int, not True"):
+        merge(notebook, {"epochs": True})
 
 
 def test_later_layers_win(notebook):
@@ -113,16 +154,18 @@ def test_a_file_that_is_no_notebook(tmp_path):
 
 
 def test_recipes(tmp_path):
-    (tmp_path / "smoke").mkdir()
-    (tmp_path / "smoke" / "02_lesson.yaml").write_text("lr: 1e-3\nsweep:\n  lr: [1, 2]\n")
-    assert read_recipe(tmp_path, "smoke", "02_lesson") == {"lr": "1e-3"}
-    assert read_recipe(tmp_path, "smoke", "03_other") is None
-    with pytest.raises(ParameterError, match=r"no recipe 'smok' \(did you mean 'smoke'\?\); there are smoke"):
-        read_recipe(tmp_path, "smok", "02_lesson")
+    assert from_recipe(tmp_path, "lr: 1e-3\nsweep:\n  lr: [1, 2]\n") == {"lr": "1e-3"}
+    assert from_recipe(tmp_path, "") == {}
+    folder = tmp_path / "recipes"
+    assert read_recipe(folder, "mine", "03_other") is None
+    with pytest.raises(ParameterError, match=r"no recipe 'mien' \(did you mean 'mine'\?\); there are mine"):
+        read_recipe(folder, "mien", "02_lesson")
     for text, message in (("a: [1", "is not YAML"), ("just text", "must hold")):
-        (tmp_path / "smoke" / "02_lesson.yaml").write_text(text)
         with pytest.raises(ParameterError, match=message):
-            read_recipe(tmp_path, "smoke", "02_lesson")
+            from_recipe(tmp_path, text)
+    (folder / "mine" / "02_lesson.yaml").write_bytes(b"lr: \xe9")
+    with pytest.raises(ParameterError, match="is not YAML"):
+        read_recipe(folder, "mine", "02_lesson")
 
 
 def test_finding_a_notebook(tmp_path, notebook):
@@ -130,8 +173,3 @@ def test_finding_a_notebook(tmp_path, notebook):
         assert find_notebook(tmp_path, name) == notebook
     with pytest.raises(ParameterError, match=r"no notebook '02_leson' \(did you mean '02_lesson'\?\)"):
         find_notebook(tmp_path, "02_leson")
-
-
-def test_coerce_names_what_the_parameter_means():
-    with pytest.raises(ParameterError, match=r"epochs takes int, not 'x' \(passes\)"):
-        coerce(Parameter("epochs", "int", 1, "passes"), "x")

@@ -17,9 +17,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from labutil import cli, evaluation, models, paths, runs
-from labutil.data import load_dataset, sources
-from labutil.runs.listing import chunks, list_images
-from labutil.runs.predict import find_run, load_model
+from labutil.data import load_dataset, loading, sources
+from labutil.runs.predict import find_run, load_model, part_rows
 
 torch.set_num_threads(1)
 COLOURS = {"blue": (20, 30, 220), "green": (30, 200, 40), "red": (210, 30, 20)}
@@ -39,12 +38,23 @@ def save(path: Path, colour: str, **size: int) -> None:
     Image.fromarray(picture(colour, **size)).save(path)
 
 
+def tree(folder: Path, where: dict[str, str]) -> Path:
+    """A folder of images: path below it -> colour."""
+    for name, colour in where.items():
+        save(folder / name, colour)
+    return folder
+
+
+def pictures(colours: list[str], *size: int) -> np.ndarray:
+    return np.stack([picture(colour, *size) for colour in colours])
+
+
 def colour_model(channels: int = 3, encoder: str = "resnet8", side: int = 16) -> nn.Module:
     """A model that tells colours (or shades) apart: an untrained encoder, and a last layer solved for, not trained."""
     shades = COLOURS if channels == 3 else GRAYS
     torch.manual_seed(0)
     model = models.Classifier(models.encoder(encoder, channels=channels, image_size=side), 3)
-    images = np.stack([picture(name, side, side) for name in shades for _ in range(8)])
+    images = pictures([name for name in shades for _ in range(8)], side, side)
     images = torch.from_numpy(images.reshape(24, side, side, channels)).permute(0, 3, 1, 2)
     h = evaluation.predict(model.encoder, images, precision="fp32").double()
     h = torch.cat([h, torch.ones(24, 1)], 1)
@@ -114,71 +124,76 @@ def test_a_folder_of_images_without_labels(run, tmp_path):
 
 
 def test_class_folders_give_labels_and_an_accuracy(run, tmp_path):
-    for folder, colour in (("red", "red"), ("red", "blue"), ("green", "green"), ("purple", "blue")):
-        save(tmp_path / "set" / folder / f"{colour}.png", colour)
-    table = predicted(run, tmp_path / "set", tmp_path / "out.csv")
+    where = {"red/red.png": "red", "red/blue.png": "blue", "green/green.png": "green", "purple/blue.png": "blue"}
+    table = predicted(run, tree(tmp_path / "set", where), tmp_path / "out.csv")
     assert table.columns.tolist()[:3] == ["name", "class", "label"]
-    assert table.name.tolist() == ["green/green.png", "purple/blue.png", "red/blue.png", "red/red.png"]
-    assert table["class"].tolist() == ["green", "blue", "blue", "red"]
-    assert table.label.tolist() == ["green", "purple", "red", "red"]
+    assert table.iloc[:, :3].to_numpy().tolist() == [
+        ["green/green.png", "green", "green"], ["purple/blue.png", "blue", "purple"],
+        ["red/blue.png", "blue", "red"], ["red/red.png", "red", "red"],
+    ]  # fmt: skip
     assert "accuracy 0.6667 (2 of 3 labelled)" in table.attrs["stdout"]
     assert table.attrs["stderr"] == "labutil: note: labels that are no classes of the model are not judged: purple\n"
 
 
 def test_any_tree_of_folders(run, tmp_path):
-    where = {"a.png": "red", "2024/5/x.png": "blue", "2024/12/x.png": "green", "2023/train/x.png": "red"}
-    for name, colour in where.items():
-        save(tmp_path / "set" / name, colour)
-    table = predicted(run, tmp_path / "set", tmp_path / "out.csv")
+    where = {"2023/train/x.png": "red", "2024/5/x.png": "blue", "2024/12/x.png": "green", "a.png": "red"}
+    table = predicted(run, tree(tmp_path / "set", where), tmp_path / "out.csv")
     assert "label" not in table
     assert dict(zip(table.name, table["class"], strict=True)) == where
-    assert table.name.tolist() == ["2023/train/x.png", "2024/5/x.png", "2024/12/x.png", "a.png"]
+    assert table.name.tolist() == list(where)
     assert "accuracy" not in table.attrs["stdout"]
 
 
 def test_parts_of_a_folder(run, tmp_path):
     where = {"train/red/1.png": "red", "train/blue/1.png": "blue", "val/red/2.png": "red", "test/blue/3.png": "blue"}
     where |= {"test/red/10.png": "red", "test/red/9.png": "green", "unlabelled/z.png": "green"}
-    for name, colour in where.items():
-        save(tmp_path / "set" / name, colour)
-    table = predicted(run, tmp_path / "set", tmp_path / "out.csv")
+    folder, out = tree(tmp_path / "set", where), tmp_path / "out.csv"
+    table = predicted(run, folder, out)
     assert table.name.tolist() == ["test/blue/3.png", "test/red/9.png", "test/red/10.png"]
     assert table["class"].tolist() == ["blue", "green", "red"]
     assert "(2 of 3 labelled)" in table.attrs["stdout"]
     for part, names in {"train": ["train/blue/1.png", "train/red/1.png"], "val": ["val/red/2.png"]}.items():
-        assert predicted(run, tmp_path / "set", tmp_path / "out.csv", "--part", part).name.tolist() == names
-    table = predicted(run, tmp_path / "set", tmp_path / "out.csv", "--part", "all")
+        assert predicted(run, folder, out, "--part", part).name.tolist() == names
+    table = predicted(run, folder, out, "--part", "all")
     assert dict(zip(table.name, table["class"], strict=True)) == where
     assert table.label.tolist()[-1] == ""
     assert "(5 of 6 labelled)" in table.attrs["stdout"]
 
 
 def test_arrays_by_key_and_position(run, tmp_path):
-    names = ["red", "blue", "green", "green", "red"]
-    images, shifted = np.stack([picture(n) for n in names]), np.stack([picture(n) for n in reversed(names)])
-    out = tmp_path / "out.csv"
-    np.savez(tmp_path / "bare.npz", images=images)
-    table = predicted(run, f"npz:{tmp_path / 'bare.npz'}", out)
+    names, out = ["red", "blue", "green", "green", "red"], tmp_path / "out.csv"
+    images = pictures(names)
+
+    def of(arrays, *args):
+        np.savez(tmp_path / "x.npz", **arrays)
+        return predicted(run, f"npz:{tmp_path}/x.npz", out, *args)
+
+    table = of({"images": images})
     assert table.name.tolist() == [f"images[{i}]" for i in range(5)]
     assert table["class"].tolist() == names
     assert "label" not in table
     # Labels for training only, as competitions give them, which no lesson could be tested on.
-    np.savez(tmp_path / "both.npz", train_images=images, train_labels=np.array(names), test_images=shifted[:3])
-    table = predicted(run, f"npz:{tmp_path / 'both.npz'}", out)
+    arrays = {"train_images": images, "train_labels": np.array(names), "test_images": pictures(names[:1:-1])}
+    table = of(arrays)
     assert table.name.tolist() == [f"test_images[{i}]" for i in range(3)]
     assert table["class"].tolist() == names[:1:-1]
     assert "label" not in table
-    table = predicted(run, f"npz:{tmp_path / 'both.npz'}", out, "--part", "all")
+    table = of(arrays, "--part", "all")
     assert table.name.tolist() == [f"train_images[{i}]" for i in range(5)] + [f"test_images[{i}]" for i in range(3)]
     assert table["class"].tolist() == names + names[:1:-1]
     assert table.label.tolist() == [*names, "", "", ""]
     assert "accuracy 1.0000 (5 of 5 labelled)" in table.attrs["stdout"]
-    np.savez(tmp_path / "test.npz", test_images=images, test_labels=np.arange(5))
-    table = predicted(run, f"npz:{tmp_path / 'test.npz'}", out)
+    table = of({"test_images": images, "test_labels": np.arange(5)})
     assert table.name.tolist() == [f"test_images[{i}]" for i in range(5)]
     assert table["class"].tolist() == names
     assert "label" not in table  # numbers are no names
     assert "are not judged: 0, 1, 2, ..." in table.attrs["stderr"]
+    # A part that is drawn keeps the positions of the whole.
+    names *= 5
+    for part, count in (("val", 2), ("test", 5)):
+        table = of({"images": pictures(names), "labels": np.array(names)}, "--part", part)
+        assert table.label.tolist() == [names[int(name[len("images[") : -1])] for name in table.name]
+        assert len(table) == count
 
 
 def test_one_image_and_the_default_file(run, tmp_path):
@@ -192,16 +207,17 @@ def test_one_image_and_the_default_file(run, tmp_path):
         (run / "predictions_a_photo.png.csv").unlink()
 
 
-def test_gray_images_for_a_colour_model_are_repeated(run, tmp_path, weights):
-    shade = picture("gray")
+def test_gray_images_for_a_colour_model_are_repeated(run, tmp_path):
+    shade, out = picture("gray"), tmp_path / "out.csv"
     (tmp_path / "set").mkdir()
     Image.fromarray(shade).save(tmp_path / "set" / "x.png")
     Image.fromarray(shade).convert("RGB").save(tmp_path / "set" / "y.png")
-    np.savez(tmp_path / "x.npz", images=np.stack([shade[:16], shade[4:]]))
-    np.savez(tmp_path / "y.npz", images=np.stack([shade[:16], shade[4:]])[..., None].repeat(3, 3))
-    rows = predicted(run, tmp_path / "set", tmp_path / "out.csv").filter(like="p_").to_numpy()
+    rows = predicted(run, tmp_path / "set", out).filter(like="p_").to_numpy()
     assert (rows[0] == rows[1]).all()
-    tables = [predicted(run, f"npz:{tmp_path / name}.npz", tmp_path / "out.csv") for name in "xy"]
+    images = np.stack([shade[:16], shade[4:]])
+    np.savez(tmp_path / "x.npz", images=images)
+    np.savez(tmp_path / "y.npz", images=images[..., None].repeat(3, 3))
+    tables = [predicted(run, f"npz:{tmp_path / name}.npz", out) for name in "xy"]
     assert tables[0].equals(tables[1])
     assert tables[0].attrs["stderr"] == ""
 
@@ -210,7 +226,7 @@ def test_colour_images_for_a_gray_model_become_gray_with_a_note(tmp_path):
     build = BUILD | {"channels": 1, "encoder": "basic_cnn"}
     run = make_run(tmp_path / "runs" / "99_gray" / "a", colour_model(1, "basic_cnn"), GRAYS, **build)
     names = ["white", "black", "gray"]
-    pixels = np.stack([picture(n, 16, 16) for n in names])[..., None].repeat(3, 3)
+    pixels = pictures(names, 16, 16)[..., None].repeat(3, 3)
     np.savez(tmp_path / "set.npz", images=pixels)
     (tmp_path / "set").mkdir()
     for i, image in enumerate(pixels):
@@ -222,15 +238,12 @@ def test_colour_images_for_a_gray_model_become_gray_with_a_note(tmp_path):
         assert table.attrs["stderr"] == note
     # as Pillow does it
     noise = RNG.integers(0, 256, (50, 16, 16, 3)).astype(np.uint8)
-    np.savez(tmp_path / "noise.npz", images=noise)
-    found = list_images(sources.parse(f"npz:{tmp_path / 'noise.npz'}"), None, 0, 0.1)
-    gray = np.concatenate(list(chunks(found, 16, 16, 1)))[:, 0]
+    gray = loading.to_channels(noise.transpose(0, 3, 1, 2), 1)[:, 0]
     assert (gray == np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in noise])).all()
 
 
 @pytest.mark.parametrize("kind", ["cells", "folder", "npz", "divided"])
 def test_parts_are_those_of_load_dataset(kind, tmp_path):
-    """Images scaled alike, the same split, and names that lead back to the very image."""
     labels = np.arange(40) % 3
     images = RNG.integers(0, 256, (40, 20, 26, 3)).astype(np.uint8)
     for i, image in enumerate(images):
@@ -241,24 +254,38 @@ def test_parts_are_those_of_load_dataset(kind, tmp_path):
              test_images=images[30:], test_labels=labels[30:])  # fmt: skip
     spec = {"cells": "cells:40", "folder": f"folder:{tmp_path / 'set'}"}.get(kind, f"npz:{tmp_path / kind}.npz")
     data = load_dataset(spec, image_size=16, data_seed=3, val_fraction=0.2)
+    record = {"params": {"data_seed": 3, "val_fraction": 0.2}, "dataset": vars(data)}
+    source = sources.parse(spec)
+    found = loading.load_source(source, 16, 3, lenient=True)
     for part in ("train", "val", "test"):
-        found = list_images(sources.parse(spec), part, 3, 0.2)
-        expected = getattr(data, part)
-        pixels = np.concatenate(list(chunks(found, 16, 16, data.channels)))
-        assert (pixels == expected.images.numpy()).all()
-        assert found.labels == [data.classes[i] for i in expected.labels]
-        for name, label in zip(found.names, found.labels, strict=True):
-            if kind == "folder":
-                assert name.split("/")[0] == label
-            elif kind == "npz":
-                assert label == str(labels[int(name.removeprefix("images[")[:-1])])
-        # at the source's own size no pixel changes: each name leads to its image
-        if kind in {"npz", "divided"}:
-            starts = {"images": 0, "train_images": 0, "test_images": 30}
-            originals = np.concatenate(list(chunks(found, 20, 26, 3))).transpose(0, 2, 3, 1)
-            for name, original in zip(found.names, originals, strict=True):
-                key, position = name[:-1].split("[")
-                assert (original == images[starts[key] + int(position)]).all()
+        rows, expected = part_rows(found, source, part, record), getattr(data, part)
+        assert (found.images[rows] == expected.images.numpy()).all()
+        assert (found.labels[rows] == expected.labels.numpy()).all()
+        assert found.names_of(rows) == expected.names
+
+
+def test_a_folder_that_grew_since_the_run_has_no_known_test_images(run, tmp_path):
+    """Drawn anew, test would hold images that the model was trained on."""
+    folder = tree(tmp_path / "grows", {f"{colour}/{i}.png": colour for i in range(12) for colour in COLOURS})
+    data = load_dataset(f"folder:{folder}", data_seed=5)
+    record = runs.read_record(run)
+    record["params"] = {"dataset": f"folder:{folder}", "data_seed": 5}
+    record["dataset"] |= {"name": data.name, "fingerprint": data.fingerprint}
+    runs.write_json(run / "run.json", record)
+    out = tmp_path / "out.csv"
+    assert predicted(run, folder, out, "--part", "test").name.tolist() == list(data.test.names)
+    folder.rename(tmp_path / "before")
+    (tmp_path / "elsewhere").mkdir()
+    moved = (tmp_path / "before").rename(tmp_path / "elsewhere" / "grows")  # the same images are known anywhere
+    assert predicted(run, moved, out, "--part", "test").name.tolist() == list(data.test.names)
+    save(moved / "red" / "new.png", "red")
+    for part in ("train", "val", "test"):
+        refused(call(run, moved, "--part", part), "folder:grows is no longer as the run saw it")
+    table = predicted(run, moved, out)
+    assert len(table) == 37
+    assert "--part test has none of those" in table.attrs["stderr"]
+    (moved / "red" / "new.png").unlink()
+    assert predicted(run, moved, out, "--part", "test").name.tolist() == list(data.test.names)
 
 
 SETTINGS = {
@@ -407,7 +434,7 @@ def test_a_size_that_is_not_square(tmp_path):
     np.savez(tmp_path / "fits.npz", images=np.zeros((2, 16, 24, 3), np.uint8))
     assert len(predicted(run, f"npz:{tmp_path / 'fits.npz'}", tmp_path / "out.csv")) == 2
     np.savez(tmp_path / "other.npz", images=np.zeros((2, 24, 24, 3), np.uint8))
-    refused(call(run, f"npz:{tmp_path / 'other.npz'}"), "24x24 pixels, and the model takes 24x16")
+    refused(call(run, f"npz:{tmp_path / 'other.npz'}"), "24x24 pixels, and 24x16 are asked for")
 
 
 def test_a_lessons_run_gives_its_own_predictions_again(tmp_path):
@@ -433,4 +460,6 @@ def test_a_lessons_run_gives_its_own_predictions_again(tmp_path):
     assert abs((table.label == table["class"]).mean() - accuracy) < 0.06
     result = call("02", "cells:200", "--out", tmp_path / "out.csv")
     assert "200 images" in result.stdout
-    assert "--part test has none of them" in result.stderr
+    assert "--part test has none of those" in result.stderr
+    # More of the same generated images: the first ones are those of the run.
+    assert "is no longer as the run saw it" in call("02", "cells:300", "--part", "test").stderr

@@ -17,7 +17,6 @@ import torch
 from click.testing import CliRunner
 
 from labutil import cli, models, networks, paths, runs
-from labutil.runs import parameters
 
 pty = pytest.importorskip("pty", reason="Windows has no pseudo-terminals")
 
@@ -109,14 +108,14 @@ def test_classification_with_everything_given_asks_nothing(files):
     assert "precision" in output
     assert re.search(r"zero +1\.0000 +0\.5000", output)
     assert "wrong: 1 of 4 (accuracy 0.7500)" in output
-    assert "(IDX file): " not in output
+    assert "(a file" not in output
 
 
 @pytest.mark.parametrize("given", [(), ("d", "t", "model")])
 def test_classification_asks_for_what_is_missing(files, given):
     options = [text for name in given for text in (f"-{name}", files[name])]
     questions = {
-        "d": "training images (IDX file)", "dl": "labels of the training images", "t": "test images",
+        "d": "training images (a file", "dl": "labels of the training images", "t": "test images",
         "tl": "labels of the test images", "model": "the trained autoencoder",
     }  # fmt: skip
     answers = [(question, files[name]) for name, question in questions.items() if name not in given]
@@ -210,15 +209,6 @@ def test_wrong_files_are_one_line_and_exit_2(files, tmp_path):
     assert "is for images of 3 x 28 x 28, these are 1 x 28 x 28" in refused(
         "classification", *options(files, model=other)
     )
-
-
-def test_a_run_s_identity_covers_the_files_it_names(files, tmp_path):
-    notebook = parameters.find_notebook(paths.project_root() / "notebooks", "06")
-    params = parameters.plan(notebook, None, {"autoencoder": str(files["model"])})
-    first = runs.run_id(notebook, params)
-    assert runs.run_id(notebook, params) == first
-    os.utime(files["model"], ns=(1, 1))
-    assert runs.run_id(notebook, params) != first
 
 
 def test_both_commands_run_the_notebook(files, tmp_path):

@@ -101,6 +101,12 @@ def test_run_id_follows_code_parameters_and_data(tmp_path):
     assert runs.run_id(write(tmp_path / "99_lesson.ipynb", "x = 1"), params) == first
     (folder / "x.png").write_bytes(b"12")
     assert runs.run_id(notebook, params) != first
+    # The files that parameters name count too.
+    params = {"seed": 0, "weights": str(folder / "x.png")}
+    first = runs.run_id(notebook, params)
+    assert runs.run_id(notebook, params) == first
+    os.utime(folder / "x.png", ns=(1, 1))
+    assert runs.run_id(notebook, params) != first
 
 
 def test_load_runs_reads_what_is_there_and_names_what_is_not(tmp_path, capsys):
@@ -108,7 +114,10 @@ def test_load_runs_reads_what_is_there_and_names_what_is_not(tmp_path, capsys):
         record = runs.new_record("99_lesson", "smoke", {"seed": 1}) | {
             "started": started,
             "metrics": {"val_accuracy": 0.5},
+            "label": "SimCLR",
         }
+        if name == "a":
+            del record["label"]
         (tmp_path / name).mkdir()
         runs.write_json(tmp_path / name / "run.json", record)
     for name, text in (("half", '{"status": "comp'), ("foreign", '{"name": "package"}'), ("list", "[1]")):
@@ -118,6 +127,7 @@ def test_load_runs_reads_what_is_there_and_names_what_is_not(tmp_path, capsys):
     assert table.path.str[-1].tolist() == ["b", "a"]
     assert table.val_accuracy.tolist() == [0.5, 0.5]
     assert table["params.seed"].tolist() == [1, 1]
+    assert table.label.tolist() == ["SimCLR", ""]  # older records have none
     out = capsys.readouterr().out
     assert out.count("left out: ") == 3
     assert all(name in out for name in ("half", "foreign", "list"))
@@ -138,8 +148,9 @@ def _lesson():
     return next(iter(sorted((paths.project_root() / "notebooks").glob("[0-9]*.ipynb"))))
 
 
-def test_execute_finds_forces_and_keeps_what_failed(tmp_path):
-    out = tmp_path / "out"
+def test_execute_finds_forces_and_keeps_what_failed(tmp_path, monkeypatch):
+    monkeypatch.setenv("LABUTIL_RUN_DIR", "of the run that this one is made in")
+    out = tmp_path / "out {run} {0} {epochs} {{x}} 100% %s [a-b]* ?#& 'q' 1"  # papermill formats the paths it is given
     notebook = write(tmp_path / "99_lesson.ipynb", OPEN, "run.log(val_accuracy=epochs / 10)", "run.finish()")
     params = {"seed": 0, "epochs": 2}
     directory, record, found = runs.run_notebook(notebook, params, out=out)
@@ -161,7 +172,7 @@ def test_execute_finds_forces_and_keeps_what_failed(tmp_path):
     bad = write(tmp_path / "99_lesson.ipynb", OPEN, "raise ValueError('two\\nlines')", "run.finish()")
     with pytest.raises(runs.RunError, match=r"99_lesson failed in cell \[4\] \(Training\): ValueError: two lines$"):
         runs.run_notebook(bad, params, out=out)
-    (failed,) = [p.parent for p in out.glob("*/*/error.txt")]
+    (failed,) = [p.parent for p in out.rglob("error.txt")]
     assert runs.read_record(failed)["status"] == "failed"
     assert "Traceback" in (failed / "error.txt").read_text()
     assert (failed / "notebook.ipynb").exists()
@@ -169,6 +180,7 @@ def test_execute_finds_forces_and_keeps_what_failed(tmp_path):
     careless = write(tmp_path / "99_lesson.ipynb", OPEN)
     with pytest.raises(runs.RunError, match=r"ended without run\.finish"):
         runs.run_notebook(careless, params, out=out)
+    assert os.environ["LABUTIL_RUN_DIR"] == "of the run that this one is made in"
 
 
 TRAIN = """
