@@ -226,10 +226,7 @@ def test_the_encoder_serves_predict_classifier_and_rebuild(tmp_path):
     assert logits.shape == (7, 4)
     record = runs.new_record("06_autoencoder", None, {}) | {"status": "complete", "dataset": {"classes": list("abcd")}}
     run = runs.Run(tmp_path, record)
-    run.save_model(
-        classifier, encoder="conv_autoencoder", autoencoder=model.settings, channels=3, image_size=(21, 30),
-        num_classes=4, head=head,
-    )  # fmt: skip
+    run.save_model(classifier)
     again, _ = load_model(tmp_path)
     torch.testing.assert_close(evaluation.predict(again, images), logits, rtol=0, atol=0)
 
@@ -237,19 +234,19 @@ def test_the_encoder_serves_predict_classifier_and_rebuild(tmp_path):
 def test_save_and_load(tmp_path):
     model = ConvAutoencoder(1, (3, 5), (12, 15), 5, 0.4, "pool", "stride", 7).eval()
     path = tmp_path / "autoencoder.safetensors"
-    models.save_autoencoder(model, path)
-    again = models.load_autoencoder(path).eval()
+    models.save(model, path)
+    again = models.load(path).eval()
     assert again.settings == model.settings
     x = torch.rand(2, 1, 12, 15)
     assert torch.equal(again(x), model(x))
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     with pytest.raises(DataError, match="cannot be written"):
-        models.save_autoencoder(model, tmp_path / "none" / "x.safetensors")
+        models.save(model, tmp_path / "none" / "x.safetensors")
 
 
 def test_a_wrong_file_is_refused_in_one_line(tmp_path):
     good = tmp_path / "good.safetensors"
-    models.save_autoencoder(ConvAutoencoder(1, (2,), 8), good)
+    models.save(ConvAutoencoder(1, (2,), 8), good)
     cut, text, other, numbers = (tmp_path / f"{n}.safetensors" for n in ("cut", "text", "other", "numbers"))
     cut.write_bytes(good.read_bytes()[:-20])
     text.write_text("no model at all")
@@ -265,7 +262,7 @@ def test_a_wrong_file_is_refused_in_one_line(tmp_path):
     }  # fmt: skip
     for path, reason in reasons.items():
         with pytest.raises(DataError, match=reason) as caught:
-            models.load_autoencoder(path)
+            models.load(path, kind=ConvAutoencoder)
         assert "\n" not in str(caught.value)
         assert path.name in str(caught.value)
 

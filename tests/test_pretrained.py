@@ -272,7 +272,7 @@ _ASK = """
 import sys, time
 import torch, timm, huggingface_hub
 from labutil import models
-from labutil.models import WeightsError
+from labutil.weights import WeightsError
 for _ in range(2):
     for name in ("resnet18", "resnet34"):
         start = time.monotonic()
