@@ -155,9 +155,8 @@ def layerwise_rates(encoder: nn.Module, decay: float, prefix: str = "encoder.") 
 
     The encoder's blocks have decay, decay ** 2, ... from the top down; the head above them keeps 1. Blocks are the
     stages of a ResNet, the members of a timm network's `blocks`, `stages` or `features`, and what comes before and
-    after these; a normalisation belongs to the block before it.
-
-    decay: above 0, to 1. prefix: of the encoder's parameters in the module that `fit` trains.
+    after these; a normalisation belongs to the block before it. decay: above 0, to 1. prefix: of the encoder's
+    parameters in the module that `fit` trains.
 
     Example:
         fit(step, [model], data.train, lr_scale=layerwise_rates(model.encoder, 0.7), epochs=3, batch_size=64, lr=1e-3)

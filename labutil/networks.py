@@ -7,7 +7,8 @@ that scale or mirror the images of one, and the autoencoder.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -67,9 +68,11 @@ class BasicCNN(nn.Module):
         window = max(1, round(min(rows, columns) / 4))
         positions = (rows // window) * (columns // window)
         self.normalize = Normalize(mean or [0.5] * channels, std or [0.25] * channels)
-        self.blocks = nn.Sequential(
-            *_conv_block(channels, width), *_conv_block(width, 2 * width), *_conv_block(2 * width, 4 * width)
-        )
+        layers: list[nn.Module] = []
+        for c_in, c_out in pairwise([channels, width, 2 * width, 4 * width]):
+            layers += [nn.Conv2d(c_in, c_out, 3, padding=1, bias=False), nn.BatchNorm2d(c_out)]
+            layers += [nn.ReLU(inplace=True), nn.MaxPool2d(2)]
+        self.blocks = nn.Sequential(*layers)
         self.pool = nn.AvgPool2d(window)
         self.fc1 = nn.Linear(4 * width * positions, hidden)
         self.dropout = nn.Dropout(dropout)
@@ -85,15 +88,6 @@ class BasicCNN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(self.dropout(self.features(x)))
-
-
-def _conv_block(channels_in: int, channels_out: int) -> list[nn.Module]:
-    return [
-        nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
-        nn.BatchNorm2d(channels_out),
-        nn.ReLU(inplace=True),
-        nn.MaxPool2d(2),
-    ]
 
 
 RESNETS = {
@@ -129,23 +123,21 @@ class ResNet(nn.Module):
 
         make = BasicBlock if block == "basic" else Bottleneck
         self.normalize = Normalize(mean or [0.5] * channels, std or [0.25] * channels)
-        if stem_stride == 4:
-            self.conv1 = nn.Conv2d(channels, widths[0], 7, 2, 3, bias=False)
-            self.maxpool = nn.MaxPool2d(3, 2, 1)
-        else:
-            self.conv1 = nn.Conv2d(channels, widths[0], 3, stem_stride, 1, bias=False)
-            self.maxpool = nn.Identity()
+        kernel = 7 if stem_stride == 4 else 3
+        self.conv1 = nn.Conv2d(channels, widths[0], kernel, min(stem_stride, 2), kernel // 2, bias=False)
+        self.maxpool = nn.MaxPool2d(3, 2, 1) if stem_stride == 4 else nn.Identity()
         self.bn1 = nn.BatchNorm2d(widths[0])
-        previous = widths[0]
-        self.stages = []
+        previous, self.stages = widths[0], len(blocks)
         for i, (count, width) in enumerate(zip(blocks, widths, strict=True), start=1):
             stage = nn.Sequential()
             for j in range(count):
                 stride, out = 2 if i > 1 and j == 0 else 1, width * make.expansion
-                stage.append(make(previous, width, stride, _shortcut(previous, out, stride)))
+                shortcut = None
+                if stride > 1 or previous != out:
+                    shortcut = nn.Sequential(nn.Conv2d(previous, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+                stage.append(make(previous, width, stride, shortcut))
                 previous = out
             self.add_module(f"layer{i}", stage)
-            self.stages.append(f"layer{i}")
         self.num_features = previous
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -154,18 +146,12 @@ class ResNet(nn.Module):
     def feature_maps(self, x: Tensor) -> Tensor:
         """x (N, C, H, W) in [0, 1] -> the last stage's maps (N, num_features, h, w)."""
         x = self.maxpool(F.relu(self.bn1(self.conv1(self.normalize(x))), inplace=True))
-        for stage in self.stages:
-            x = getattr(self, stage)(x)
+        for i in range(self.stages):
+            x = self.get_submodule(f"layer{i + 1}")(x)
         return x
 
     def forward(self, x: Tensor) -> Tensor:
         return self.feature_maps(x).mean((2, 3))
-
-
-def _shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Module | None:
-    if stride == 1 and channels_in == channels_out:
-        return None
-    return nn.Sequential(nn.Conv2d(channels_in, channels_out, 1, stride, bias=False), nn.BatchNorm2d(channels_out))
 
 
 def stem_stride(image_size: int) -> int:
@@ -229,8 +215,7 @@ class Mirrored(nn.Module):
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self.encoder, self.num_features = encoder, encoder.num_features
-        if settings := getattr(encoder, "settings", {}):
-            self.settings = settings | {"mirror": True}
+        self.settings = getattr(encoder, "settings", {}) and encoder.settings | {"mirror": True}
 
     def forward(self, x: Tensor) -> Tensor:
         return (self.encoder(x) + self.encoder(x.flip(3))) / 2
@@ -282,10 +267,10 @@ class ConvAutoencoder(nn.Module):
             "channels": channels, "filters": filters, "image_size": sides, "kernel_size": kernel_size,
             "dropout": dropout, "batch_norm": batch_norm, "halving": halving, "code_size": code_size,
         }  # fmt: skip
-        _check(**self.settings)
+        _check(self.settings)
         # (height, width) of the image and after each halving; odd sides round up
         sizes = [tuple(-(-side // 2**i) for side in sides) for i in range(len(filters) + 1)]
-        pool, padding = halving == "pool", kernel_size // 2
+        maps, pool, padding = (filters[-1], *sizes[-1]), halving == "pool", kernel_size // 2
 
         def block(convolution: nn.Module, resize: list[nn.Module]) -> list[nn.Module]:
             norms = {name: [nn.BatchNorm2d(convolution.out_channels)] for name in BATCH_NORMS if name == batch_norm}
@@ -296,7 +281,11 @@ class ConvAutoencoder(nn.Module):
         for c_in, c_out in pairwise([channels, *filters]):
             convolution = nn.Conv2d(c_in, c_out, kernel_size, 1 if pool else 2, padding)
             layers += block(convolution, [nn.MaxPool2d(2, ceil_mode=True)] if pool else [])
-        self.encoder = _Encoder(layers, (filters[-1], *sizes[-1]), code_size)
+        self.encoder = _Encoder(layers, math.prod(maps), code_size)
+        shape = {"channels": channels, "image_size": sides}
+        self.encoder.settings = {"encoder": "conv_autoencoder", **shape, "autoencoder": self.settings}
+
+        code = nn.Linear(code_size, math.prod(maps)) if code_size else nn.Identity()
         layers = []
         # Each layer's channels are those that the encoder had at the same place: 256 -> 256, then 256 -> 128.
         for (c_in, c_out), size in zip(pairwise([filters[-1], *reversed(filters)]), sizes[-2::-1], strict=True):
@@ -306,10 +295,9 @@ class ConvAutoencoder(nn.Module):
                 missing = [1 - side % 2 for side in size]  # m pixels become 2m - 1, and an even side is 2m
                 layers += block(nn.ConvTranspose2d(c_in, c_out, kernel_size, 2, padding, missing), [])
         layers.append(nn.Conv2d(filters[0], channels, kernel_size, padding=padding))
-        self.decoder = _Decoder(layers, (filters[-1], *sizes[-1]), code_size)
+        parts = {"code": code, "unflatten": nn.Unflatten(1, maps), "layers": nn.Sequential(*layers)}
+        self.decoder = _Decoder(OrderedDict(parts))
         self.num_features = self.encoder.num_features
-        shape = {"channels": channels, "image_size": sides}
-        self.encoder.settings = {"encoder": "conv_autoencoder", **shape, "autoencoder": self.settings}
 
     def encode(self, x: Tensor) -> Tensor:
         """x (N, C, H, W) in [0, 1] -> representation h (N, num_features)."""
@@ -324,34 +312,33 @@ class ConvAutoencoder(nn.Module):
         return self.decode(self.encode(x)).sigmoid()
 
 
-def _check(
-    channels: int, filters: list[int], image_size: list[int], kernel_size: int, dropout: float, batch_norm: str,
-    halving: str, code_size: int | None,
-) -> None:  # fmt: skip
-    check_choice("batch_norm", batch_norm, BATCH_NORMS)
-    check_choice("halving", halving, HALVINGS)
+def _check(settings: Mapping[str, Any]) -> None:
+    """Raise ValueError for a setting of an autoencoder that cannot be."""
+    s, filters, side = settings, settings["filters"], min(settings["image_size"])
+    check_choice("batch_norm", s["batch_norm"], BATCH_NORMS)
+    check_choice("halving", s["halving"], HALVINGS)
     if not filters or min(filters) < 1:
         raise ValueError(f"filters={filters} must hold at least one number, each at least 1")
-    if 2 ** (len(filters) - 1) >= (side := min(image_size)):
+    if 2 ** (len(filters) - 1) >= side:
         raise ValueError(f"filters={filters}: {len(filters)} layers halve a side of {side} pixels too often")
-    if kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(f"kernel_size={kernel_size} must be odd, so that a convolution has a middle")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout={dropout} must be at least 0 and below 1")
-    if code_size is not None and code_size < 1:
-        raise ValueError(f"code_size={code_size} must be at least 1, or None")
-    if channels < 1:
-        raise ValueError(f"channels={channels} must be at least 1")
+    if s["kernel_size"] < 1 or s["kernel_size"] % 2 == 0:
+        raise ValueError(f"kernel_size={s['kernel_size']} must be odd, so that a convolution has a middle")
+    if not 0 <= s["dropout"] < 1:
+        raise ValueError(f"dropout={s['dropout']} must be at least 0 and below 1")
+    if s["code_size"] is not None and s["code_size"] < 1:
+        raise ValueError(f"code_size={s['code_size']} must be at least 1, or None")
+    if s["channels"] < 1:
+        raise ValueError(f"channels={s['channels']} must be at least 1")
 
 
 class _Encoder(nn.Module):
-    """Images -> representations (N, num_features), by way of maps of a shape (channels, height, width)."""
+    """Images -> representations (N, num_features): the maps of some layers, flattened, or a code made of them."""
 
-    def __init__(self, layers: list[nn.Module], maps: Sequence[int], code_size: int | None) -> None:
+    def __init__(self, layers: list[nn.Module], maps: int, code_size: int | None) -> None:
         super().__init__()
         self.layers = nn.Sequential(*layers)
-        self.num_features = code_size or math.prod(maps)
-        self.code = nn.Linear(math.prod(maps), code_size) if code_size else nn.Identity()
+        self.num_features = code_size or maps
+        self.code = nn.Linear(maps, code_size) if code_size else nn.Identity()
 
     def feature_maps(self, x: Tensor) -> Tensor:
         """x (N, C, H, W) in [0, 1] -> the last maps (N, filters[-1], h, w)."""
@@ -361,14 +348,8 @@ class _Encoder(nn.Module):
         return self.code(self.feature_maps(x).flatten(1))
 
 
-class _Decoder(nn.Module):
-    """Representations (N, num_features) -> logits of images, by way of maps of that shape."""
-
-    def __init__(self, layers: list[nn.Module], maps: Sequence[int], code_size: int | None) -> None:
-        super().__init__()
-        self.code = nn.Linear(code_size, math.prod(maps)) if code_size else nn.Identity()
-        self.unflatten = nn.Unflatten(1, tuple(maps))
-        self.layers = nn.Sequential(*layers)
+class _Decoder(nn.Sequential):
+    """Representations (N, num_features) -> logits of images, float32 under autocast too."""
 
     def forward(self, h: Tensor) -> Tensor:
-        return self.layers(self.unflatten(self.code(h))).float()
+        return super().forward(h).float()
