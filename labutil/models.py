@@ -1,8 +1,7 @@
 """Encoders by name, with or without trained weights, the heads that go on them, and classifiers made of both.
 
 Every encoder takes images in [0, 1], float (N, C, H, W), normalises them itself, and returns representations
-h (N, `num_features`). A classifier is an encoder and a head. Each knows how it was built (`settings`), so that `save`
-and `load` need nothing but a file.
+h (N, `num_features`). A classifier is an encoder and a head. Each knows how it was built, so a file is all it takes.
 """
 
 from __future__ import annotations
@@ -36,6 +35,7 @@ def encoder(
     pretrained: bool = False,
     weights: str | Path | None = None,
     input_size: int | None = None,
+    imagenet_stem: bool = False,
 ) -> nn.Module:
     """An encoder: images (N, C, H, W) in [0, 1] -> representations h (N, `encoder.num_features`).
 
@@ -46,6 +46,7 @@ def encoder(
     to take them from instead (`load_weights`). Such an encoder has the stem and the normalisation that its weights
     were trained with, and takes gray images as three equal channels.
     input_size: images are first scaled to this many pixels a side, for a network that was trained on larger ones.
+    imagenet_stem: begin as an encoder with ImageNet weights does, without having any (for weights that come later).
     Raises ValueError for an unknown name, with the nearest known one, and for weights that cannot be had.
 
     Example:
@@ -55,36 +56,21 @@ def encoder(
     trained = pretrained or weights is not None
     if trained and name in {"basic_cnn", "resnet8"}:
         raise ValueError(f"encoder={name!r} has no pretrained weights: choose resnet18, tf_efficientnet_lite0, ...")
-    if trained:
-        mean, std = normalisation(name)
-    made = _untrained(name, channels, image_size, input_size, imagenet_stem=trained, mean=mean, std=std)
-    if trained:
-        body = made.encoder if input_size else made
-        load_weights(body if name in RESNETS else body.body, name, weights)
-    return made
-
-
-def _untrained(
-    encoder: str,
-    channels: int,
-    image_size: int | Sequence[int],
-    input_size: int | None = None,
-    imagenet_stem: bool = False,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-) -> nn.Module:
-    """An encoder without weights. imagenet_stem: with the first layers that ImageNet weights belong to."""
-    size, inputs = input_size or image_size, 3 if imagenet_stem else channels
-    if encoder == "basic_cnn":
-        made = BasicCNN(0, inputs, size, mean=mean, std=std)
-    elif encoder in RESNETS:
+    stem, size = imagenet_stem or trained, input_size or image_size
+    inputs = 3 if stem else channels
+    mean, std = normalisation(name) if trained else (mean, std)
+    if name == "basic_cnn":
+        body = BasicCNN(0, inputs, size, mean=mean, std=std)
+    elif name in RESNETS:
         side = size if isinstance(size, int) else min(size)
-        made = ResNet(*RESNETS[encoder], inputs, 4 if imagenet_stem else stem_stride(side), mean, std)
+        body = ResNet(*RESNETS[name], inputs, 4 if stem else stem_stride(side), mean, std)
     else:
-        made = TimmEncoder(encoder, inputs, mean, std)
-    made = Resized(made, input_size) if input_size else made
-    made.settings = {"encoder": encoder, "channels": channels, "image_size": image_size, "input_size": input_size}
-    made.settings["imagenet_stem"] = imagenet_stem
+        body = TimmEncoder(name, inputs, mean, std)
+    if trained:
+        load_weights(body if name in RESNETS else body.body, name, weights)
+    made = Resized(body, input_size) if input_size else body
+    made.settings = {"encoder": name, "channels": channels, "image_size": image_size}
+    made.settings |= {"input_size": input_size, "imagenet_stem": stem}
     return made
 
 
@@ -118,10 +104,9 @@ class Classifier(nn.Module):
         statistics belong to the frozen weights."""
         super().train(mode)
         for module in self.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                own = list(module.parameters(recurse=False))
-                if own and not any(p.requires_grad for p in own):
-                    module.eval()
+            own = list(module.parameters(recurse=False))
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and own and not any(p.requires_grad for p in own):
+                module.eval()
         return self
 
 
@@ -182,8 +167,7 @@ def layerwise_rates(encoder: nn.Module, decay: float, prefix: str = "encoder.") 
 
 
 class SignedRoot(nn.Module):
-    """sign(x) sqrt(|x|), as `representations.signed_root` in NumPy: no single large feature decides
-    (Jegou et al. 2012).
+    """sign(x) sqrt(|x|), as `representations.signed_root`: no single large feature decides (Jegou et al. 2012).
 
     The root's slope is infinite at 0, where the features of a ReLU often lie. Its values are exact; below 0.0001 its
     gradient is that of the straight line from 0 to the curve, 100, and elsewhere the root's own.
@@ -196,11 +180,7 @@ class SignedRoot(nn.Module):
 
 
 def mlp_head(
-    features: int,
-    sizes: Sequence[int],
-    outputs: int,
-    dropout: Sequence[float] | float = 0.0,
-    signed_root: bool = False,
+    features: int, sizes: Sequence[int], outputs: int, dropout: Sequence[float] | float = 0, signed_root: bool = False
 ) -> nn.Sequential:
     """Fully connected head: for each size (linear, batch norm, ReLU, dropout), then a linear layer.
 
@@ -254,21 +234,20 @@ def byol_momentum(progress: float, base: float = 0.996) -> float:
 def save(model: nn.Module, path: Path | str, **build: Any) -> dict[str, Any]:
     """Write a model into one safetensors file, whole or not at all: its weights and, in the header, how it was built.
 
-    model: a `Classifier` or `ConvAutoencoder`; of any other the weights alone are kept. build: settings that the model
-    does not know itself, as `rebuild` takes them. Returns the settings, {} where none are known.
+    model: a `Classifier`, encoder or `ConvAutoencoder`; of any other the weights alone are kept. build: settings that
+    the model does not know itself, as `rebuild` takes them. Returns the settings, {} where none are known.
     Raises DataError when the file cannot be written.
 
     Example:
-        save(model, "autoencoder.safetensors")
+        save(model, "model.safetensors")
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     settings = getattr(model, "settings", {}) | build
-    kind = "ConvAutoencoder" if isinstance(model, ConvAutoencoder) else "Classifier"
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     # One entry: the order of several differs from process to process, and equal models should be equal files.
-    header = {kind: json.dumps(settings)} if settings else None
+    header = {"settings": json.dumps(settings)} if settings else None
     try:
         replace_file(Path(path), lambda temporary: save_file(weights, temporary, header))
     except (OSError, SafetensorError) as error:
@@ -280,14 +259,13 @@ def load(
     path: Path | str,
     *,
     kind: type[nn.Module] = nn.Module,
-    channels: int | None = None,
-    size: tuple[int, int] | None = None,
+    image: Sequence[int] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """The model that `save` wrote, on the CPU.
 
-    kind: `ConvAutoencoder` or `Classifier`, where only that will do. channels, size: (height, width) of the images that
-    it is wanted for, where known. settings: of a classifier whose file does not hold them, as runs once kept them.
+    kind: `ConvAutoencoder` or `Classifier`, where only that will do. image: the shape (C, H, W) of those that it is
+    wanted for, where known. settings: for a file that does not hold them, as those of runs once did not.
     Raises DataError, in one line, for a file that is missing, damaged, holds something else, or is for other images.
 
     Example:
@@ -298,52 +276,50 @@ def load(
     path, what = Path(path).expanduser(), "autoencoder" if kind is ConvAutoencoder else "model"
     if not path.is_file():
         raise DataError(f"{path} does not exist: give the {what}.safetensors that a run left")
-    model = None
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        if header.get("model") == "ConvAutoencoder":  # as such files were written first
-            header = {"ConvAutoencoder": header["settings"]}
-        if "ConvAutoencoder" in header:
-            model = ConvAutoencoder(**json.loads(header["ConvAutoencoder"]))
-        elif "Classifier" in header or settings:
-            model = rebuild(json.loads(header["Classifier"]) if "Classifier" in header else settings)
-        if model and isinstance(model, kind):
+        settings = json.loads(header["settings"]) if "settings" in header else settings
+        model = rebuild(settings) if settings else None
+        if isinstance(model, kind):
             model.load_state_dict(weights)
     except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{path} is damaged or no model file ({reason}): train the {what} again") from error
     if not isinstance(model, kind):
         raise DataError(f"{path} holds no {what} of this workbook: give the {what}.safetensors of a run")
-    side = model.settings["image_size"]
-    made = (model.settings["channels"], *((side, side) if isinstance(side, int) else side))
-    wanted = (channels or made[0], *(size or made[1:]))
-    if made != wanted:
-        made, wanted = (" x ".join(map(str, numbers)) for numbers in (made, wanted))
+    channels, side = (model.settings[key] for key in ("channels", "image_size"))
+    made = (channels, side, side) if isinstance(side, int) else (channels, *side)
+    if image is not None and made != tuple(image):
+        made, wanted = (" x ".join(map(str, numbers)) for numbers in (made, image))
         raise DataError(f"{path} is for images of {made}, these are {wanted}: train one for these, or set image_size")
     return model
 
 
-def rebuild(settings: Mapping[str, Any]) -> Classifier:
-    """The untrained `Classifier` whose `settings` these are, for its weights to be loaded into. Nothing is fetched.
+def rebuild(settings: Mapping[str, Any]) -> nn.Module:
+    """The untrained model whose `settings` these are, for its weights to be loaded into. Nothing is fetched.
 
-    settings: encoder (a name as `encoder` takes it), channels, image_size and num_classes; where they apply head (None:
-    a linear layer; else `mlp_head`'s {"sizes": [...], "dropout": [...], "signed_root": True}, the last where it is so),
-    input_size, imagenet_stem (True for an encoder that began with pretrained weights: its first layers are theirs), and
-    mirror (True: inside `Mirrored`). Mean and standard deviation are among the weights. For the encoder of a
+    settings: a `ConvAutoencoder`'s arguments; or those of `encoder` (its name as "encoder"; mean and standard deviation
+    are among the weights), mirror (True: inside `Mirrored`), and for a `Classifier` num_classes and head (None: a
+    linear layer; else `mlp_head`'s {"sizes": [...], "dropout": [...], "signed_root": True}). For the encoder of a
     `ConvAutoencoder`, encoder is "conv_autoencoder" and autoencoder the whole one's settings.
-    Raises KeyError, TypeError or ValueError for a setting that is missing, unknown or cannot be.
+    Raises TypeError or ValueError for a setting that is missing, unknown or cannot be.
 
     Example:
         model = rebuild({"encoder": "resnet8", "channels": 3, "image_size": 48, "num_classes": 8, "head": None})
     """
+    if "filters" in settings:
+        return ConvAutoencoder(**settings)
+    if missing := [name for name in ("encoder", "channels", "image_size") if name not in settings]:
+        raise ValueError(f"model settings lack {missing[0]!r}")
     network = dict(settings)
-    classes, head, mirror = network.pop("num_classes"), network.pop("head", None), network.pop("mirror", False)
-    whole = network.pop("autoencoder", None)
-    made = ConvAutoencoder(**whole).encoder if whole else _untrained(**network)
+    name, classes, head = (network.pop(key, None) for key in ("encoder", "num_classes", "head"))
+    mirror, whole = network.pop("mirror", False), network.pop("autoencoder", None)
+    made = ConvAutoencoder(**whole).encoder if whole else encoder(name, **network)
     layers = mlp_head(made.num_features, outputs=classes, **head) if head else None
-    return Classifier(Mirrored(made) if mirror else made, classes, layers)
+    made = Mirrored(made) if mirror else made
+    return Classifier(made, classes, layers) if classes else made
 
 
 def count_parameters(module: nn.Module, trainable: bool = True) -> int:
@@ -380,19 +356,3 @@ def layer_table(model: nn.Module, image: Sequence[int]) -> pd.DataFrame:
         for hook in hooks:
             hook.remove()
     return pd.DataFrame(rows, columns=["layer", "output", "parameters", "statistics"])
-
-
-def interpolate(model: ConvAutoencoder, first: Tensor, second: Tensor, steps: int = 8) -> Tensor:
-    """Images on the straight line between the codes of two images.
-
-    first, second: (C, H, W), uint8 or float in [0, 1]. Returns float32 (steps, C, H, W) in [0, 1] on the CPU: the
-    reconstruction of the first image, what lies between, that of the second.
-
-    Example:
-        plots.image_grid(interpolate(model, data.val.images[0], data.val.images[1]))
-    """
-    x = torch.stack([image / 255 if image.dtype == torch.uint8 else image for image in (first, second)])
-    with evaluation_mode(model), torch.no_grad():
-        a, b = model.encode(x.to(next(model.parameters()).device))
-        t = torch.linspace(0, 1, steps, device=a.device)[:, None]
-        return model.decode((1 - t) * a + t * b).sigmoid().cpu()

@@ -1,7 +1,6 @@
-"""The networks themselves: BasicCNN, residual networks with a stem that fits the image size, any of timm's, wrappers
-that scale or mirror the images of one, and the autoencoder.
+"""The networks: BasicCNN, residual ones with a stem that fits the image size, any of timm's, and the autoencoder.
 
-`models` builds encoders and classifiers from them. Each takes images in [0, 1] and normalises them itself.
+`models` builds encoders and classifiers from them. Each takes images in [0, 1]; all but the autoencoder normalise them.
 """
 
 from __future__ import annotations
@@ -59,11 +58,11 @@ class BasicCNN(nn.Module):
         std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        height, image_width = (image_size, image_size) if isinstance(image_size, int) else image_size
-        if min(height, image_width) < 8:
+        sides = (image_size, image_size) if isinstance(image_size, int) else image_size
+        if min(sides) < 8:
             raise ValueError(f"image_size={image_size}: three max pools need at least 8 pixels")
         self.num_features = hidden
-        rows, columns = height // 8, image_width // 8
+        rows, columns = (side // 8 for side in sides)
         # Whole windows: not every device has adaptive pooling to any size.
         window = max(1, round(min(rows, columns) / 4))
         positions = (rows // window) * (columns // window)
@@ -168,8 +167,8 @@ class TimmEncoder(nn.Module):
         super().__init__()
         import timm
 
+        known = ["basic_cnn", *RESNETS]
         if name not in timm.list_models():
-            known = ["basic_cnn", *RESNETS]
             hint = did_you_mean(name, [*known, *timm.list_models()])
             raise ValueError(f"encoder={name!r}{hint} is none of {', '.join(known)}, nor a timm model")
         self.body = timm.create_model(name, in_chans=channels, num_classes=0)

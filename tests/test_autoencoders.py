@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from labutil import device, evaluation, losses, models, networks, runs
+from labutil.course.explore.autoencoder import interpolate
 from labutil.losses import reconstruction_loss
 from labutil.models import layer_table
 from labutil.networks import ConvAutoencoder
@@ -271,7 +272,7 @@ def test_interpolation_runs_from_one_reconstruction_to_the_other():
     model = ConvAutoencoder(1, (3, 4), 12, code_size=3)
     model.encoder.eval()
     images = torch.randint(0, 256, (2, 1, 12, 12), dtype=torch.uint8)
-    path = models.interpolate(model, images[0], images[1], 5)
+    path = interpolate(model, images[0], images[1], 5)
     assert model.training
     assert not model.encoder.training
     ends = evaluation.predict(model, images, precision="fp32")
@@ -279,7 +280,7 @@ def test_interpolation_runs_from_one_reconstruction_to_the_other():
     codes = evaluation.predict(model.encoder, images, precision="fp32")
     middle = model.eval().decode(codes.mean(0, keepdim=True)).sigmoid()
     torch.testing.assert_close(path[2:3], middle.detach())
-    assert torch.equal(path, models.interpolate(model, images[0] / 255, images[1] / 255, 5))
+    assert torch.equal(path, interpolate(model, images[0] / 255, images[1] / 255, 5))
 
 
 @pytest.mark.parametrize("loss", losses.LOSSES)

@@ -79,7 +79,7 @@ def load_model(directory: Path) -> tuple[nn.Module, dict[str, Any]]:
     from labutil import device, models
 
     try:
-        model = models.load(directory / "model.safetensors", settings=record["model"])
+        model = models.load(directory / "model.safetensors", kind=models.Classifier, settings=record["model"])
     except DataError as error:
         reason = " ".join(str(error.__cause__ or error).split())
         raise PredictionError(

@@ -311,7 +311,7 @@ def test_rebuild_makes_the_network_that_was_saved(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"encoder": None}, "missing 1 required positional argument: 'encoder'"),
+        ({"encoder": None}, "model settings lack 'encoder'"),
         ({"chanels": 3}, "unexpected keyword argument 'chanels'"),
         ({"encoder": "resnet9"}, "encoder='resnet9'"),
         ({"encoder": "basic_cnn"}, "Error(s) in loading state_dict"),
