@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from labutil.device import random_states, restore_random_states
+from labutil.optimizers import lower_is_better
 from labutil.paths import replace_file
 
 if TYPE_CHECKING:
@@ -66,11 +67,6 @@ def code_hash(function: Callable) -> str:
         return type(function).__name__
     constants = [c.co_code if hasattr(c, "co_code") else c for c in code.co_consts]
     return hashlib.sha256(repr((code.co_code, code.co_names, constants)).encode()).hexdigest()[:12]
-
-
-def lower_is_better(metric: str) -> bool:
-    """Whether a metric of this name is the better the lower it is."""
-    return "loss" in metric or "error" in metric
 
 
 def track_best(

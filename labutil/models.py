@@ -6,6 +6,7 @@ h (N, `num_features`). A classifier is an encoder and a head. Each knows how it 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import math
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from labutil.device import evaluation_mode, unwrapped
@@ -85,9 +88,8 @@ class Classifier(nn.Module):
 
     def __init__(self, encoder: nn.Module, num_classes: int, head: nn.Module | None = None) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.num_classes = encoder, num_classes
         self.head = head or nn.Linear(encoder.num_features, num_classes)
-        self.num_classes = num_classes
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -128,9 +130,8 @@ def unfreeze_last(encoder: nn.Module, n: int | None) -> list[str]:
         raise ValueError(f"n={n} must lie between 0 and {len(layers)}, the number of layers of this encoder")
     last = layers[len(layers) - n :]
     encoder.requires_grad_(False)
-    for _, module in last:
-        for parameter in module.parameters(recurse=False):
-            parameter.requires_grad_(True)
+    for parameter in (p for _, module in last for p in module.parameters(recurse=False)):
+        parameter.requires_grad_(True)
     return [name for name, _ in last]
 
 
@@ -241,9 +242,6 @@ def save(model: nn.Module, path: Path | str, **build: Any) -> dict[str, Any]:
     Example:
         save(model, "model.safetensors")
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     settings = getattr(model, "settings", {}) | build
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     # One entry: the order of several differs from process to process, and equal models should be equal files.
@@ -271,8 +269,6 @@ def load(
     Example:
         model = device.prepare(load("autoencoder.safetensors", kind=ConvAutoencoder))
     """
-    from safetensors import SafetensorError, safe_open
-
     path, what = Path(path).expanduser(), "autoencoder" if kind is ConvAutoencoder else "model"
     if not path.is_file():
         raise DataError(f"{path} does not exist: give the {what}.safetensors that a run left")
@@ -300,22 +296,21 @@ def load(
 def rebuild(settings: Mapping[str, Any]) -> nn.Module:
     """The untrained model whose `settings` these are, for its weights to be loaded into. Nothing is fetched.
 
-    settings: a `ConvAutoencoder`'s arguments; or those of `encoder` (its name as "encoder"; mean and standard deviation
-    are among the weights), mirror (True: inside `Mirrored`), and for a `Classifier` num_classes and head (None: a
-    linear layer; else `mlp_head`'s {"sizes": [...], "dropout": [...], "signed_root": True}). For the encoder of a
-    `ConvAutoencoder`, encoder is "conv_autoencoder" and autoencoder the whole one's settings.
+    settings: a `ConvAutoencoder`'s arguments; or those of `encoder` that make a network (its name as "encoder"; mean and
+    standard deviation are among the weights), mirror (True: inside `Mirrored`), and for a `Classifier` num_classes and
+    head (None: a linear layer; else `mlp_head`'s {"sizes": [...], "dropout": [...], "signed_root": True}). For the
+    encoder of a `ConvAutoencoder`, encoder is "conv_autoencoder" and autoencoder the whole one's settings.
     Raises TypeError or ValueError for a setting that is missing, unknown or cannot be.
-
-    Example:
-        model = rebuild({"encoder": "resnet8", "channels": 3, "image_size": 48, "num_classes": 8, "head": None})
     """
     if "filters" in settings:
         return ConvAutoencoder(**settings)
-    if missing := [name for name in ("encoder", "channels", "image_size") if name not in settings]:
-        raise ValueError(f"model settings lack {missing[0]!r}")
     network = dict(settings)
     name, classes, head = (network.pop(key, None) for key in ("encoder", "num_classes", "head"))
     mirror, whole = network.pop("mirror", False), network.pop("autoencoder", None)
+    known = ("channels", "image_size", "input_size", "imagenet_stem")
+    for key in (*network, "channels", "image_size"):
+        if key not in known or key not in network:
+            raise ValueError(f"model setting {key!r} is missing, or none of {', '.join(known)}")
     made = ConvAutoencoder(**whole).encoder if whole else encoder(name, **network)
     layers = mlp_head(made.num_features, outputs=classes, **head) if head else None
     made = Mirrored(made) if mirror else made
@@ -348,11 +343,8 @@ def layer_table(model: nn.Module, image: Sequence[int]) -> pd.DataFrame:
         rows.append((type(layer).__name__, shape, parameters, statistics))
 
     layers = [m for m in model.modules() if not list(m.children()) and not isinstance(m, nn.Identity)]
-    hooks = [layer.register_forward_hook(note) for layer in layers]
-    try:
-        with evaluation_mode(model), torch.no_grad():
-            model(torch.zeros(1, *image, device=next(model.parameters()).device))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with contextlib.ExitStack() as hooks, evaluation_mode(model), torch.no_grad():
+        for layer in layers:
+            hooks.enter_context(layer.register_forward_hook(note))
+        model(torch.zeros(1, *image, device=next(model.parameters()).device))
     return pd.DataFrame(rows, columns=["layer", "output", "parameters", "statistics"])

@@ -67,7 +67,7 @@ class BasicCNN(nn.Module):
         window = max(1, round(min(rows, columns) / 4))
         positions = (rows // window) * (columns // window)
         self.normalize = Normalize(mean or [0.5] * channels, std or [0.25] * channels)
-        layers: list[nn.Module] = []
+        layers = []
         for c_in, c_out in pairwise([channels, width, 2 * width, 4 * width]):
             layers += [nn.Conv2d(c_in, c_out, 3, padding=1, bias=False), nn.BatchNorm2d(c_out)]
             layers += [nn.ReLU(inplace=True), nn.MaxPool2d(2)]
@@ -89,8 +89,7 @@ class BasicCNN(nn.Module):
         return self.fc2(self.dropout(self.features(x)))
 
 
-RESNETS = {
-    # name: (block, blocks per stage, channels per stage)
+RESNETS = {  # name: (block, blocks per stage, channels per stage)
     "resnet8": ("basic", (1, 1, 1), (32, 64, 128)),
     "resnet18": ("basic", (2, 2, 2, 2), (64, 128, 256, 512)),
     "resnet34": ("basic", (3, 4, 6, 3), (64, 128, 256, 512)),
@@ -155,9 +154,7 @@ class ResNet(nn.Module):
 
 def stem_stride(image_size: int) -> int:
     """How much a ResNet's first layers may shrink an image of this size: 1, 2 or 4."""
-    if image_size <= 40:
-        return 1
-    return 2 if image_size <= 112 else 4
+    return 1 if image_size <= 40 else 2 if image_size <= 112 else 4
 
 
 class TimmEncoder(nn.Module):
@@ -294,8 +291,7 @@ class ConvAutoencoder(nn.Module):
                 missing = [1 - side % 2 for side in size]  # m pixels become 2m - 1, and an even side is 2m
                 layers += block(nn.ConvTranspose2d(c_in, c_out, kernel_size, 2, padding, missing), [])
         layers.append(nn.Conv2d(filters[0], channels, kernel_size, padding=padding))
-        parts = {"code": code, "unflatten": nn.Unflatten(1, maps), "layers": nn.Sequential(*layers)}
-        self.decoder = _Decoder(OrderedDict(parts))
+        self.decoder = _Decoder(OrderedDict(code=code, unflatten=nn.Unflatten(1, maps), layers=nn.Sequential(*layers)))
         self.num_features = self.encoder.num_features
 
     def encode(self, x: Tensor) -> Tensor:

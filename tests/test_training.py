@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from labutil import device, training
+from labutil import device, optimizers, training
 from labutil.checkpoint import ResumeError
-from labutil.training import fit, lr_factor, make_optimizer
+from labutil.optimizers import OPTIMIZERS, lr_factor, make_optimizer
+from labutil.training import fit
 
 
 class FakeRun:
@@ -107,7 +108,7 @@ def test_drop_last_gives_full_batches():
     assert sizes == [16] * 6
 
 
-@pytest.mark.parametrize("optimizer", training.OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_optimizers_learn(optimizer):
     model, step = make(dropout=0.0)
     lr = {"sgd": 0.05, "adam": 0.01, "adamw": 0.01, "lion": 0.003}[optimizer]
@@ -293,7 +294,7 @@ def test_kill_9_leaves_a_checkpoint_that_continues_bit_for_bit(tmp_path):
 RATES = {"0.": 0.1, "1.": 0.1, "1.b": 0.5, "5.bias": 2}
 
 
-@pytest.mark.parametrize("optimizer", training.OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_lr_scale_equals_torchs_parameter_groups(optimizer):
     data, seen = toy_data(), []
     model, _ = make(dropout=0.0)
@@ -331,7 +332,7 @@ def test_lr_scale_equals_torchs_parameter_groups(optimizer):
 @pytest.mark.parametrize("schedule", ["none", "cosine", "plateau"])
 def test_schedules_keep_the_ratios_of_lr_scale(schedule, monkeypatch):
     rates = []
-    made = training.make_optimizer
+    made = optimizers.make_optimizer
 
     def watched(*args):
         optimizer = made(*args)
@@ -339,7 +340,7 @@ def test_schedules_keep_the_ratios_of_lr_scale(schedule, monkeypatch):
         optimizer.step = lambda *a, **k: (rates.append([g["lr"] for g in optimizer.param_groups]), step(*a, **k))[1]
         return optimizer
 
-    monkeypatch.setattr(training, "make_optimizer", watched)
+    monkeypatch.setattr(optimizers, "make_optimizer", watched)
     model, step = make()
     # No parameter has scale 1; 1e-3 of the rate passes below 1e-8, where torch's plateau stops lowering.
     scale = {"": 0.5, "0.": 5e-4}

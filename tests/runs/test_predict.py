@@ -311,8 +311,8 @@ def test_rebuild_makes_the_network_that_was_saved(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"encoder": None}, "model settings lack 'encoder'"),
-        ({"chanels": 3}, "unexpected keyword argument 'chanels'"),
+        ({"encoder": None}, "encoder=None is none of basic_cnn, resnet8"),
+        ({"chanels": 3}, "model setting 'chanels' is missing, or none of channels"),
         ({"encoder": "resnet9"}, "encoder='resnet9'"),
         ({"encoder": "basic_cnn"}, "Error(s) in loading state_dict"),
         ({"head": {"sizes": [4], "dropouts": 0}}, "unexpected keyword argument 'dropouts'"),
