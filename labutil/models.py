@@ -296,7 +296,7 @@ def load(
 def rebuild(settings: Mapping[str, Any]) -> nn.Module:
     """The untrained model whose `settings` these are, for its weights to be loaded into. Nothing is fetched.
 
-    settings: a `ConvAutoencoder`'s arguments; or those of `encoder` that make a network (its name as "encoder"; mean and
+    settings: a `ConvAutoencoder`'s arguments; or those of `encoder` for a network (its name as "encoder"; mean and
     standard deviation are among the weights), mirror (True: inside `Mirrored`), and for a `Classifier` num_classes and
     head (None: a linear layer; else `mlp_head`'s {"sizes": [...], "dropout": [...], "signed_root": True}). For the
     encoder of a `ConvAutoencoder`, encoder is "conv_autoencoder" and autoencoder the whole one's settings.
