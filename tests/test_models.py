@@ -121,7 +121,8 @@ MODELS = {
         "resnet8", channels=3, image_size=16, input_size=24, mirror=True, head={"sizes": [], "signed_root": True}
     ),
     "as if pretrained": lambda: classifier("resnet18", channels=1, image_size=28, input_size=32, imagenet_stem=True),
-    "timm": lambda: classifier("mobilenetv3_small_050", channels=3, image_size=32),
+    "pretrained": lambda: classifier("tf_efficientnet_lite0", channels=1, image_size=32, pretrained=True),
+    "timm": lambda: classifier("mobilenetv3_small_050", channels=3, image_size=32, mean=(0.4,) * 3),
     "on an autoencoder's encoder": lambda: classifier("conv_autoencoder", head={"sizes": [8], "dropout": 0.7}),
     "an encoder alone": lambda: models.encoder("resnet8", channels=1, image_size=20),
     "an autoencoder": lambda: ConvAutoencoder(1, (3, 5), (12, 15), 5, 0.4, "pool", "stride", 7),
@@ -129,9 +130,11 @@ MODELS = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_what_is_saved_comes_back(name, tmp_path):
+def test_what_is_saved_comes_back(name, tmp_path, monkeypatch):
     torch.manual_seed(0)
     model, path = MODELS[name](), tmp_path / "model.safetensors"
+    for fetching in ("load_weights", "normalisation"):  # all weights come from the file
+        monkeypatch.setattr(models, fetching, lambda *_: pytest.fail("fetched"))
     settings = models.save(model, path)
     again = models.load(path, kind=type(model))
     assert settings == model.settings
@@ -139,6 +142,8 @@ def test_what_is_saved_comes_back(name, tmp_path):
     side = settings["image_size"]
     x = torch.rand(2, settings["channels"], *([side] * 2 if isinstance(side, int) else side))
     assert torch.equal(again.eval()(x), model.eval()(x))
+    if "mirror" in settings:
+        torch.testing.assert_close(again(x.flip(3)), again(x))
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     written = path.read_bytes()
     models.save(again, path)

@@ -147,16 +147,6 @@ def test_layerwise_rates_fall_with_depth(name, settings, depths):
             models.layerwise_rates(encoder, decay)
 
 
-def test_fit_takes_layerwise_rates():
-    model = classifier("resnet8")
-    models.unfreeze_last(model.encoder, 6)  # most of the prefixes name frozen layers
-    history = training.fit(
-        lambda x, y: F.cross_entropy(model(x), y), [model], data(), epochs=1, batch_size=8, lr=0.01,
-        lr_scale=models.layerwise_rates(model.encoder, 0.3),
-    )  # fmt: skip
-    assert history.lr.tolist() == [0.01]
-
-
 # A probe as a head
 
 

@@ -19,7 +19,7 @@ from torch import nn
 from labutil import cli, evaluation, models, paths, runs
 from labutil.data import load_dataset, sources
 from labutil.runs.listing import chunks, list_images
-from labutil.runs.predict import find_run, load_model
+from labutil.runs.predict import find_run
 
 torch.set_num_threads(1)
 COLOURS = {"blue": (20, 30, 220), "green": (30, 200, 40), "red": (210, 30, 20)}
@@ -259,53 +259,6 @@ def test_parts_are_those_of_load_dataset(kind, tmp_path):
             for name, original in zip(found.names, originals, strict=True):
                 key, position = name[:-1].split("[")
                 assert (original == images[starts[key] + int(position)]).all()
-
-
-SETTINGS = {
-    "basic_cnn, gray": {"encoder": "basic_cnn", "channels": 1, "image_size": 28, "num_classes": 4},
-    "resnet8, wide": {"encoder": "resnet8", "channels": 3, "image_size": (24, 40), "num_classes": 4, "head": None},
-    "a head": {"encoder": "resnet8", "channels": 3, "image_size": 16, "num_classes": 4,
-               "head": {"sizes": [12, 7], "dropout": [0.5, 0.4]}},
-    "a probe's head": {"encoder": "resnet8", "channels": 3, "image_size": 16, "num_classes": 4,
-                       "head": {"signed_root": True, "sizes": [], "dropout": []}},
-    "mirrored": {"encoder": "resnet8", "channels": 3, "image_size": 16, "num_classes": 4, "mirror": True,
-                 "input_size": 24},
-    "pretrained": {"encoder": "resnet18", "channels": 1, "image_size": 28, "num_classes": 4, "imagenet_stem": True,
-                   "input_size": 32},
-    "timm": {"encoder": "tf_efficientnet_lite0", "channels": 3, "image_size": 32, "num_classes": 4,
-             "imagenet_stem": True},
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", SETTINGS)
-def test_rebuild_makes_the_network_that_was_saved(name, tmp_path, monkeypatch):
-    settings, options = SETTINGS[name], {}
-    torch.manual_seed(1)
-    if settings.get("imagenet_stem"):
-        if settings["encoder"] == "resnet18":
-            save_file(models.encoder("resnet18", image_size=224).state_dict(), tmp_path / "trained.safetensors")
-            options = {"weights": tmp_path / "trained.safetensors"}
-        options |= {"pretrained": True}
-    shape = {key: settings[key] for key in ("channels", "image_size")}
-    options |= {"input_size": settings.get("input_size"), "mean": (0.4,) * shape["channels"]}
-    encoder = models.encoder(settings["encoder"], **shape, **options)
-    encoder = models.Mirrored(encoder) if settings.get("mirror") else encoder
-    head = settings.get("head")
-    layers = models.mlp_head(encoder.num_features, outputs=4, **head) if head else None
-    model = models.Classifier(encoder, 4, layers)
-    run = make_run(tmp_path / "99" / "a", model, dict.fromkeys("abcd"))
-    # Weights come from the run alone.
-    for name in ("load_weights", "normalisation"):
-        monkeypatch.setattr(models, name, lambda *a: pytest.fail("fetched"))
-    rebuilt, record = load_model(run)
-    assert record["model"]["encoder"] == settings["encoder"]
-    size = shape["image_size"]
-    height, width = (size, size) if isinstance(size, int) else size
-    x = torch.rand(2, shape["channels"], height, width)
-    assert not rebuilt.training
-    torch.testing.assert_close(rebuilt(x), model.eval()(x))
-    if settings.get("mirror"):
-        torch.testing.assert_close(rebuilt(x.flip(3)), rebuilt(x))
 
 
 @pytest.mark.parametrize(
