@@ -209,7 +209,8 @@ def _by_name(result: Tensor | tuple[Tensor, dict[str, Tensor]]) -> dict[str, Ten
 def _means(name: str, epoch: int, values: Mapping[str, Tensor], means: Tensor, lr: float) -> dict[str, float]:
     """An epoch's means as {"train_loss": ..., "train_<name>": ...}.
 
-    Raises FloatingPointError when the loss is not finite. They are read once an epoch: reading each loss as it comes would make the device wait for the host.
+    They are read once an epoch: reading each loss as it comes would make the device wait for the host.
+    Raises FloatingPointError when the loss is not finite.
     """
     found = {f"train_{key}": mean for key, mean in zip(values, means.tolist(), strict=True)}
     if not math.isfinite(loss := found["train_loss"]):
