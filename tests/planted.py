@@ -67,7 +67,7 @@ def leave_run(
     run.save_predictions(y_true, probabilities)
     if model:
         build = {"encoder": model, "channels": 3, "image_size": image_size, "num_classes": k}
-        run.save_model(models.rebuild(build), **build)
+        run.save_model(models.rebuild(build))
     record["status"] = "complete"
     run.save()
     return directory

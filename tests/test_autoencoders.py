@@ -1,23 +1,20 @@
-"""The autoencoder against an independent writing of it, its losses against slow loops, its file against damage."""
+"""The autoencoder against an independent writing of it, its losses against slow loops."""
 
 from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
 
-from labutil import device, evaluation, losses, models, networks, runs
+from labutil import evaluation, losses, models, networks
+from labutil.course.explore.autoencoder import interpolate
 from labutil.losses import reconstruction_loss
 from labutil.models import layer_table
 from labutil.networks import ConvAutoencoder
-from labutil.paths import DataError
-from labutil.runs.predict import load_model
 
 
 def test_the_reference_model_has_the_reports_parameters():
@@ -215,66 +212,11 @@ def test_layer_table_leaves_the_model_as_it_was():
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_the_encoder_serves_predict_classifier_and_rebuild(tmp_path):
-    images = torch.randint(0, 256, (7, 3, 21, 30), dtype=torch.uint8)
-    model = device.prepare(ConvAutoencoder(3, (4, 6), (21, 30), code_size=5))
-    assert evaluation.predict(model, images).shape == images.shape
-    head = {"sizes": [8], "dropout": 0.7}
-    classifier = models.Classifier(model.encoder, 4, models.mlp_head(model.num_features, outputs=4, **head))
-    classifier = device.prepare(classifier)
-    logits = evaluation.predict(classifier, images)
-    assert logits.shape == (7, 4)
-    record = runs.new_record("06_autoencoder", None, {}) | {"status": "complete", "dataset": {"classes": list("abcd")}}
-    run = runs.Run(tmp_path, record)
-    run.save_model(
-        classifier, encoder="conv_autoencoder", autoencoder=model.settings, channels=3, image_size=(21, 30),
-        num_classes=4, head=head,
-    )  # fmt: skip
-    again, _ = load_model(tmp_path)
-    torch.testing.assert_close(evaluation.predict(again, images), logits, rtol=0, atol=0)
-
-
-def test_save_and_load(tmp_path):
-    model = ConvAutoencoder(1, (3, 5), (12, 15), 5, 0.4, "pool", "stride", 7).eval()
-    path = tmp_path / "autoencoder.safetensors"
-    models.save_autoencoder(model, path)
-    again = models.load_autoencoder(path).eval()
-    assert again.settings == model.settings
-    x = torch.rand(2, 1, 12, 15)
-    assert torch.equal(again(x), model(x))
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]
-    with pytest.raises(DataError, match="cannot be written"):
-        models.save_autoencoder(model, tmp_path / "none" / "x.safetensors")
-
-
-def test_a_wrong_file_is_refused_in_one_line(tmp_path):
-    good = tmp_path / "good.safetensors"
-    models.save_autoencoder(ConvAutoencoder(1, (2,), 8), good)
-    cut, text, other, numbers = (tmp_path / f"{n}.safetensors" for n in ("cut", "text", "other", "numbers"))
-    cut.write_bytes(good.read_bytes()[:-20])
-    text.write_text("no model at all")
-    save_file({"w": torch.zeros(2)}, other)
-    with open(numbers, "wb") as file:
-        np.savez(file, w=np.zeros(2))
-    swapped = tmp_path / "swapped.safetensors"
-    metadata = {"model": "ConvAutoencoder", "settings": '{"filters": [2], "image_size": 8, "size": 3}'}
-    save_file({"w": torch.zeros(2)}, swapped, metadata)
-    reasons = {
-        tmp_path / "missing": "does not exist", tmp_path: "does not exist", cut: "damaged", text: "damaged",
-        numbers: "damaged", other: "holds no autoencoder", swapped: "damaged",
-    }  # fmt: skip
-    for path, reason in reasons.items():
-        with pytest.raises(DataError, match=reason) as caught:
-            models.load_autoencoder(path)
-        assert "\n" not in str(caught.value)
-        assert path.name in str(caught.value)
-
-
 def test_interpolation_runs_from_one_reconstruction_to_the_other():
     model = ConvAutoencoder(1, (3, 4), 12, code_size=3)
     model.encoder.eval()
     images = torch.randint(0, 256, (2, 1, 12, 12), dtype=torch.uint8)
-    path = models.interpolate(model, images[0], images[1], 5)
+    path = interpolate(model, images[0], images[1], 5)
     assert model.training
     assert not model.encoder.training
     ends = evaluation.predict(model, images, precision="fp32")
@@ -282,7 +224,7 @@ def test_interpolation_runs_from_one_reconstruction_to_the_other():
     codes = evaluation.predict(model.encoder, images, precision="fp32")
     middle = model.eval().decode(codes.mean(0, keepdim=True)).sigmoid()
     torch.testing.assert_close(path[2:3], middle.detach())
-    assert torch.equal(path, models.interpolate(model, images[0] / 255, images[1] / 255, 5))
+    assert torch.equal(path, interpolate(model, images[0] / 255, images[1] / 255, 5))
 
 
 @pytest.mark.parametrize("loss", losses.LOSSES)

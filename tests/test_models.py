@@ -1,13 +1,20 @@
-"""Shapes, parameter counts, and our ResNets against torchvision's with the same weights."""
+"""Shapes, parameter counts, our ResNets against torchvision's with the same weights, and models that go to a file and
+come back."""
 
 from __future__ import annotations
 
+import json
+
+import numpy as np
 import pytest
 import torch
 import torchvision
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from labutil import models, networks
+from labutil.networks import ConvAutoencoder
+from labutil.paths import DataError
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
@@ -95,3 +102,96 @@ def test_mlp_head():
     assert models.count_parameters(models.mlp_head(128, (), 8)) == 129 * 8
     with pytest.raises(ValueError, match="2 rates for 3 hidden layers"):
         models.mlp_head(128, (64, 64, 64), 8, (0.5, 0.4))
+
+
+# To a file and back
+
+
+def classifier(name, *, head=None, mirror=False, **shape):
+    encoder = models.encoder(name, **shape) if shape else ConvAutoencoder(3, (4, 6), (21, 30), code_size=5).encoder
+    encoder = models.Mirrored(encoder) if mirror else encoder
+    layers = models.mlp_head(encoder.num_features, outputs=4, **head) if head else None
+    return models.Classifier(encoder, 4, layers)
+
+
+MODELS = {
+    "a linear layer": lambda: classifier("resnet8", channels=3, image_size=(21, 30)),
+    "gray, a head": lambda: classifier("basic_cnn", channels=1, image_size=28, head={"sizes": [7], "dropout": 0.5}),
+    "scaled, mirrored, a probe's head": lambda: classifier(
+        "resnet8", channels=3, image_size=16, input_size=24, mirror=True, head={"sizes": [], "signed_root": True}
+    ),
+    "as if pretrained": lambda: classifier("resnet18", channels=1, image_size=28, input_size=32, imagenet_stem=True),
+    "pretrained": lambda: classifier("tf_efficientnet_lite0", channels=1, image_size=32, pretrained=True),
+    "timm": lambda: classifier("mobilenetv3_small_050", channels=3, image_size=32, mean=(0.4,) * 3),
+    "on an autoencoder's encoder": lambda: classifier("conv_autoencoder", head={"sizes": [8], "dropout": 0.7}),
+    "an encoder alone": lambda: models.encoder("resnet8", channels=1, image_size=20),
+    "an autoencoder": lambda: ConvAutoencoder(1, (3, 5), (12, 15), 5, 0.4, "pool", "stride", 7),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_is_saved_comes_back(name, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    model, path = MODELS[name](), tmp_path / "model.safetensors"
+    for fetching in ("load_weights", "normalisation"):  # all weights come from the file
+        monkeypatch.setattr(models, fetching, lambda *_: pytest.fail("fetched"))
+    settings = models.save(model, path)
+    again = models.load(path, kind=type(model))
+    assert settings == model.settings
+    assert again.settings == json.loads(json.dumps(settings))
+    side = settings["image_size"]
+    x = torch.rand(2, settings["channels"], *([side] * 2 if isinstance(side, int) else side))
+    assert torch.equal(again.eval()(x), model.eval()(x))
+    if "mirror" in settings:
+        torch.testing.assert_close(again(x.flip(3)), again(x))
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    written = path.read_bytes()
+    models.save(again, path)
+    assert path.read_bytes() == written  # equal models are equal files
+    # As runs once kept it: weights here, settings elsewhere.
+    save_file(load_file(path), path)
+    assert torch.equal(models.load(path, settings=settings).eval()(x), model(x))
+    with pytest.raises(DataError, match="holds no model of this workbook"):
+        models.load(path)
+
+
+def test_a_model_of_ones_own_keeps_its_weights_alone(tmp_path):
+    path = tmp_path / "model.safetensors"
+    for model in (nn.Linear(2, 3), models.Classifier(nn.Flatten(), 2, nn.Linear(4, 2))):
+        assert models.save(model, path) == {}
+        assert load_file(path).keys() == model.state_dict().keys()
+    whole = models.Classifier(models.encoder("resnet8"), 2, nn.Sequential(nn.Linear(128, 2)))
+    assert whole.settings == {}
+    with pytest.raises(DataError, match="cannot be written"):
+        models.save(whole, tmp_path / "none" / "x.safetensors")
+
+
+def test_a_wrong_file_is_refused_in_one_line(tmp_path):
+    good, cut, text, other, numbers, swapped, fetches, classes = (
+        tmp_path / f"{n}.safetensors"
+        for n in ("good", "cut", "text", "other", "numbers", "swapped", "fetches", "classes")
+    )
+    autoencoder = ConvAutoencoder(1, (2,), 8)
+    # As autoencoders were written first: two entries in the header.
+    settings = json.dumps(autoencoder.settings)
+    save_file(autoencoder.state_dict(), good, {"model": "ConvAutoencoder", "settings": settings})
+    assert models.load(good, kind=ConvAutoencoder, image=(1, 8, 8)).settings == autoencoder.settings
+    cut.write_bytes(good.read_bytes()[:-20])
+    text.write_text("no model at all")
+    save_file({"w": torch.zeros(2)}, other)
+    with open(numbers, "wb") as file:
+        np.savez(file, w=np.zeros(2))
+    save_file({"w": torch.zeros(2)}, swapped, {"settings": '{"filters": [2], "image_size": 8, "size": 3}'})
+    asks = {"encoder": "resnet18", "channels": 3, "image_size": 32, "pretrained": True}
+    save_file({"w": torch.zeros(2)}, fetches, {"settings": json.dumps(asks)})
+    models.save(classifier("resnet8", channels=3, image_size=16), classes)
+    reasons = {
+        tmp_path / "missing": "does not exist", tmp_path: "does not exist", cut: "damaged", text: "damaged",
+        numbers: "damaged", other: "holds no autoencoder", swapped: "damaged", classes: "holds no autoencoder",
+        fetches: "model setting 'pretrained' is missing, or none of", good: "is for images of 1 x 8 x 8, these are 3",
+    }  # fmt: skip
+    for path, reason in reasons.items():
+        with pytest.raises(DataError, match=reason) as caught:
+            models.load(path, kind=ConvAutoencoder, image=(3, 8, 8))
+        assert "\n" not in str(caught.value)
+        assert path.name in str(caught.value)

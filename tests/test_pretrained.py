@@ -130,12 +130,6 @@ def test_torchvisions_weights_from_a_file_give_torchvisions_features(kind, peer,
     torch.testing.assert_close(encoder(x), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_home_folder_is_found(resnet18_file, monkeypatch):
-    monkeypatch.setenv("HOME", str(resnet18_file.parent))
-    encoder = models.encoder("resnet18", weights="~/resnet18.pth")
-    assert torch.equal(encoder.conv1.weight, torch.load(resnet18_file)["conv1.weight"])
-
-
 def _refusal(name: str, **settings) -> str:
     with pytest.raises(ValueError) as caught:
         models.encoder(name, **settings)
@@ -144,7 +138,10 @@ def _refusal(name: str, **settings) -> str:
     return message
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_a_file_is_found_in_the_home_folder_or_named(resnet18_file, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(resnet18_file.parent))
+    encoder = models.encoder("resnet18", weights="~/resnet18.pth")
+    assert torch.equal(encoder.conv1.weight, torch.load(resnet18_file)["conv1.weight"])
     path = tmp_path / "none.pth"
     assert _refusal("resnet18", weights=path) == f"weights={str(path)!r} is no file: check the path"
     assert "is no file" in _refusal("resnet18", weights=tmp_path)
@@ -213,10 +210,7 @@ def test_input_size_scales_images_first():
     edge = torch.zeros(1, 1, 8, 8)
     edge[..., 4:] = 1  # where bicubic interpolation overshoots
     assert float(encoder.resize(edge).min()) == 0 and float(encoder.resize(edge).max()) == 1
-
-
-def test_fine_patterns_average_out_when_images_shrink():
-    board = (torch.arange(96)[:, None] + torch.arange(96)).remainder(2).float()[None, None]
+    board = (torch.arange(96)[:, None] + torch.arange(96)).remainder(2).float()[None, None]  # averages out
     small = models.encoder("resnet8", channels=1, input_size=20).resize(board)
     assert small.shape == (1, 1, 20, 20)
     torch.testing.assert_close(small[..., 2:-2, 2:-2], torch.full((1, 1, 16, 16), 0.5), atol=0.02, rtol=0)
@@ -272,7 +266,7 @@ _ASK = """
 import sys, time
 import torch, timm, huggingface_hub
 from labutil import models
-from labutil.models import WeightsError
+from labutil.weights import WeightsError
 for _ in range(2):
     for name in ("resnet18", "resnet34"):
         start = time.monotonic()

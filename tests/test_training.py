@@ -15,11 +15,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.optim import Lion
 from torch import nn
 
-from labutil import device, training
+from labutil import device, optimizers, training
 from labutil.checkpoint import ResumeError
-from labutil.training import fit, lr_factor, make_optimizer
+from labutil.optimizers import OPTIMIZERS, lr_factor, make_optimizer
+from labutil.training import fit
 
 
 class FakeRun:
@@ -52,11 +54,18 @@ def toy_model(seed=0, dropout=0.2):
     )
 
 
-def make(seed=0, dropout=0.2):
-    model = toy_model(seed, dropout)
+class Killed(Exception):
+    pass
+
+
+def make(seed=0, dropout=0.2, die_in=None):
+    """A model and a step that draws from every source of randomness; after `die_in` steps it is killed."""
+    model, seen = toy_model(seed, dropout), []
 
     def step(x, y):
-        # Draws from every source of randomness that a lesson may use.
+        if die_in is not None and len(seen) >= die_in:
+            raise Killed
+        seen.append(1)
         noise = torch.rand(x.shape, generator=device.generator("augment")) + torch.rand_like(x) * 0.1
         logits = model(x + 0.1 * noise)
         return F.cross_entropy(logits, y), {"accuracy": (logits.argmax(1) == y).float().mean()}
@@ -93,53 +102,23 @@ def test_one_epoch_equals_a_plain_loop():
     assert sorted(len(x) for x, _ in seen) == [12, 12, 13, 13]
     every = torch.cat([x for x, _ in seen]).mul(255).round().to(torch.uint8)
     assert sorted(every.flatten(1).tolist()) == sorted(data.images.flatten(1).tolist())
-
-
-def test_drop_last_gives_full_batches():
-    sizes = []
-    model, inner = make()
-
-    def step(x, y):
-        sizes.append(len(x))
-        return inner(x, y)
-
-    fit(step, [model], toy_data(), epochs=2, batch_size=16, lr=0.1, drop_last=True)
-    assert sizes == [16] * 6
-
-
-@pytest.mark.parametrize("optimizer", training.OPTIMIZERS)
-def test_optimizers_learn(optimizer):
-    model, step = make(dropout=0.0)
-    lr = {"sgd": 0.05, "adam": 0.01, "adamw": 0.01, "lion": 0.003}[optimizer]
-    history = fit(step, [model], toy_data(), epochs=40, batch_size=10, lr=lr, optimizer=optimizer)
-    assert history.train_accuracy.iloc[-1] > 0.75  # three classes, noisy images
-    assert history.train_loss.iloc[-1] < 0.6 * history.train_loss[0]
-
-
-def test_weight_decay_reaches_the_optimizer():
-    group = make_optimizer("sgd", [nn.Parameter(torch.zeros(1))], 0.1, weight_decay=5e-4, momentum=0.8).param_groups[0]
-    assert (group["lr"], group["weight_decay"], group["momentum"]) == (0.1, 5e-4, 0.8)
+    seen.clear()
+    fit(step, [model], data, epochs=2, batch_size=16, lr=0.1, drop_last=True)
+    assert [len(x) for x, _ in seen] == [16] * 6
 
 
 @pytest.mark.parametrize("schedule", ["multistep", "step", "cosine"])
 def test_schedules_equal_torchs(schedule):
-    epochs = 10
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 1.0)
     peer = {
         "multistep": torch.optim.lr_scheduler.MultiStepLR(optimizer, [6, 8], gamma=0.1),
         "step": torch.optim.lr_scheduler.StepLR(optimizer, 3, gamma=0.1),
-        "cosine": torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs),
+        "cosine": torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10),
     }[schedule]
     optimizer.param_groups[0]["lr"] = 1.0
     peer.base_lrs = [1.0]
-    for epoch in range(epochs):
-        ours = lr_factor(schedule, epoch, epochs, warmup=0, factor=0.1, step_epochs=3)
-        expected = {
-            "multistep": 0.1 ** ((epoch >= 6) + (epoch >= 8)),
-            "step": 0.1 ** (epoch // 3),
-            "cosine": (1 + math.cos(math.pi * epoch / epochs)) / 2,
-        }[schedule]
-        assert ours == pytest.approx(expected)
+    for epoch in range(10):
+        ours = lr_factor(schedule, epoch, 10, warmup=0, factor=0.1, step_epochs=3)
         assert ours == pytest.approx(peer.get_last_lr()[0] if epoch else 1.0, rel=1e-6)
         optimizer.step()
         peer.step()
@@ -207,10 +186,6 @@ def test_gradient_clipping_bounds_the_step():
 SETTINGS = dict(epochs=6, batch_size=16, lr=0.05, optimizer="sgd", schedule="cosine", warmup=1)
 
 
-class Killed(Exception):
-    pass
-
-
 @pytest.mark.parametrize("lr_scale", [None, {"0.": 0.1, "5.b": 0.01}], ids=["one rate", "several"])
 @pytest.mark.parametrize("schedule", ["cosine", "plateau"])
 def test_resume_is_bit_for_bit(tmp_path, schedule, lr_scale):
@@ -218,13 +193,11 @@ def test_resume_is_bit_for_bit(tmp_path, schedule, lr_scale):
     data = toy_data()
 
     def train(run, die_in=None):
-        model, inner = make()
+        model, inner = make(die_in=die_in)
         count = [0]
 
         def step(x, y):
             count[0] += 1
-            if die_in is not None and count[0] > die_in:
-                raise Killed
             return inner(x, y)
 
         def validate():
@@ -291,11 +264,14 @@ def test_kill_9_leaves_a_checkpoint_that_continues_bit_for_bit(tmp_path):
 
 # Discriminative learning rates: the toy model's parameters are 0. (convolution), 1. (batch norm), 5. (linear)
 RATES = {"0.": 0.1, "1.": 0.1, "1.b": 0.5, "5.bias": 2}
+SCALES = {"0.weight": 0.1, "0.bias": 0.1, "1.weight": 0.1, "1.bias": 0.5, "5.weight": 1, "5.bias": 2}
 
 
-@pytest.mark.parametrize("optimizer", training.OPTIMIZERS)
-def test_lr_scale_equals_torchs_parameter_groups(optimizer):
-    data, seen = toy_data(), []
+@pytest.mark.parametrize("lr_scale", [None, RATES], ids=["one rate", "several"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_twenty_updates_equal_torchs_own_optimizers(optimizer, lr_scale):
+    """By name as by class: plain momentum, weight decay on every parameter, a rate for each group."""
+    seen = []
     model, _ = make(dropout=0.0)
 
     def step(x, y):
@@ -303,35 +279,32 @@ def test_lr_scale_equals_torchs_parameter_groups(optimizer):
         return F.cross_entropy(model(x), y)
 
     history = fit(
-        step, [model], data, epochs=2, batch_size=16, lr=0.01, optimizer=optimizer, weight_decay=0.1, lr_scale=RATES,
-        schedule="step", step_epochs=1, precision="fp32",
+        step, [model], toy_data(), epochs=5, batch_size=16, lr=0.01, optimizer=optimizer, weight_decay=0.1,
+        momentum=0.8, lr_scale=lr_scale, schedule="step", step_epochs=3, precision="fp32",
     )  # fmt: skip
-    assert history.lr.tolist() == pytest.approx([0.01, 0.001])
+    assert history.lr.tolist() == pytest.approx([0.01] * 3 + [0.001] * 2)
+    assert history.train_loss.iloc[-1] < history.train_loss[0]
     reference, _ = make(dropout=0.0)
-    scale = {"0.weight": 0.1, "0.bias": 0.1, "1.weight": 0.1, "1.bias": 0.5, "5.weight": 1, "5.bias": 2}
-    groups = [{"params": [p], "lr": 0.01 * scale[name]} for name, p in reference.named_parameters()]
-    if optimizer == "lion":
-        from timm.optim import Lion
-
-        peer = Lion(groups, 0.01, weight_decay=0.1)
-    else:
-        kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimizer]
-        peer = kind(groups, 0.01, weight_decay=0.1, **({"momentum": 0.9} if optimizer == "sgd" else {}))
+    groups = list(reference.parameters())
+    if lr_scale:
+        groups = [{"params": [p], "lr": 0.01 * SCALES[name]} for name, p in reference.named_parameters()]
+    kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "lion": Lion}[optimizer]
+    peer = kind(groups, 0.01, weight_decay=0.1, **({"momentum": 0.8} if optimizer == "sgd" else {}))
     for i, (x, y) in enumerate(seen):
-        if i == len(seen) // 2:
+        if i == 12:
             for group in peer.param_groups:
                 group["lr"] *= 0.1
-        loss = F.cross_entropy(reference(x), y)
         peer.zero_grad()
-        loss.backward()
+        F.cross_entropy(reference(x), y).backward()
         peer.step()
+    assert len(seen) == 20
     torch.testing.assert_close(weights(model), weights(reference), rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("schedule", ["none", "cosine", "plateau"])
 def test_schedules_keep_the_ratios_of_lr_scale(schedule, monkeypatch):
     rates = []
-    made = training.make_optimizer
+    made = optimizers.make_optimizer
 
     def watched(*args):
         optimizer = made(*args)
@@ -339,20 +312,17 @@ def test_schedules_keep_the_ratios_of_lr_scale(schedule, monkeypatch):
         optimizer.step = lambda *a, **k: (rates.append([g["lr"] for g in optimizer.param_groups]), step(*a, **k))[1]
         return optimizer
 
-    monkeypatch.setattr(training, "make_optimizer", watched)
-    model, step = make()
+    monkeypatch.setattr(optimizers, "make_optimizer", watched)
     # No parameter has scale 1; 1e-3 of the rate passes below 1e-8, where torch's plateau stops lowering.
-    scale = {"": 0.5, "0.": 5e-4}
-    history = fit(
-        step, [model], toy_data(), epochs=8, batch_size=25, lr=1e-3, lr_scale=scale, schedule=schedule,
-        warmup=0 if schedule == "plateau" else 2, patience=0, validate=lambda: 1.0, precision="fp32",
+    settings = dict(
+        epochs=8, batch_size=25, lr=1e-3, schedule=schedule, warmup=0 if schedule == "plateau" else 2, patience=0,
+        validate=lambda: 1.0, precision="fp32",
     )  # fmt: skip
+    model, step = make()
+    history = fit(step, [model], toy_data(), lr_scale={"": 0.5, "0.": 5e-4}, **settings)
     assert all(len(pair) == 2 and pair[0] == pytest.approx(1000 * pair[1], rel=1e-9) for pair in rates)
     plain, inner = make()
-    expected = fit(
-        inner, [plain], toy_data(), epochs=8, batch_size=25, lr=1e-3, schedule=schedule,
-        warmup=0 if schedule == "plateau" else 2, patience=0, validate=lambda: 1.0, precision="fp32",
-    )  # fmt: skip
+    expected = fit(inner, [plain], toy_data(), **settings)
     assert history.lr.tolist() == pytest.approx(expected.lr.tolist(), rel=1e-9)
 
 
@@ -365,28 +335,14 @@ def test_lr_scale_of_one_changes_nothing_and_none_keeps_the_optimizers_state(tmp
         results.append(weights(model))
         assert run.fits["a"]["lr_scale"] == scale
     assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
-    groups = []
-
-    def step(x, y):
-        return model(x).sum()
-
-    model = toy_model()
     run = FakeRun(tmp_path / "killed")
+    model, step = make(die_in=6)
     with pytest.raises(Killed):
-        fit(step, [model], toy_data(), run=run, name="a", after_step=_die_after(6, groups), **SETTINGS)
+        fit(step, [model], toy_data(), run=run, name="a", **SETTINGS)
     saved = torch.load(run.dir / "checkpoints" / "a.pt", weights_only=True)["optimizer"]
     plain = make_optimizer("sgd", list(model.parameters()), 0.05).state_dict()
     assert [set(g) for g in saved["param_groups"]] == [set(g) for g in plain["param_groups"]]
     assert saved["param_groups"][0]["params"] == plain["param_groups"][0]["params"]
-
-
-def _die_after(steps, seen):
-    def after_step(_):
-        seen.append(1)
-        if len(seen) > steps:
-            raise Killed
-
-    return after_step
 
 
 def test_lr_scale_applies_to_trainable_parameters_of_every_module():
@@ -407,37 +363,6 @@ def test_lr_scale_applies_to_trainable_parameters_of_every_module():
     moved = [(b - p).detach() for b, p in zip(before, (*first.parameters(), *second.parameters()), strict=True)]
     for move, expected in zip(moved, (0, 0.1, 0.001, 0.1), strict=True):
         torch.testing.assert_close(move, torch.full_like(move, expected), rtol=1e-3, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("scale", "message"),
-    [
-        ({"encoder.": 0.1}, r"lr_scale: no parameter's name begins with 'encoder.'; they begin with 0., 1.,"),
-        ({"0.": 0.1, "conv": 0.2}, "begins with 'conv'"),
-        ({"0.": 0.0}, r"lr_scale\['0.'\]=0.0 must be above 0; to freeze"),
-        ({"0.": math.nan}, "must be above 0"),
-    ],
-)
-def test_a_bad_lr_scale_is_named(scale, message):
-    model, step = make()
-    with pytest.raises(ValueError, match=message):
-        fit(step, [model], toy_data(), lr_scale=scale, **SETTINGS)
-
-
-def test_a_frozen_parameter_may_be_named_in_lr_scale():
-    model, step = make()
-    model[0].requires_grad_(False)
-    history = fit(step, [model], toy_data(), lr_scale={"0.": 0.1}, **SETTINGS)
-    assert len(history) == 6
-
-
-def test_a_changed_lr_scale_refuses(tmp_path):
-    run, data = FakeRun(tmp_path), toy_data()
-    model, step = make()
-    fit(step, [model], data, run=run, name="a", lr_scale={"0.": 0.1}, **SETTINGS)
-    with pytest.raises(ResumeError, match=r"lr_scale was \{'0.': 0.1\}, now None"):
-        fit(step, [model], data, run=run, name="a", **SETTINGS)
-    assert len(fit(step, [model], data, run=run, name="a", lr_scale={"0.": 0.1}, **SETTINGS)) == 6
 
 
 def test_class_weights_equal_scikit_learns():
@@ -461,27 +386,27 @@ def test_class_weights_equal_scikit_learns():
 
 
 def test_a_changed_setting_refuses_and_names_it(tmp_path):
-    run, data = FakeRun(tmp_path), toy_data()
+    run, data, settings = FakeRun(tmp_path), toy_data(), SETTINGS | {"lr_scale": {"0.": 0.1}}
     model, step = make()
-    fit(step, [model], data, run=run, name="a", **SETTINGS)
-    with pytest.raises(ResumeError, match=r"a\.pt: cannot continue, lr was 0\.05, now 0\.1"):
-        fit(step, [model], data, run=run, name="a", **SETTINGS | {"lr": 0.1})
+    model[0].requires_grad_(False)  # lr_scale may name it all the same
+    assert len(fit(step, [model], data, run=run, name="a", **settings)) == 6
+    assert len(fit(step, [model], data, run=run, name="a", **settings)) == 6
+    for changed, message in (
+        ({"lr": 0.1}, r"a\.pt: cannot continue, lr was 0\.05, now 0\.1"),
+        ({"lr_scale": None}, r"lr_scale was \{'0.': 0.1\}, now None"),
+    ):
+        with pytest.raises(ResumeError, match=message):
+            fit(step, [model], data, run=run, name="a", **settings | changed)
     with pytest.raises(ResumeError, match="step's code has changed"):
-        fit(lambda x, y: step(x.neg(), y), [model], data, run=run, name="a", **SETTINGS)
-    # By hand a fit starts fresh unless asked to continue.
-    history = fit(step, [model], data, run=FakeRun(tmp_path, resume=False), name="a", **SETTINGS | {"lr": 0.1})
-    assert len(history) == 6
-
-
-def test_several_fits_keep_a_checkpoint_each(tmp_path):
-    run = FakeRun(tmp_path)
-    model, step = make()
-    fit(step, [model], toy_data(), run=run, name="one", **SETTINGS)
-    fit(step, [model], toy_data(), run=run, name="two", **SETTINGS)
-    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"one.pt", "two.pt"}
-    assert set(run.histories) == set(run.fits) == {"one", "two"}
-    assert run.fits["one"]["optimizer"] == "sgd"
-    assert run.fits["one"]["epochs_run"] == 6
+        fit(lambda x, y: step(x.neg(), y), [model], data, run=run, name="a", **settings)
+    # By hand a fit starts fresh unless asked to continue. Another name has its own checkpoint and record.
+    by_hand = FakeRun(tmp_path, resume=False)
+    assert len(fit(step, [model], data, run=by_hand, name="a", criterion="InfoNCE", **SETTINGS | {"lr": 0.1})) == 6
+    fit(step, [model], data, run=by_hand, name="two", **SETTINGS)
+    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"a.pt", "two.pt"}
+    assert set(by_hand.histories) == set(by_hand.fits) == {"a", "two"}
+    found = by_hand.fits["a"]
+    assert (found["optimizer"], found["lr"], found["epochs_run"], found["criterion"]) == ("sgd", 0.1, 6, "InfoNCE")
 
 
 def test_features_pass_as_they_are():
@@ -510,6 +435,14 @@ def test_features_pass_as_they_are():
         ({"early_stopping": 3}, "need validate="),
         ({"validate": lambda: {"val_accuracy": 1.0}}, "monitor='val_loss' is not among"),
         ({"batch_size": 64, "drop_last": True}, "50 training images are too few"),
+        ({"evaluate_every": 0}, "evaluate_every=0 must be at least 1"),
+        (
+            {"lr_scale": {"encoder.": 0.1}},
+            "no parameter's name begins with 'encoder.'; they begin with 0., 1.,",
+        ),
+        ({"lr_scale": {"0.": 0.1, "conv": 0.2}}, "begins with 'conv'"),
+        ({"lr_scale": {"0.": 0.0}}, r"lr_scale\['0.'\]=0.0 must be above 0; to freeze"),
+        ({"lr_scale": {"0.": math.nan}}, "must be above 0"),
     ],
 )
 def test_bad_settings_are_named(change, message):

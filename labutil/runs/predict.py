@@ -76,16 +76,12 @@ def load_model(directory: Path) -> tuple[nn.Module, dict[str, Any]]:
         model, record = load_model(find_run("02"))
     """
     record = check_run(directory)
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     from labutil import device, models
 
     try:
-        model = models.rebuild(record["model"])
-        model.load_state_dict(load_file(directory / "model.safetensors"))
-    except (ValueError, TypeError, RuntimeError, OSError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
+        model = models.load(directory / "model.safetensors", kind=models.Classifier, settings=record["model"])
+    except DataError as error:
+        reason = " ".join(str(error.__cause__ or error).split())
         raise PredictionError(
             f"the model of {show_path(directory)} cannot be rebuilt ({reason[:300]}): run its notebook again"
         ) from error

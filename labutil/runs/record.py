@@ -100,20 +100,18 @@ class Run:
         paths.replace_file(self.dir / f"{name}.npz", lambda temporary: np.savez_compressed(temporary, **columns))
 
     def save_model(self, model: nn.Module, **build: Any) -> None:
-        """Keep the weights as model.safetensors, and in the record what `models.rebuild` needs to use them again.
+        """Keep a model as model.safetensors, and in the record how it was built.
 
-        build: encoder, channels, image_size, num_classes, ..., as `models.rebuild` lists them; without them
-        `labutil predict` cannot use this run.
+        build: settings that the model does not know itself, as `models.save` takes them; where none are known, as of a
+        network of one's own, `labutil predict` cannot use this run.
 
         Example:
-            run.save_model(model, encoder="resnet8", channels=3, image_size=48, num_classes=8, head=None)
+            run.save_model(model)
         """
-        from safetensors.torch import save_file
+        from labutil import models
 
-        weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-        paths.replace_file(self.dir / "model.safetensors", lambda temporary: save_file(weights, temporary))
-        if build:
-            self.record["model"] = build
+        if settings := models.save(model, self.dir / "model.safetensors", **build):
+            self.record["model"] = settings
             self.save()
 
     def finish(self) -> None:

@@ -146,7 +146,7 @@ def _check_images(params: dict[str, Any]) -> None:
 
     data = load_dataset(params["dataset"], **{key: params[key] for key in ("image_size", "subset", "data_seed")})
     if params["autoencoder"]:
-        models.load_autoencoder(params["autoencoder"], channels=data.channels, size=tuple(data.train.images.shape[2:]))
+        models.load(params["autoencoder"], kind=models.ConvAutoencoder, image=data.train.images.shape[1:])
 
 
 def _report(directory: Path, record: dict[str, Any]) -> str:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from labutil import device
 from labutil.images import ImageSet
-from labutil.training import fit, make_optimizer
+from labutil.optimizers import make_optimizer
+from labutil.training import fit
 
 
 def compare(

@@ -30,7 +30,7 @@ from labutil.runs import report_e
 directory = Path(sys.argv[1])
 def execute(notebook, params, **options):
     print("EXECUTE " + json.dumps(params))
-    models.save_autoencoder(networks.ConvAutoencoder(1, (2,), 12), directory / "autoencoder.safetensors")
+    models.save(networks.ConvAutoencoder(1, (2,), 12), directory / "autoencoder.safetensors")
     probabilities = np.eye(2)[[0, 1, 1, 1]]
     np.savez(directory / "predictions.npz", y_true=np.array([0, 0, 1, 1]), probabilities=probabilities)
     metrics = {"val_reconstruction_mse": 0.02, "test_errors": 1, "test_accuracy": 0.75}
@@ -64,7 +64,7 @@ def files(tmp_path):
         "run": tmp_path / "run",
     }
     found["run"].mkdir()
-    models.save_autoencoder(networks.ConvAutoencoder(1, (2,), 28), found["model"])
+    models.save(networks.ConvAutoencoder(1, (2,), 28), found["model"])
     return found
 
 
@@ -136,7 +136,7 @@ def test_autoencoder_with_nothing_asks_for_the_settings_too(files, tmp_path):
     assert params["dataset"] == f"idx:{files['d']}"
     assert (params["filters"], params["kernel_size"], params["dropout"], params["epochs"]) == ([4, 8], 3, 0.1, 3)
     assert params["classifier_epochs"] == [0, 0]
-    assert models.load_autoencoder(tmp_path / "mine").settings["filters"] == [2]
+    assert models.load(tmp_path / "mine").settings["filters"] == [2]
     assert "squared error of 0.02000" in output
 
 
@@ -205,7 +205,7 @@ def test_wrong_files_are_one_line_and_exit_2(files, tmp_path):
     assert "did you mean 'noise'" in refused("autoencoder", "-d", files["d"], "-p", "nose", "1")
     assert "did you mean 'smoke'" in refused("autoencoder", "-d", files["d"], "--recipe", "smoek")
     other = tmp_path / "other.safetensors"
-    models.save_autoencoder(networks.ConvAutoencoder(3, (2,), 28), other)
+    models.save(networks.ConvAutoencoder(3, (2,), 28), other)
     assert "is for images of 3 x 28 x 28, these are 1 x 28 x 28" in refused(
         "classification", *options(files, model=other)
     )
@@ -219,7 +219,7 @@ def test_both_commands_run_the_notebook(files, tmp_path):
     first = [*run, "autoencoder", "-d", files["d"], "-save", model, "--filters", "4,8", *common]
     done = subprocess.run(first, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     assert done.returncode == 0, done.stderr
-    assert models.load_autoencoder(model).settings["filters"] == [4, 8]
+    assert models.load(model).settings["filters"] == [4, 8]
     second = [*run, "classification", *options(files, model=model), *common, "-p", "code_sizes", "[]"]
     done = subprocess.run([*map(str, second)], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     assert done.returncode == 0, done.stderr

@@ -25,7 +25,6 @@ def interpolation(
     Example:
         explore.interpolation({"code of 32": model}, data.val.images)
     """
-    from labutil.models import interpolate
 
     def draw(first: int, second: int) -> Figure:
         a, b = (images[i].float() / 255 for i in (first, second))
@@ -66,3 +65,23 @@ def code_sizes(autoencoders: Mapping[int, ConvAutoencoder], images: Tensor, *, s
         start=slider(start, 0, max(0, len(images) - n), "image", step=n),
         smallest=ipywidgets.SelectionSlider(options=sizes, value=sizes[0], description="code from"),
     )
+
+
+def interpolate(model: ConvAutoencoder, first: Tensor, second: Tensor, steps: int = 8) -> Tensor:
+    """Images on the straight line between the codes of two images.
+
+    first, second: (C, H, W), uint8 or float in [0, 1]. Returns float32 (steps, C, H, W) in [0, 1] on the CPU: the
+    reconstruction of the first image, what lies between, that of the second.
+
+    Example:
+        plots.image_grid(interpolate(model, data.val.images[0], data.val.images[1]))
+    """
+    import torch
+
+    from labutil.device import evaluation_mode
+
+    x = torch.stack([image / 255 if image.dtype == torch.uint8 else image for image in (first, second)])
+    with evaluation_mode(model), torch.no_grad():
+        a, b = model.encode(x.to(next(model.parameters()).device))
+        t = torch.linspace(0, 1, steps, device=a.device)[:, None]
+        return model.decode((1 - t) * a + t * b).sigmoid().cpu()
