@@ -222,7 +222,7 @@ def test_lesson_07_makes_runs_that_are_missing_and_reads_them(tmp_path):
     args = ("run", "07", "--recipe", "smoke", "--out", tmp_path)
     done = command(*args)
     assert done.returncode == 0, done.stderr
-    (made,) = tmp_path.glob("smoke/02_supervised_baseline/*/run.json")
+    (made,) = tmp_path.glob("07_comparison/smoke/02_supervised_baseline/*/run.json")
     record = json.loads(made.read_text())
     assert (record["status"], record["recipe"]) == ("complete", "smoke")
     assert record["params"]["dataset"] == "cells:600"

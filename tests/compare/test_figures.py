@@ -1,0 +1,79 @@
+"""Figures of a comparison: what they must show."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from planted import leave_run, some_labels
+
+from labutil.compare import figures, methods, results
+
+Y = some_labels()
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def test_pareto_is_a_slow_loop():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        cost, score = rng.integers(0, 5, 8).astype(float), rng.integers(0, 5, 8).astype(float)
+        found = figures.pareto(cost, score)
+        for i in range(8):
+            beaten = any(
+                cost[j] <= cost[i] and score[j] >= score[i] and (cost[j] < cost[i] or score[j] > score[i])
+                for j in range(8)
+            )
+            assert found[i] == (not beaten)
+    assert figures.pareto([1, np.nan], [0.5, 0.9]).tolist() == [True, False]
+
+
+def texts(figure):
+    figure.canvas.draw()
+    return " ".join(t.get_text() for t in figure.findobj(plt.Text))
+
+
+def test_figures_show_numbers_and_names(tmp_path):
+    for seed in (0, 1):
+        leave_run(tmp_path, "02_supervised_baseline", y_true=Y, seed=seed)
+        metrics = {"shifted_accuracy": 0.3}
+        leave_run(tmp_path, "04_simclr", y_true=Y, seed=seed, params={"method": "simclr"}, share=0.5, metrics=metrics)
+    leave_run(tmp_path, "06_autoencoder", y_true=Y, share=0.6)
+    (board,) = results.collect(tmp_path).boards
+    table, pairs = methods.summary(board), methods.pairs(board)
+    shown = texts(figures.intervals(table, chance=0.2, random_encoder=0.25))
+    assert f"{table.accuracy.iloc[0]:.3f} ± {table.accuracy_std.iloc[0]:.3f}, 2 seeds" in shown
+    assert "1 seed" in shown
+    assert "chance, 0.200" in shown
+    shown = texts(figures.differences(pairs))
+    assert f"{pairs.difference[0] * 100:+.1f}" in shown
+    assert f"{-pairs.difference[0] * 100:+.1f}" in shown
+    assert shown.count("*") == 1 + 2 * pairs.evidence.sum()
+    assert "parameters" in texts(figures.cost(table))
+    mean, std = methods.metric_table(board, {"home": "test_accuracy", "shifted": "shifted_accuracy"})
+    assert "0.300" in texts(figures.grouped(mean, std=std, chance=0.2))
+    xy = {m.label: np.random.default_rng(0).random((len(board.y_true), 2)) for m in board.methods}
+    assert "autoencoder" in texts(figures.maps(xy, board.y_true, board.classes, chosen=1))
+    first = {m.label: m.members[0].probabilities for m in board.methods}
+    assert "ECE" in texts(figures.calibrations(board.y_true, first))
+    wide = pd.DataFrame(np.random.default_rng(0).random((40, 3)), columns=list("abc"))
+    assert "the 20 of 40 rows that differ most" in texts(figures.heat(wide, label="x"))
+    row = {"share": 0.1, "seed": 0, "split": "test"}
+    curves = pd.DataFrame([row | {"method": m, "labels": n, "accuracy": 0.5} for m in "ab" for n in (10, 100)])
+    assert "test accuracy" in texts(figures.label_efficiency(curves))
+
+
+def test_the_same_point_has_the_same_colour_in_every_map():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 30, 90)
+    figure = figures.maps({n: rng.random((90, 2)) for n in "ab"}, labels, [str(k) for k in range(30)])
+    colours = [[tuple(c.get_facecolor()[0]) for c in axes.collections] for axes in figure.axes[:2]]
+    sizes = [[len(c.get_offsets()) for c in axes.collections] for axes in figure.axes[:2]]
+    assert colours[0] == colours[1]
+    assert sizes[0] == sizes[1]
+    assert len(colours[0]) == 21  # twenty classes, and the rest
