@@ -32,12 +32,9 @@ def summary(board: Board, *, replicates: int = significance.REPLICATES) -> pd.Da
     """
     rows, resampled = {}, resample(board, "accuracy", replicates)
     for method in board.methods:
-        found = [evaluation.classification_metrics(board.y_true, m.probabilities) for m in method.members]
-        row = {"notebook": method.notebook, "recipe": method.recipe, "seeds": len(found)}
-        for name in ("accuracy", "macro_f1", "macro_auc"):
-            values = np.array([f[name] for f in found])
-            row |= {name: values.mean(), f"{name}_std": values.std(ddof=1) if len(values) > 1 else np.nan}
-        if len(found) == 1:
+        row = {"notebook": method.notebook, "recipe": method.recipe, "seeds": len(method.members)}
+        row |= _mean_and_std(board, method.probabilities)
+        if len(method.members) == 1:
             right, n = int((method.y_pred[0] == board.y_true).sum()), len(board.y_true)
             row["low"], row["high"] = significance.wilson(right, n)
         else:
@@ -106,16 +103,23 @@ def ensemble(board: Board) -> np.ndarray | None:
     """
     if len(board.methods) < 2:
         return None
-    sets = zip(*(m.members for m in board.methods), strict=False)  # as many as the fewest runs
-    return np.stack([evaluation.average([member.probabilities for member in members]) for members in sets])
+    sets = zip(*(m.probabilities for m in board.methods), strict=False)  # as many as the fewest runs
+    return np.stack([evaluation.average(members) for members in sets])
 
 
-def ensemble_scores(board: Board) -> pd.DataFrame | None:
-    """`evaluation.classification_metrics` of each of the ensembles, a row each; None where there is none."""
+def ensemble_summary(board: Board) -> dict[str, float] | None:
+    """Of the ensembles what `summary` says of a method: seeds, accuracy, macro_f1, macro_auc, and each one's _std."""
     together = ensemble(board)
     if together is None:
         return None
-    return pd.DataFrame([evaluation.classification_metrics(board.y_true, p) for p in together])
+    return {"seeds": len(together)} | _mean_and_std(board, together)
+
+
+def _mean_and_std(board: Board, probabilities: np.ndarray) -> dict[str, float]:
+    """Means and standard deviations over runs (S, N, K) of the three main metrics; std is NaN for a single run."""
+    found = pd.DataFrame([evaluation.classification_metrics(board.y_true, p) for p in probabilities])
+    names = ["accuracy", "macro_f1", "macro_auc"]
+    return {key: value for n in names for key, value in ((n, found[n].mean()), (f"{n}_std", found[n].std()))}
 
 
 def label_curves(board: Board) -> pd.DataFrame:
@@ -195,7 +199,8 @@ def right_images(board: Board) -> np.ndarray:
 def hardest(board: Board) -> np.ndarray:
     """Images that every method has wrong, those first whose true class gets the least probability: int64 (n,)."""
     wrong = np.flatnonzero(~right_images(board).any(0))
-    truth = np.mean([p.mean(0)[np.arange(len(board.y_true)), board.y_true] for p in _probabilities(board)], axis=0)
+    everyone = np.mean([m.probabilities.mean(0) for m in board.methods], axis=0)
+    truth = everyone[np.arange(len(board.y_true)), board.y_true]
     return wrong[np.argsort(truth[wrong], kind="stable")]
 
 
@@ -204,12 +209,8 @@ def only_one_right(board: Board) -> dict[str, np.ndarray]:
     right = right_images(board)
     alone = right & (right.sum(0) == 1) & (len(right) > 1)
     found = {}
-    for method, mask, p in zip(board.methods, alone, _probabilities(board), strict=True):
+    for method, mask in zip(board.methods, alone, strict=True):
         index = np.flatnonzero(mask)
-        found[method.label] = index[np.argsort(-p.mean(0)[index, board.y_true[index]], kind="stable")]
+        sure = method.probabilities.mean(0)[index, board.y_true[index]]
+        found[method.label] = index[np.argsort(-sure, kind="stable")]
     return found
-
-
-def _probabilities(board: Board) -> list[np.ndarray]:
-    """(S, N, K) of each method."""
-    return [np.stack([m.probabilities for m in method.members]) for method in board.methods]

@@ -71,9 +71,14 @@ class Method:
         return self.members[0].record["params"]
 
     @cached_property
+    def probabilities(self) -> np.ndarray:
+        """Of the test images, float32 (S, N, K), by run."""
+        return np.stack([m.probabilities for m in self.members])
+
+    @cached_property
     def y_pred(self) -> np.ndarray:
         """Predicted classes (S, N), a row a run."""
-        return np.stack([m.probabilities.argmax(1) for m in self.members])
+        return self.probabilities.argmax(2)
 
     def metric(self, name: str) -> np.ndarray:
         """A metric of the records, (S,); NaN where a run has none."""
@@ -135,7 +140,7 @@ def collect(root: Path | str | None = None) -> Collection:
             continue
         facts = record["dataset"]
         board = (facts["fingerprint"], tuple(facts["classes"]), member.y_true.tobytes())
-        groups.setdefault(board, {}).setdefault(_settings(record), []).append(member)
+        groups.setdefault(board, {}).setdefault(settings_key(record), []).append(member)
     boards = []
     for (fingerprint, classes, _), methods in groups.items():
         kept = []
@@ -149,6 +154,15 @@ def collect(root: Path | str | None = None) -> Collection:
         boards.append(Board(first.record["dataset"]["name"], fingerprint, classes, first.y_true, labelled))
     boards.sort(key=lambda b: (-len(b.methods), b.name, b.fingerprint))
     return Collection(root, boards, sorted(left_out), list(_notes(boards)))
+
+
+def settings_key(record: dict[str, Any], *without: str) -> str:
+    """What two runs must share to be averaged: the notebook and its parameters, but `seed` and those `without`.
+
+    The data set is compared by its fingerprint, not by its name.
+    """
+    params = {k: v for k, v in record["params"].items() if k not in {"seed", "dataset", *without}}
+    return json.dumps([record["notebook"], params], sort_keys=True)
 
 
 def count_parameters(path: Path) -> float:
@@ -235,12 +249,6 @@ def _first_line(path: Path) -> str:
         return ""
 
 
-def _settings(record: dict[str, Any]) -> str:
-    """What two runs must share to be averaged. The data set is compared by its fingerprint."""
-    params = {k: v for k, v in record["params"].items() if k not in {"seed", "dataset"}}
-    return json.dumps([record["notebook"], params], sort_keys=True)
-
-
 def _name(members: Sequence[Member]) -> str:
     """The label that a notebook gave its runs; of runs without one, the notebook's name."""
     return next((str(m.record["label"]) for m in members if m.record.get("label")), members[0].record["notebook"])
@@ -262,9 +270,8 @@ def _differences(records: Sequence[dict[str, Any]]) -> list[str]:
     recipes = [record.get("recipe") or "quick" for record in records]
     if len(set(recipes)) == len(recipes):
         return recipes
-    params = [{k: v for k, v in r["params"].items() if k not in {"seed", "dataset"}} for r in records]
-    keys = dict.fromkeys(k for p in params for k in p)
-    values = {k: [_show(k, p) for p in params] for k in keys}
+    keys = dict.fromkeys(k for r in records for k in r["params"] if k not in {"seed", "dataset"})
+    values = {k: [_show(k, r["params"]) for r in records] for k in keys}
     differing = sorted(
         (k for k in keys if len(set(values[k])) > 1), key=lambda k: (k.startswith("study"), -len(set(values[k])))
     )

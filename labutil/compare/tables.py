@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,14 +27,10 @@ def summary_table(board: Board, summary: pd.DataFrame | None = None) -> pd.DataF
         if value is not None:
             rows[label] = ["", "", f"{value:.4f}", "", "", "", "", ""]
     for label, row in summary.iterrows():
-        means = [_plus_minus(row[n], row[f"{n}_std"]) for n in ("accuracy", "macro_f1", "macro_auc")]
         cost = [f"{row[n]:,.{d}f}" if np.isfinite(row[n]) else "" for n, d in (("train_seconds", 1), ("parameters", 0))]
-        rows[label] = [row.recipe, str(row.seeds), means[0], f"{row.low:.3f} to {row.high:.3f}", *means[1:], *cost]
-    found = methods.ensemble_scores(board)
-    if found is not None:
-        mean, std = found.mean(), found.std()
-        means = [_plus_minus(mean[n], std[n]) for n in ("accuracy", "macro_f1", "macro_auc")]
-        rows[f"ensemble of all {len(board.methods)}"] = ["", str(len(found)), means[0], "", *means[1:], "", ""]
+        rows[label] = [row.recipe, *_means(row, f"{row.low:.3f} to {row.high:.3f}"), *cost]
+    if together := methods.ensemble_summary(board):
+        rows[f"ensemble of all {len(board.methods)}"] = ["", *_means(together, ""), "", ""]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 
@@ -110,26 +108,18 @@ def as_csv(collection: Collection) -> pd.DataFrame:
     frames = []
     for board in collection.boards:
         table = _tables(board)[0].rename_axis("method").reset_index()
-        found = methods.ensemble_scores(board)
-        if found is not None:
-            row = {"method": "ensemble", "seeds": len(found)}
-            for name in ("accuracy", "macro_f1", "macro_auc"):
-                row |= {name: found[name].mean(), f"{name}_std": found[name].std()}
-            table = pd.concat([table, pd.DataFrame([row])], ignore_index=True)
+        if together := methods.ensemble_summary(board):
+            table = pd.concat([table, pd.DataFrame([{"method": "ensemble"} | together])], ignore_index=True)
         table.insert(0, "dataset", board.name)
         frames.append(table.assign(fingerprint=board.fingerprint, test_images=len(board.y_true)))
     return pd.concat(frames, ignore_index=True)
 
 
-def write(root: Path | str | None = None) -> tuple[str, Collection]:
-    """Compare the runs below a directory (the project's runs, when None), and leave compare_summary.txt and .csv there.
+def write(root: Path) -> tuple[str, Collection]:
+    """Compare the runs below a directory, and leave compare_summary.txt and compare_summary.csv there.
 
-    Returns the text and what was compared. Raises DataError when there is no such directory, no run in it can be used,
-    or nothing can be written there.
+    Returns the text and what was compared. Raises DataError when no run in it can be used, or nothing can be written.
     """
-    root = Path(root) if root else paths.runs_dir()
-    if not root.is_dir():
-        raise DataError(f"{root} is no directory: give one that holds runs, or make some with labutil run all")
     collection = results.collect(root)
     if not collection.boards:
         reasons = "; ".join(f"{path.name}: {reason}" for path, reason in collection.left_out[:3])
@@ -158,6 +148,12 @@ def _trainings(method: Method) -> dict[str, dict]:
     stages = {own: "pretrain", f"linear, {own}": "linear"} if f"linear, {own}" in fits else {}
     others = set(map(str, method.params.get("encoders") or [])) - {(record.get("model") or {}).get("encoder")}
     return {stages.get(k, k): v for k, v in fits.items() if k not in others or len(fits) == 1}
+
+
+def _means(row: Mapping[str, Any], interval: str) -> list[str]:
+    """Cells of a row of scores: seeds, accuracy, the given interval, macro F1, macro AUC."""
+    accuracy, *others = (_plus_minus(row[n], row[f"{n}_std"]) for n in ("accuracy", "macro_f1", "macro_auc"))
+    return [str(row["seeds"]), accuracy, interval, *others]
 
 
 def _plus_minus(mean: float, std: float) -> str:

@@ -7,7 +7,6 @@ differ in nothing else, those about methods by whole lessons.
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from labutil.compare import methods, significance
-from labutil.compare.results import Board, Method
+from labutil.compare.results import Board, Method, settings_key
 
 AGREES, DISAGREES, OPEN = "agrees", "disagrees", "not enough evidence"
 ALIKE = 0.03  # methods are called alike when the whole interval of their difference is within three points
@@ -62,10 +61,11 @@ def speaker(board: Board, name: str) -> Method | None:
 def changes(board: Board, parameter: str, *names: str) -> list[Pair]:
     """Pairs of methods of one notebook that differ in one parameter only, (smaller value, larger value)."""
     known = [m for m in board.find(*names) if m.params.get(parameter) is not None]
+    others = {m: settings_key(m.members[0].record, parameter) for m in known}
     return [
         (a, b) if _size(a, parameter) < _size(b, parameter) else (b, a)
         for a, b in itertools.combinations(known, 2)
-        if _others(a, parameter) == _others(b, parameter) and a.params[parameter] != b.params[parameter]
+        if others[a] == others[b] and a.params[parameter] != b.params[parameter]
     ]
 
 
@@ -79,11 +79,6 @@ def _pairs(board: Board, kind: str, *what: Any) -> list[Pair]:
     parameter, before, after, *names = what
     either_way = [pair for a, b in changes(board, parameter, *names) for pair in ((a, b), (b, a))]
     return [(a, b) for a, b in either_way if _size(b, parameter) == after and before in {None, _size(a, parameter)}]
-
-
-def _others(method: Method, parameter: str) -> str:
-    params = {k: v for k, v in method.params.items() if k not in {"seed", "dataset", parameter}}
-    return json.dumps([method.notebook, params], sort_keys=True)
 
 
 def _size(method: Method, parameter: str) -> float:
