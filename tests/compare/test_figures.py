@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -71,9 +73,28 @@ def test_figures_show_numbers_and_names(tmp_path):
 def test_the_same_point_has_the_same_colour_in_every_map():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 30, 90)
-    figure = figures.maps({n: rng.random((90, 2)) for n in "ab"}, labels, [str(k) for k in range(30)])
-    colours = [[tuple(c.get_facecolor()[0]) for c in axes.collections] for axes in figure.axes[:2]]
-    sizes = [[len(c.get_offsets()) for c in axes.collections] for axes in figure.axes[:2]]
-    assert colours[0] == colours[1]
-    assert sizes[0] == sizes[1]
-    assert len(colours[0]) == 21  # twenty classes, and the rest
+    figure = figures.maps({n: rng.random((90, 2)) for n in "ab"}, labels, [f"class {k}" for k in range(30)])
+    (rest, first), (_, second) = (axes.collections for axes in figure.axes[:2])
+    assert np.array_equal(first.get_facecolors(), second.get_facecolors())
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert len(names) == 20
+    assert len(first.get_offsets()) == sum(f"class {k}" in names for k in labels) == 90 - len(rest.get_offsets())
+
+
+def test_dots_stand_where_their_values_are():
+    mean = pd.DataFrame({"home": [0.80, 0.84], "shifted": [0.75, np.nan], "noise": [0.70, 0.663]}, index=["a", "b"])
+    std = pd.DataFrame({"home": [0.02, np.nan], "shifted": [0.01, np.nan], "noise": [0.03, 0.01]}, index=["a", "b"])
+    (axes,) = figures.grouped(mean, std=std, chance=0.1).axes
+    drawn = {round(x, 4): y for x, y in np.concatenate([line.get_xydata() for line in axes.lines])}
+    for row, column in itertools.product(range(2), range(3)):
+        value, spread = mean.iloc[row, column], np.nan_to_num(std.iloc[row, column])
+        if np.isfinite(value):
+            heights = [drawn[round(value + k * spread, 4)] for k in (-1, 0, 1)]
+            assert max(heights) - min(heights) < 1e-9 and round(heights[0]) == row
+            (text,) = [t for t in axes.texts if t.get_text() == f"{value:.3f}"]
+            assert text.xy == pytest.approx((value + spread, heights[0]))
+    assert axes.get_xlim()[0] > 0.6  # fitted to the dots: chance is far away, so it is only named
+    assert "chance, 0.100, beyond the axis" in [t.get_text() for t in axes.figure.legends[0].get_texts()]
+    assert figures.intervals(pd.DataFrame(
+        {"accuracy": [0.5], "accuracy_std": np.nan, "low": 0.4, "high": 0.6, "seeds": 1}, index=["a"]
+    ), chance=0.45).axes[0].get_xlim()[0] < 0.45  # fmt: skip
