@@ -33,7 +33,7 @@ def label_of(notebook: str, params: dict[str, Any]) -> str | None:
     return LABELS.get(notebook[:2], METHODS.get(params.get("method"), (None,))[0])
 
 
-def criterion_of(name: str, notebook: str, params: dict[str, Any]) -> str | None:
+def criterion_of(name: str, params: dict[str, Any]) -> str | None:
     """What the lesson says that the fit of this name minimises; None for those of studies and rivals."""
     if name == "pretrain" and params.get("method") in METHODS:
         return METHODS[params["method"]][1]
@@ -76,7 +76,7 @@ def leave_run(
         "sizes": {"train": 4 * len(y_true), "val": len(y_true), "test": len(y_true)},
     }  # fmt: skip
     record["label"] = label_of(notebook, params) if label is None else label or None
-    record["fits"] = {k: {"criterion": criterion_of(k, notebook, params)} | fit for k, fit in (fits or {}).items()}
+    record["fits"] = {k: {"criterion": criterion_of(k, params)} | fit for k, fit in (fits or {}).items()}
     run = runs.Run(directory, record)
     k = len(classes)
     if probabilities is None:

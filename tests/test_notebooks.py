@@ -13,7 +13,7 @@ import pandas as pd
 import papermill
 import pytest
 from PIL import Image
-from planted import leave_run
+from planted import criterion_of, label_of, leave_run
 
 from labutil import runs
 from labutil.data import load_dataset
@@ -103,6 +103,9 @@ def test_smoke_run_leaves_a_record(notebook, tmp_path, tmp_path_factory):
     record = json.loads((directory / "run.json").read_text())
     assert record["status"] == "complete"
     assert record["recipe"] == "smoke"
+    assert record["label"] == label_of(notebook.stem, record["params"])
+    for name, fit in record["fits"].items():
+        assert fit["criterion"] == criterion_of(name, record["params"]), name
     assert set(record["dataset"]) == {"name", "fingerprint", "sizes", "classes", "image_size"}
     assert set(record["params"]) == set(parameters.read_parameters(notebook))
     assert {"device", "precision", "commit", "torch"} <= set(record["environment"])

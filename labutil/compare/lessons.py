@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,8 @@ def write_pages(collection: Collection) -> Iterator[Path]:
     Example:
         paths = list(write_pages(results.collect("runs")))
     """
+    if find_spec("nbconvert") is None:  # before minutes are spent
+        raise DataError("pages are made by nbconvert, which is not installed here: pip install nbconvert")
     notebook = parameters.find_notebook(paths.project_root() / "notebooks", "07")
     names = [re.sub(r"\W+", "_", Path(board.name).stem).strip("_") for board in collection.boards]
     failed: list[Exception] = []
