@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from labutil import evaluation, models, runs
+from labutil.compare import results
+from labutil.compare.results import Board
 
 # What lessons call their methods (04: by its parameter `method`) and what their trainings minimise.
 LABELS = {"02": "supervised", "03": "transfer", "05": "SupCon", "06": "autoencoder"}
@@ -97,3 +99,9 @@ def leave_run(
 
 def some_labels(n: int = 240, k: int = 4) -> np.ndarray:
     return np.arange(n) % k
+
+
+def board_of(root: Path) -> Board:
+    """The one board of the runs below root."""
+    (board,) = results.collect(root).boards
+    return board

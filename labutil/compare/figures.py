@@ -176,7 +176,7 @@ def cost(table: pd.DataFrame) -> Figure:
 
 
 @styled
-def heat(table: pd.DataFrame, *, label: str, low: float = 0.0, high: float = 1.0) -> Figure:
+def heat(table: pd.DataFrame, *, label: str) -> Figure:
     """A table of shares as colours, with the numbers in %; gray where there is none.
 
     Of more than 20 rows, the 20 in which the columns differ most (then: the lowest) are drawn.
@@ -191,7 +191,7 @@ def heat(table: pd.DataFrame, *, label: str, low: float = 0.0, high: float = 1.0
         title += f"; the {len(kept)} of {len(table)} rows that differ most"
         table = table.iloc[kept]
     colours = sns.light_palette(COLOURS[4], as_cmap=True)
-    return _matrix(table * 100, title, 0.4, fmt=".0f", cmap=colours, vmin=100 * low, vmax=100 * high)
+    return _matrix(table * 100, title, 0.4, fmt=".0f", cmap=colours, vmin=0, vmax=100)
 
 
 @styled
@@ -232,10 +232,10 @@ def _matrix(table: pd.DataFrame, title: str, cell: float, words: Any = True, **l
 
 
 @styled
-def calibrations(y_true: Any, probabilities: Mapping[str, Any], *, bins: int = 8) -> Figure:
+def calibrations(y_true: Any, probabilities: Mapping[str, Any]) -> Figure:
     """Accuracy of predictions by their confidence, a line a method; below the diagonal: too sure.
 
-    y_true: (N,). probabilities: {name: (N, K)}. Bins with fewer than ten images are left out.
+    y_true: (N,). probabilities: {name: (N, K)}. Of eight bins those with fewer than ten images are left out.
 
     Example:
         calibrations(y_true, {"SimCLR": p, "SupCon": q})
@@ -243,7 +243,7 @@ def calibrations(y_true: Any, probabilities: Mapping[str, Any], *, bins: int = 8
     figure, axes = plt.subplots(figsize=(WIDTH, 3.8))
     axes.plot([0, 1], [0, 1], ":", color="black", label="as right as confident")
     for (name, p), look in zip(probabilities.items(), _looks(probabilities), strict=True):
-        table = evaluation.calibration(y_true, p, bins)
+        table = evaluation.calibration(y_true, p, 8)
         table = table[table["count"] >= 10]
         look["label"] = f"{wrap(str(name), 26)}, ECE {evaluation.expected_calibration_error(y_true, p):.3f}"
         sns.lineplot(table, x="confidence", y="accuracy", errorbar=None, markersize=8, legend=False, ax=axes, **look)
@@ -253,13 +253,10 @@ def calibrations(y_true: Any, probabilities: Mapping[str, Any], *, bins: int = 8
 
 
 @styled
-def maps(
-    xy: Mapping[str, Any], labels: Any, classes: Sequence[str], *, seed: int = 0, chosen: int | None = None
-) -> Figure:
+def maps(xy: Mapping[str, Any], labels: Any, classes: Sequence[str], *, seed: int = 0) -> Figure:
     """Maps of the same images by several encoders, side by side: the same image has the same colour in each.
 
     xy: {name: (N, 2)}, as `evaluation.tsne` gives them. labels: (N,). seed: which 20 classes are coloured, of more.
-    chosen: an image to ring in every map.
 
     Example:
         maps({"SimCLR": tsne(h), "SupCon": tsne(g)}, y_true, classes)
@@ -283,8 +280,6 @@ def maps(
         sns.scatterplot(x=points[coloured, 0], y=points[coloured, 1], hue=shown, style=shown, hue_order=present,
                         style_order=present, palette=colours, markers=markers, s=24, alpha=0.8, linewidth=0,
                         legend=False, ax=cell)  # fmt: skip
-        if chosen is not None:
-            cell.scatter(*points[chosen], s=130, facecolor="none", edgecolor="black", lw=1.6)
         cell.set_title(wrap(str(name), 72 // columns))
     names = [short(classes[k]) for k in present]
     legend_below(figure, [

@@ -73,13 +73,14 @@ def comparer(
     return compare
 
 
-def pairs(board: Board, *, metric: str = "accuracy", replicates: int = significance.REPLICATES) -> pd.DataFrame:
-    """Every two methods: DataFrame(a, b, difference, low, high, p, p_holm, evidence, only_a, only_b, p_mcnemar, words).
+def pairs(board: Board, *, replicates: int = significance.REPLICATES) -> pd.DataFrame:
+    """Accuracies of every two methods: DataFrame(a, b, difference, low, high, p, p_holm, evidence, only_a, only_b,
+    p_mcnemar, words).
 
     p_holm is corrected for the number of pairs and decides `evidence`; low and high are of each pair alone. McNemar's
     test is of the first run of either: two networks, whatever their seeds.
     """
-    compare, y = comparer(board, metric=metric, replicates=replicates), board.y_true
+    compare, y = comparer(board, replicates=replicates), board.y_true
     rows, found = [], []
     for a, b in itertools.combinations(board.methods, 2):
         d = compare(a, b)

@@ -100,15 +100,13 @@ class Board:
     y_true: np.ndarray
     methods: tuple[Method, ...]
 
-    def find(self, *names: str, **params: Any) -> list[Method]:
-        """Methods of one of these names (of any, when none is given) whose parameters have these values.
+    def find(self, *names: str) -> list[Method]:
+        """Methods that have one of these names; all, when none is given.
 
         Example:
-            board.find("SimCLR", "BYOL", image_size=48)
+            board.find("SimCLR", "BYOL")
         """
-        missing = object()
-        named = [m for m in self.methods if not names or m.name in names]
-        return [m for m in named if all(m.params.get(k, missing) == v for k, v in params.items())]
+        return [m for m in self.methods if not names or m.name in names]
 
 
 @dataclass(frozen=True)

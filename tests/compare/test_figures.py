@@ -8,9 +8,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from planted import leave_run, some_labels
+from planted import board_of, leave_run, some_labels
 
-from labutil.compare import figures, methods, results
+from labutil.compare import figures, methods
 
 Y = some_labels()
 
@@ -46,7 +46,7 @@ def test_figures_show_numbers_and_names(tmp_path):
         metrics = {"shifted_accuracy": 0.3}
         leave_run(tmp_path, "04_simclr", y_true=Y, seed=seed, params={"method": "simclr"}, share=0.5, metrics=metrics)
     leave_run(tmp_path, "06_autoencoder", y_true=Y, share=0.6)
-    (board,) = results.collect(tmp_path).boards
+    board = board_of(tmp_path)
     table, pairs = methods.summary(board), methods.pairs(board)
     shown = texts(figures.intervals(table, chance=0.2, random_encoder=0.25))
     assert f"{table.accuracy.iloc[0]:.3f} ± {table.accuracy_std.iloc[0]:.3f}, 2 seeds" in shown
@@ -60,7 +60,7 @@ def test_figures_show_numbers_and_names(tmp_path):
     mean, std = methods.metric_table(board, {"home": "test_accuracy", "shifted": "shifted_accuracy"})
     assert "0.300" in texts(figures.grouped(mean, std=std, chance=0.2))
     xy = {m.label: np.random.default_rng(0).random((len(board.y_true), 2)) for m in board.methods}
-    assert "autoencoder" in texts(figures.maps(xy, board.y_true, board.classes, chosen=1))
+    assert "autoencoder" in texts(figures.maps(xy, board.y_true, board.classes))
     first = {m.label: m.members[0].probabilities for m in board.methods}
     assert "ECE" in texts(figures.calibrations(board.y_true, first))
     wide = pd.DataFrame(np.random.default_rng(0).random((40, 3)), columns=list("abc"))

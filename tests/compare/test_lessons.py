@@ -6,7 +6,7 @@ import re
 
 import nbformat
 import pytest
-from planted import leave_run, some_labels
+from planted import board_of, leave_run, some_labels
 
 from labutil import paths, runs
 from labutil.compare import lessons, results
@@ -19,7 +19,7 @@ NOTEBOOKS = paths.project_root() / "notebooks"
 def test_lacking_lessons_are_those_without_a_run_on_the_board(tmp_path):
     assert [p.stem for p in lessons.lacking(None, ["02", "05"])] == ["02_supervised_baseline", "05_supcon"]
     leave_run(tmp_path, "02_supervised_baseline", y_true=Y)
-    (board,) = results.collect(tmp_path).boards
+    board = board_of(tmp_path)
     assert [p.stem for p in lessons.lacking(board, ["02", "05_supcon"])] == ["05_supcon"]
     assert lessons.lacking(board, []) == []
 

@@ -7,17 +7,12 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
-from planted import CLASSES, leave_run, some_labels
+from planted import CLASSES, board_of, leave_run, some_labels
 
 from labutil import evaluation
-from labutil.compare import methods, results, significance
+from labutil.compare import methods, significance
 
 Y = some_labels()
-
-
-def board_of(root):
-    (board,) = results.collect(root).boards
-    return board
 
 
 def test_summary_is_mean_and_spread_over_seeds(tmp_path):

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from planted import guesses, leave_run, some_labels
+from planted import board_of, guesses, leave_run, some_labels
 
 from labutil import evaluation, models, runs
 from labutil.compare import results
@@ -14,11 +14,6 @@ from labutil.data import load_dataset
 from labutil.runs import predict
 
 Y = some_labels()
-
-
-def board_of(root):
-    (board,) = results.collect(root).boards
-    return board
 
 
 def test_runs_that_differ_in_nothing_but_seed_are_one_method(tmp_path):
@@ -31,9 +26,8 @@ def test_runs_that_differ_in_nothing_but_seed_are_one_method(tmp_path):
         ("supervised (lr 0.1)", 3), ("supervised (lr 0.01)", 1), ("SupCon", 1),
     ]  # fmt: skip
     assert [m.label for m in board.find("supervised")] == ["supervised (lr 0.1)", "supervised (lr 0.01)"]
-    assert board.find("supervised", "SupCon", lr=0.01) == [board.methods[1]]
-    assert board.find() == list(board.methods)
-    assert board.find("transfer") == board.find(tau=1) == []
+    assert board.find() == board.find("supervised", "SupCon") == list(board.methods)
+    assert board.find("transfer") == []
 
 
 def test_other_data_splits_classes_and_labels_are_boards_of_their_own(tmp_path):

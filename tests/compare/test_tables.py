@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from planted import leave_run, some_labels
+from planted import board_of, leave_run, some_labels
 
 from labutil import cli, paths
-from labutil.compare import results, tables
+from labutil.compare import tables
 
 Y = some_labels()
 
@@ -50,7 +50,7 @@ def test_compare_prints_and_writes_text_and_csv(planted_runs):
     assert done.stderr == ""
     text = (planted_runs / "compare_summary.txt").read_text()
     assert text in done.stdout
-    (board,) = results.collect(planted_runs).boards
+    board = board_of(planted_runs)
     accuracies = [(m.probabilities.argmax(1) == m.y_true).mean() for m in board.methods[0].members]
     assert f"{np.mean(accuracies):.4f} ± {np.std(accuracies, ddof=1):.4f}" in text
     lines = text.splitlines()
@@ -82,7 +82,7 @@ def test_compare_draws_nothing(planted_runs):
 
 
 def test_settings_table_is_report_a_s(planted_runs):
-    (board,) = results.collect(planted_runs).boards
+    board = board_of(planted_runs)
     table = tables.settings_table(board)
     assert list(table) == [
         "Model", "Optimizer", "Scheduler", "Start LR", "Image Size", "Batch Size", "Epochs", "Criterion",
@@ -106,7 +106,7 @@ def test_settings_of_lessons_that_name_their_trainings_otherwise(tmp_path):
     leave_run(tmp_path, "05_supcon", y_true=Y, fits=fits)
     fits = {"BasicCNN, 10% of labels, seed 0": fit_of(), "fine-tune": fit_of(lr=0.001), "head 3": fit_of()}
     leave_run(tmp_path, "03_transfer_learning", y_true=Y, fits=fits, metrics={"fine_tuned_accuracy": 0.25})
-    (board,) = results.collect(tmp_path).boards
+    board = board_of(tmp_path)
     table = tables.settings_table(board).set_index("Model")
     assert table.index.tolist() == [
         "transfer, fine-tune", "transfer, linear or other head on frozen features",
@@ -120,7 +120,7 @@ def test_settings_of_lessons_that_name_their_trainings_otherwise(tmp_path):
 
 def test_settings_of_a_run_that_names_no_criterion(tmp_path):
     leave_run(tmp_path, "08_mine", y_true=Y, fits={"anything": fit_of()})
-    (board,) = results.collect(tmp_path).boards
+    board = board_of(tmp_path)
     (row,) = tables.settings_table(board).to_dict("records")
     accuracy = f"{board.methods[0].metric('test_accuracy')[0]:.4f}"
     assert {k: v for k, v in row.items() if v} == {"Model": "08_mine", "Image Size": "16", "Test Accuracy": accuracy}
