@@ -53,13 +53,13 @@ def run_small(
     return record["seconds"]
 
 
-def write_pages(collection: Collection) -> Iterator[Path]:
+def write_pages(collection: Collection, *, progress: bool = False) -> Iterator[Path]:
     """Execute lesson 07 once for every board, and leave compare_<name>.html each in the directory of the runs.
 
     A page holds the lesson's text and outputs without its code, figures inside; nothing is loaded from elsewhere and no
-    script runs. Gives the paths, one as soon as it is written. A board whose lesson fails, most often because its
-    images can no longer be read, does not keep the others from theirs: the first error, runs.RunError or DataError, is
-    raised at the end.
+    script runs. Gives the paths, one as soon as it is written. progress: show the lesson's cells go by, on stderr.
+    A board whose lesson fails, most often because its images can no longer be read, does not keep the others from
+    theirs: the first error, runs.RunError or DataError, is raised at the end. Raises DataError without nbconvert.
 
     Example:
         paths = list(write_pages(results.collect("runs")))
@@ -75,7 +75,8 @@ def write_pages(collection: Collection) -> Iterator[Path]:
         chosen = {"runs": str(collection.root), "dataset": params["dataset"], "data_seed": params.get("data_seed", 0)}
         chosen |= {"image_size": size if isinstance(size, int) else None, "lessons": []}
         try:
-            directory, _, _ = runs.run_notebook(notebook, parameters.plan(notebook, None, chosen), out=collection.root)
+            planned = parameters.plan(notebook, None, chosen)
+            directory, _, _ = runs.run_notebook(notebook, planned, out=collection.root, progress=progress)
         except (runs.RunError, DataError) as error:
             failed.append(error)
             continue

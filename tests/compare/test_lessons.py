@@ -29,7 +29,7 @@ def executed(monkeypatch):
     """What `run_notebook` was called with; it leaves a small executed notebook, or fails on a set without images."""
     calls = []
 
-    def execute(notebook, params, *, recipe=None, out):
+    def execute(notebook, params, *, recipe=None, out, progress=False):
         calls.append((notebook.stem, params, recipe, out))
         if "broken" in params["dataset"]:
             raise runs.RunError("07 failed in cell [3]: DataError: a.npz holds no images")
@@ -74,6 +74,12 @@ def test_pages_hold_what_lesson_07_shows_for_each_board(tmp_path, executed):
     assert "<title>Which?</title>" in page and 'name="viewport"' in page and "color-scheme:light dark" in page
     assert "secret" not in page and "<script" not in page and "http" not in page
     assert not re.search(r"(src|href)=\"(?!data:|#)", page)
+
+
+def test_pages_need_nbconvert(tmp_path, monkeypatch):
+    monkeypatch.setattr(lessons, "find_spec", lambda name: None)
+    with pytest.raises(lessons.DataError, match="pip install nbconvert"):
+        list(lessons.write_pages(results.collect(tmp_path)))
 
 
 def test_a_reader_of_runs_is_new_when_they_are(tmp_path):
