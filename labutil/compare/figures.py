@@ -89,7 +89,7 @@ def grouped(
     for i, j in np.argwhere(table.notna().to_numpy()):
         end = (table.iloc[i, j] + spread.iloc[i, j], i + offsets[j])
         text = f"{table.iloc[i, j]:.3f}"
-        axes.annotate(text, end, (9, 0), textcoords="offset points", va="center", fontsize=10, color=colours[j])
+        axes.annotate(text, end, (9, 0), textcoords="offset points", va="center", color=colours[j])
     for place in range(1, rows):
         axes.axhline(place - 0.5, color="0.9", lw=1, zorder=0)
     axes.margins(x=0.12)
