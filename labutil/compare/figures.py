@@ -83,16 +83,16 @@ def grouped(
     rows, columns = table.shape
     figure, axes = plt.subplots(figsize=(WIDTH, 0.9 + rows * (0.2 + 0.24 * columns)))
     spread = 0 * table if std is None else std.fillna(0)
-    colours, apart = [COLOURS[j % len(COLOURS)] for j in range(columns)], 1 - 1 / (columns + 0.5)
-    _dots(axes, [table - spread, table, table + spread], hue="column", palette=colours, dodge=columns > 1 and apart)
-    offsets = np.linspace(-apart / 2, apart / 2, columns) if columns > 1 else [0]
+    colours, apart = [COLOURS[j % len(COLOURS)] for j in range(columns)], 1 - 1 / columns
+    _dots(axes, [table - spread, table, table + spread], hue="column", palette=colours, dodge=apart or False)
+    offsets = np.linspace(-apart / 2, apart / 2, columns)
     for i, j in np.argwhere(table.notna().to_numpy()):
         end = (table.iloc[i, j] + spread.iloc[i, j], i + offsets[j])
         text = f"{table.iloc[i, j]:.3f}"
         axes.annotate(text, end, (9, 0), textcoords="offset points", va="center", color=colours[j])
     for place in range(1, rows):
         axes.axhline(place - 0.5, color="0.9", lw=1, zorder=0)
-    axes.margins(x=0.12)
+    axes.margins(x=0.17)  # room for the values
     axes.set_xlabel(xlabel)
     _references(axes, {"chance": chance})
     handles = [Line2D([], [], ls="", marker="o", ms=8, color=c, label=n) for c, n in zip(colours, table, strict=True)]
