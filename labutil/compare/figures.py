@@ -89,7 +89,7 @@ def grouped(
     for i, j in np.argwhere(table.notna().to_numpy()):
         end = (table.iloc[i, j] + spread.iloc[i, j], i + offsets[j])
         text = f"{table.iloc[i, j]:.3f}"
-        axes.annotate(text, end, (9, 0), textcoords="offset points", va="center", color=colours[j])
+        axes.annotate(text, end, (9, 0), textcoords="offset points", va="center")
     for place in range(1, rows):
         axes.axhline(place - 0.5, color="0.9", lw=1, zorder=0)
     axes.margins(x=0.17)  # room for the values
@@ -110,7 +110,7 @@ def _dots(axes: Axes, ends: Sequence[pd.DataFrame], **look: Any) -> None:
         estimator="median", errorbar=("pi", 100), **look,  # of three numbers: the middle one, from least to largest
     )  # fmt: skip
     axes.set_yticks(rows, [wrap(str(name), 26) for name in ends[1].index])
-    axes.set_ylabel("")
+    axes.set(ylabel="", ylim=(len(rows) - 0.5, -0.5))
     axes.grid(axis="x", color="0.9")
     axes.set_axisbelow(True)
 
