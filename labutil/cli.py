@@ -121,19 +121,22 @@ main.command()(report_e.classification)
 
 @main.command()
 @click.argument("directory", required=False, type=click.Path(path_type=Path))
-def compare(directory: Path | None) -> None:
+@click.option("--html", is_flag=True, help="Execute lesson 07 for each data set as well, into compare_NAME.html.")
+def compare(directory: Path | None, html: bool) -> None:
     """Set all finished runs below DIRECTORY (the project's runs, when left out) side by side.
 
-    Prints the table, mean ± std over seeds, and leaves compare_summary.txt, .csv and .html there.
+    Prints the table, mean ± std over seeds, and leaves compare_summary.txt and .csv there.
     """
     root = directory or paths.runs_dir()
     if not root.is_dir():  # before anything heavy is imported
         raise sources.DataError(f"{root} is no directory: give one that holds runs, or make some with labutil run all")
 
-    from labutil.compare import report
+    from labutil.compare import lessons, tables
 
-    text, page = report.write(root)
-    click.echo(f"{text}\n{runs.show_path(page)}")
+    text, collection = tables.write(root)
+    click.echo(text)
+    for page in lessons.write_pages(collection, progress=sys.stderr.isatty()) if html else ():
+        click.echo(runs.show_path(page))
 
 
 @main.command(context_settings={"ignore_unknown_options": True})

@@ -8,7 +8,12 @@ from typing import Any
 import numpy as np
 
 from labutil import evaluation, models, runs
+from labutil.compare import results
+from labutil.compare.results import Board
 
+# What lessons call their methods (04: by its parameter `method`) and what their trainings minimise.
+LABELS = {"02": "supervised", "03": "transfer", "05": "SupCon", "06": "autoencoder"}
+METHODS = {"simclr": ("SimCLR", "InfoNCE"), "byol": ("BYOL", "BYOL"), "barlow_twins": ("Barlow Twins", "Barlow Twins")}
 CLASSES = ("basophil", "eosinophil", "erythroblast", "lymphocyte")
 
 
@@ -23,6 +28,20 @@ def guesses(y_true: np.ndarray, share: float, seed: int, *, k: int, ease: np.nda
     sure[np.arange(n), y_pred] = rng.uniform(1.0, 4.0, n)
     p = np.exp(sure)
     return (p / p.sum(1, keepdims=True)).astype(np.float32)
+
+
+def label_of(notebook: str, params: dict[str, Any]) -> str | None:
+    """As the lesson gives it; None for lessons 01 and 07, which are no methods."""
+    return LABELS.get(notebook[:2], METHODS.get(params.get("method"), (None,))[0])
+
+
+def criterion_of(name: str, params: dict[str, Any]) -> str | None:
+    """What the lesson says that the fit of this name minimises; None for those of studies and rivals."""
+    if name == "pretrain" and params.get("method") in METHODS:
+        return METHODS[params["method"]][1]
+    own = {"autoencoder": params.get("loss", "mse").upper(), "SupCon": "SupCon"}
+    main = {"linear", "head", "fine-tune", "everything", "linear, SupCon", *params.get("encoders", ())}
+    return own.get(name, "cross-entropy" if name in main else None)
 
 
 def leave_run(
@@ -44,8 +63,12 @@ def leave_run(
     started: str = "2026-01-01T00:00:00+00:00",
     model: str | None = None,
     draw: int | None = None,
+    label: str | None = None,
 ) -> Path:
-    """One complete run below root; its directory. draw: which luck, where it should not be the seed's."""
+    """One complete run below root; its directory. draw: which luck, where it should not be the seed's.
+
+    label, and a criterion in each of fits: as the notebook's lesson gives them, where they are left out; "": none.
+    """
     params = {"dataset": dataset, "image_size": image_size, "data_seed": 0} | (params or {}) | {"seed": seed}
     directory = root / notebook / f"run{len(list(root.glob('*/*'))):03d}"
     directory.mkdir(parents=True)
@@ -54,7 +77,8 @@ def leave_run(
         "name": dataset, "fingerprint": fingerprint, "classes": list(classes), "image_size": image_size,
         "sizes": {"train": 4 * len(y_true), "val": len(y_true), "test": len(y_true)},
     }  # fmt: skip
-    record["fits"] = fits or {}
+    record["label"] = label_of(notebook, params) if label is None else label or None
+    record["fits"] = {k: {"criterion": criterion_of(k, params)} | fit for k, fit in (fits or {}).items()}
     run = runs.Run(directory, record)
     k = len(classes)
     if probabilities is None:
@@ -75,3 +99,9 @@ def leave_run(
 
 def some_labels(n: int = 240, k: int = 4) -> np.ndarray:
     return np.arange(n) % k
+
+
+def board_of(root: Path) -> Board:
+    """The one board of the runs below root."""
+    (board,) = results.collect(root).boards
+    return board

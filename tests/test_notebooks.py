@@ -13,7 +13,7 @@ import pandas as pd
 import papermill
 import pytest
 from PIL import Image
-from planted import leave_run
+from planted import criterion_of, label_of, leave_run
 
 from labutil import paths, runs
 from labutil.data import load_dataset
@@ -95,6 +95,9 @@ def check_record(notebook, directory):
     """What every lesson leaves, whoever executed it; returns run.json."""
     record = json.loads((directory / "run.json").read_text())
     assert record["status"] == "complete"
+    assert record["label"] == label_of(notebook.stem, record["params"])
+    for name, fit in record["fits"].items():
+        assert fit["criterion"] == criterion_of(name, record["params"]), name
     assert set(record["dataset"]) == {"name", "fingerprint", "sizes", "classes", "image_size"}
     assert set(record["params"]) == set(parameters.read_parameters(notebook))
     assert {"device", "precision", "commit", "torch"} <= set(record["environment"])
@@ -230,7 +233,7 @@ def test_lesson_07_makes_runs_that_are_missing_and_reads_them(tmp_path):
     args = ("run", "07", "--recipe", "smoke", "--out", tmp_path)
     done = command(*args)
     assert done.returncode == 0, done.stderr
-    (made,) = tmp_path.glob("smoke/02_supervised_baseline/*/run.json")
+    (made,) = tmp_path.glob("07_comparison/smoke/02_supervised_baseline/*/run.json")
     record = json.loads(made.read_text())
     assert (record["status"], record["recipe"]) == ("complete", "smoke")
     assert record["params"]["dataset"] == "cells:600"

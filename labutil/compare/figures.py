@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from labutil import evaluation, plots
 from labutil.images import to_numpy
-from labutil.plots import COLOURS, MARKERS, MOST_CLASSES, PALE, STYLE, line_style, sheet, short, styled, wrap
+from labutil.pictures import sheet
+from labutil.style import (
+    COLOURS,
+    GRAY,
+    MARKERS,
+    MOST_CLASSES,
+    PALE,
+    STYLE,
+    WIDTH,
+    legend_below,
+    looks,
+    short,
+    styled,
+    wrap,
+)
 
 
 def pareto(cost: np.ndarray, score: np.ndarray) -> np.ndarray:
@@ -31,79 +48,141 @@ def pareto(cost: np.ndarray, score: np.ndarray) -> np.ndarray:
 
 @styled
 def intervals(table: pd.DataFrame, *, chance: float | None = None, random_encoder: float | None = None) -> Figure:
-    """Accuracy of each method, a point, with its interval, a line.
+    """Accuracy of each method, a dot, with its interval, a line, on an axis that fits them.
 
-    Args:
-        table: as `comparison.summary` gives it: accuracy, accuracy_std, low, high, seeds.
-        chance, random_encoder: dashed and dotted lines to compare with.
+    table: as `methods.summary` gives it: accuracy, accuracy_std, low, high, seeds. chance, random_encoder: lines to
+    compare with; far from all dots they are only named.
 
     Example:
-        intervals(comparison.summary(board), chance=1 / 8)
+        intervals(methods.summary(board), chance=1 / 8)
     """
-    figure, axes = plt.subplots(figsize=(6.8, 0.8 + 0.36 * len(table)))
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.9 + 0.42 * len(table)))
+    ends = [table[[name]].set_axis(["accuracy"], axis=1) for name in ("low", "accuracy", "high")]
+    _dots(axes, ends, hue="row", palette=[look["color"] for look in _looks(table.index)])
     for i, row in enumerate(table.itertuples()):
-        axes.plot([row.low, row.high], [i, i], color=COLOURS[0], lw=1.6)
-        axes.plot(row.accuracy, i, "o", color=COLOURS[0], ms=5)
         spread = f" ± {row.accuracy_std:.3f}" if np.isfinite(row.accuracy_std) else ""
         text = f"{row.accuracy:.3f}{spread}, {row.seeds} seed{'s' if row.seeds > 1 else ''}"
-        axes.annotate(text, (1.01, i), xycoords=("axes fraction", "data"), va="center", fontsize=8)
-    for value, line, name in ((chance, "--", "chance"), (random_encoder, ":", "random encoder, k-NN")):
-        if value is not None and np.isfinite(value):
-            axes.axvline(value, ls=line, color="black", lw=1, zorder=0, label=f"{name}, {value:.3f}")
-    axes.set_yticks(range(len(table)), [wrap(str(n), 30) for n in table.index])
-    axes.set_ylim(len(table) - 0.5, -0.5)
+        axes.annotate(text, (1.02, i), xycoords=("axes fraction", "data"), va="center")
     axes.set_xlabel("test accuracy, with its 95% interval")
+    _references(axes, {"chance": chance, "random encoder, k-NN": random_encoder})
     if axes.get_legend_handles_labels()[0]:
-        figure.legend(loc="outside upper center", ncols=2)
+        legend_below(figure)
     return figure
+
+
+@styled
+def grouped(
+    table: pd.DataFrame, *, std: pd.DataFrame | None = None, xlabel: str = "accuracy", chance: float | None = None
+) -> Figure:
+    """Dots under each other: a group a row, a colour a column, each with a line of one `std` to either side and its
+    value behind it; NaN has no dot.
+
+    Example:
+        grouped(*methods.metric_table(board, {"home": "test_accuracy", "shifted": "shifted_accuracy"}))
+    """
+    rows, columns = table.shape
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.9 + rows * (0.2 + 0.24 * columns)))
+    spread = 0 * table if std is None else std.fillna(0)
+    colours, apart = [COLOURS[j % len(COLOURS)] for j in range(columns)], 1 - 1 / columns
+    _dots(axes, [table - spread, table, table + spread], hue="column", palette=colours, dodge=apart or False)
+    offsets = np.linspace(-apart / 2, apart / 2, columns)
+    for i, j in np.argwhere(table.notna().to_numpy()):
+        end = (table.iloc[i, j] + spread.iloc[i, j], i + offsets[j])
+        text = f"{table.iloc[i, j]:.3f}"
+        axes.annotate(text, end, (9, 0), textcoords="offset points", va="center")
+    for place in range(1, rows):
+        axes.axhline(place - 0.5, color="0.9", lw=1, zorder=0)
+    axes.margins(x=0.17)  # room for the values
+    axes.set_xlabel(xlabel)
+    _references(axes, {"chance": chance})
+    handles = [Line2D([], [], ls="", marker="o", ms=8, color=c, label=n) for c, n in zip(colours, table, strict=True)]
+    legend_below(figure, [*handles, *axes.get_legend_handles_labels()[0]])
+    return figure
+
+
+def _dots(axes: Axes, ends: Sequence[pd.DataFrame], **look: Any) -> None:
+    """A row of dots for each row of three tables (low, middle, high), each with the line from low to high."""
+    rows = range(len(ends[1]))
+    long = pd.concat([t.fillna(ends[1]).set_axis(rows).rename_axis("row") for t in ends])
+    long = long.melt(ignore_index=False, var_name="column").reset_index().dropna()
+    sns.pointplot(
+        long, x="value", y="row", order=rows, orient="h", linestyle="none", legend=False, ax=axes,
+        estimator="median", errorbar=("pi", 100), **look,  # of three numbers: the middle one, from least to largest
+    )  # fmt: skip
+    axes.set_yticks(rows, [wrap(str(name), 26) for name in ends[1].index])
+    axes.set(ylabel="", ylim=(len(rows) - 0.5, -0.5))
+    axes.grid(axis="x", color="0.9")
+    axes.set_axisbelow(True)
+
+
+def _references(axes: Axes, values: Mapping[str, float | None]) -> None:
+    """Upright lines to compare with; one that lies far from what is drawn is only named, so that the axis fits that."""
+    low, high = axes.get_xlim()
+    for line, (name, value) in zip(("--", ":"), values.items(), strict=False):
+        if value is None or not math.isfinite(value):
+            continue
+        look = {"ls": line, "color": GRAY, "lw": 1.5, "zorder": 0, "label": f"{name}, {value:.3f}"}
+        if 2 * low - high < value < 2 * high - low:
+            axes.axvline(value, **look)
+        else:
+            axes.plot([], [], **look | {"label": f"{name}, {value:.3f}, beyond the axis"})
+
+
+def _looks(labels: Iterable[Any]) -> list[dict[str, Any]]:
+    """Colour and marker of each method: its own, as everywhere; different ones for settings of a single method."""
+    found = looks(labels)
+    if len(found) == 1 or len({look["color"] for look in found}) > 1:
+        return found
+    return [look | {"color": COLOURS[i % len(COLOURS)]} for i, look in enumerate(found)]
 
 
 @styled
 def cost(table: pd.DataFrame) -> Figure:
     """Accuracy against training time and against parameters; a line joins the methods that no other beats (Pareto).
 
-    Args:
-        table: as `comparison.summary` gives it: accuracy, train_seconds, parameters; NaN where unknown.
+    table: as `methods.summary` gives it: accuracy, train_seconds, parameters; NaN where unknown.
 
     Example:
-        cost(comparison.summary(board))
+        cost(methods.summary(board))
     """
-    figure, cells = plt.subplots(1, 2, figsize=(7.6, 3.0), sharey=True)
-    for cell, column, name in zip(
+    figure, cells = plt.subplots(1, 2, figsize=(WIDTH, 3.4), sharey=True)
+    styles, order = _looks(table.index), range(len(table))
+    drawn = {"palette": [look["color"] for look in styles], "markers": [look["marker"] for look in styles], "s": 80}
+    for cell, column, label in zip(
         cells, ("train_seconds", "parameters"), ("training time (s)", "parameters"), strict=True
     ):
         x, y = table[column].to_numpy(float), table.accuracy.to_numpy(float)
         front = np.flatnonzero(pareto(x, y))
         front = front[np.argsort(x[front], kind="stable")]
-        look = {"color": PALE, "lw": 4, "marker": "o", "ms": 14, "zorder": 0}
-        cell.plot(x[front], y[front], label="no other is cheaper and better", **look)
-        for i, method in enumerate(table.index):
-            look = line_style(i)
-            label = wrap(str(method), 26)
-            cell.plot(x[i], y[i], ls="", color=look["color"], marker=look["marker"] or "o", ms=7, label=label)
+        front_line = Line2D(x[front], y[front], color=PALE, lw=4, marker="o", ms=16, zorder=0)
+        cell.add_line(front_line).set_label("no other is cheaper and better")
+        sns.scatterplot(x=x, y=y, hue=order, style=order, legend=False, ax=cell, **drawn)
         known = x[np.isfinite(x) & (x > 0)]
+        cell.set_xticks([])
         if len(known):
             cell.set_xscale("log")
             if known.max() / known.min() < 10:  # no power of ten between them: no tick but these
-                cell.set_xticks([known.min(), known.max()])
+                cell.set_xticks([known.min(), known.max()][: 1 + (known.max() > 1.5 * known.min())])
                 cell.set_xlim(known.min() / 1.6, known.max() * 1.6)
             cell.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}" if known.min() >= 10 else "{x:,.1f}"))
             cell.xaxis.set_minor_formatter(NullFormatter())
-        cell.set_xlabel(name)
+        cell.set_xlabel(label)
         cell.margins(0.12)
     cells[0].set_ylabel("test accuracy")
-    figure.legend(*cells[0].get_legend_handles_labels(), loc="outside right upper")
+    names = [wrap(str(name), 30) for name in table.index]
+    handles = [Line2D([], [], ls="", ms=8, label=name, **look) for name, look in zip(names, styles, strict=True)]
+    legend_below(figure, [front_line, *handles])
     return figure
 
 
 @styled
-def heat(table: pd.DataFrame, *, label: str, low: float = 0.0, high: float = 1.0, cmap: str = "Blues") -> Figure:
+def heat(table: pd.DataFrame, *, label: str) -> Figure:
     """A table of shares as colours, with the numbers in %; gray where there is none.
 
     Of more than 20 rows, the 20 in which the columns differ most (then: the lowest) are drawn.
 
     Example:
-        heat(comparison.class_recall(board), label="% of the class right")
+        heat(methods.class_recall(board), label="% of the class right")
     """
     title = label
     if len(table) > MOST_CLASSES:
@@ -111,129 +190,73 @@ def heat(table: pd.DataFrame, *, label: str, low: float = 0.0, high: float = 1.0
         kept = np.sort(np.lexsort((table.mean(axis=1), -spread))[:MOST_CLASSES])
         title += f"; the {len(kept)} of {len(table)} rows that differ most"
         table = table.iloc[kept]
-    values = table.to_numpy(float)
-    rows, columns = values.shape
-    figure, axes = plt.subplots(figsize=(3.2 + 0.62 * columns, 1.5 + 0.3 * rows))
-    axes.imshow(values, cmap=plt.get_cmap(cmap).with_extremes(bad=PALE), vmin=low, vmax=high, aspect="auto")
-    _name_axes(axes, table)
-    for i, j in np.argwhere(np.isfinite(values)):
-        shade = (values[i, j] - low) / (high - low)
-        colour = "white" if shade > 0.6 else "black"
-        axes.text(j, i, f"{values[i, j] * 100:.0f}", ha="center", va="center", fontsize=7, color=colour)
-    _title(figure, title)
-    return figure
+    colours = sns.light_palette(COLOURS[4], as_cmap=True)
+    return _matrix(table * 100, title, 0.4, fmt=".0f", cmap=colours, vmin=0, vmax=100)
 
 
 @styled
 def differences(pairs: pd.DataFrame) -> Figure:
     """Every method against every other: row minus column, in points; a star where there is evidence of a difference.
 
-    Args:
-        pairs: as `comparison.pairs` gives it.
+    pairs: as `methods.pairs` gives it.
 
     Example:
-        differences(comparison.pairs(board))
+        differences(methods.pairs(board))
     """
     names = list(dict.fromkeys([*pairs.a, *pairs.b]))
     table = pd.DataFrame(np.nan, index=names, columns=names)
-    stars = set()
+    words = table.astype(object)
     for row in pairs.itertuples():
-        table.loc[row.a, row.b], table.loc[row.b, row.a] = row.difference, -row.difference
-        if row.evidence:
-            stars |= {(row.a, row.b), (row.b, row.a)}
-    values = table.to_numpy(float) * 100
-    most = max(1.0, np.nanmax(np.abs(values), initial=0.0))
-    figure, axes = plt.subplots(figsize=(3.2 + 0.62 * len(names), 1.8 + 0.36 * len(names)))
-    colours = plt.get_cmap("PuOr_r").with_extremes(bad="white")
-    axes.imshow(values, cmap=colours, vmin=-1.5 * most, vmax=1.5 * most, aspect="auto")
-    _name_axes(axes, table)
-    for i, j in np.argwhere(np.isfinite(values)):
-        star = "*" if (names[i], names[j]) in stars else ""
-        axes.text(j, i, f"{values[i, j]:+.1f}{star}", ha="center", va="center", fontsize=7)
-    _title(figure, "row minus column, in points\n* evidence of a difference, all pairs considered")
-    return figure
+        for a, b, sign in ((row.a, row.b, 100), (row.b, row.a, -100)):
+            points = round(sign * row.difference, 1) + 0.0  # no -0.0
+            table.loc[a, b], words.loc[a, b] = points, f"{points:+.1f}{'*' if row.evidence else ''}"
+    most = max(1.0, np.nanmax(np.abs(table.to_numpy()), initial=0.0))
+    colours = sns.blend_palette([COLOURS[5], "white", COLOURS[4]], as_cmap=True)  # black numbers can be read on all
+    title = "row minus column, in points\n* evidence of a difference, all pairs considered"
+    return _matrix(table, title, 0.62, words, fmt="", cmap=colours, vmin=-most, vmax=most)
 
 
-def _title(figure: Figure, text: str) -> None:
-    figure.suptitle(text, fontsize=STYLE["axes.titlesize"], x=0.02, ha="left")
-
-
-def _name_axes(axes: Any, table: pd.DataFrame) -> None:
-    rows, columns = [[wrap(short(str(n), 44), 24) for n in names] for names in (table.index, table)]
-    axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(rows)), rows)
-    axes.spines[:].set_visible(False)
-
-
-@styled
-def grouped(
-    table: pd.DataFrame, *, std: pd.DataFrame | None = None, xlabel: str = "accuracy", chance: float | None = None
-) -> Figure:
-    """Bars beside each other: a group a row, a colour a column, values written at their ends; NaN has no bar.
-
-    Example:
-        grouped(*comparison.metric_table(board, {"home": "test_accuracy", "shifted": "shifted_accuracy"}))
-    """
-    rows, columns = table.shape
-    figure, axes = plt.subplots(figsize=(6.8, 0.8 + rows * (0.18 + 0.2 * columns)))
-    height = 0.84 / columns
-    present = table.notna().to_numpy()
-    for j, column in enumerate(table):
-        errors = std[column] if std is not None else pd.Series(np.nan, table.index)
-        drawn = {"color": COLOURS[j % len(COLOURS)], "label": column}
-        for i in np.flatnonzero(present[:, j]):
-            place = i + (present[i, :j].sum() - (present[i].sum() - 1) / 2) * height
-            value, error = table[column].iloc[i], np.nan_to_num(errors.iloc[i])
-            axes.barh(place, value, height * 0.92, **drawn)
-            drawn["label"] = None  # once in the legend
-            if error:
-                axes.errorbar(value, place, xerr=error, color="black", capsize=2, lw=0.8)
-            end = (value + error, place)
-            axes.annotate(f"{value:.3f}", end, (3, 0), textcoords="offset points", va="center", fontsize=7)
-    if chance is not None and math.isfinite(chance):
-        axes.axvline(chance, ls="--", color="black", lw=1, zorder=0, label="chance")
-    axes.set_yticks(range(rows), [wrap(str(n), 28) for n in table.index])
-    axes.set_ylim(rows - 0.5, -0.5)
-    axes.set_xlabel(xlabel)
-    axes.margins(x=0.12)
-    figure.legend(loc="outside upper center", ncols=min(4, columns + 1))
+def _matrix(table: pd.DataFrame, title: str, cell: float, words: Any = True, **look: Any) -> Figure:
+    """A heat map with its numbers, in columns of `cell` inches or more; cells without a number are gray."""
+    names = [wrap(short(str(name), 44), 24) for name in table.index]
+    size = max(WIDTH, 2.6 + cell * len(table.columns)), 1.9 + sum(0.32 + 0.2 * name.count("\n") for name in names)
+    figure, axes = plt.subplots(figsize=size)
+    axes.set_facecolor(PALE)
+    sns.heatmap(table, annot=words, annot_kws={"color": "black"}, cbar=False, linewidths=0.5, ax=axes, **look)
+    axes.set_yticks(axes.get_yticks(), names, rotation=0)
+    columns = [wrap(short(str(name), 44), 24) for name in table.columns]
+    axes.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set(xlabel="", ylabel="")
+    figure.suptitle(title, fontsize=STYLE["axes.titlesize"], x=0.02, ha="left")
     return figure
 
 
 @styled
-def calibrations(y_true: Any, probabilities: Mapping[str, Any], *, bins: int = 8) -> Figure:
+def calibrations(y_true: Any, probabilities: Mapping[str, Any]) -> Figure:
     """Accuracy of predictions by their confidence, a line a method; below the diagonal: too sure.
 
-    Args:
-        y_true: (N,). probabilities: {name: (N, K)}. Bins with fewer than ten images are left out.
+    y_true: (N,). probabilities: {name: (N, K)}. Of eight bins those with fewer than ten images are left out.
 
     Example:
         calibrations(y_true, {"SimCLR": p, "SupCon": q})
     """
-    figure, axes = plt.subplots(figsize=(5.6, 3.2))
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.8))
     axes.plot([0, 1], [0, 1], ":", color="black", label="as right as confident")
-    for i, (name, p) in enumerate(probabilities.items()):
-        table = evaluation.calibration(y_true, p, bins)
+    for (name, p), look in zip(probabilities.items(), _looks(probabilities), strict=True):
+        table = evaluation.calibration(y_true, p, 8)
         table = table[table["count"] >= 10]
-        look = line_style(i)
-        look["marker"] = look["marker"] or "o"
-        ece = evaluation.expected_calibration_error(y_true, p)
-        label = f"{wrap(str(name), 26)}, ECE {ece:.3f}"
-        axes.plot(table.confidence, table.accuracy, markersize=4, label=label, **look)
-    axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.03))
-    figure.legend(loc="outside right upper")
+        look["label"] = f"{wrap(str(name), 26)}, ECE {evaluation.expected_calibration_error(y_true, p):.3f}"
+        sns.lineplot(table, x="confidence", y="accuracy", errorbar=None, markersize=8, legend=False, ax=axes, **look)
+    axes.set(xlim=(0, 1), ylim=(0, 1.03))
+    legend_below(figure)
     return figure
 
 
 @styled
-def maps(
-    xy: Mapping[str, Any], labels: Any, classes: Sequence[str], *, seed: int = 0, chosen: int | None = None
-) -> Figure:
+def maps(xy: Mapping[str, Any], labels: Any, classes: Sequence[str], *, seed: int = 0) -> Figure:
     """Maps of the same images by several encoders, side by side: the same image has the same colour in each.
 
-    Args:
-        xy: {name: (N, 2)}, as `evaluation.tsne` gives them. labels: (N,).
-        seed: which 20 classes are coloured, of more. chosen: an image to ring in every map.
+    xy: {name: (N, 2)}, as `evaluation.tsne` gives them. labels: (N,). seed: which 20 classes are coloured, of more.
 
     Example:
         maps({"SimCLR": tsne(h), "SupCon": tsne(g)}, y_true, classes)
@@ -242,24 +265,26 @@ def maps(
     present = np.unique(labels)
     if len(present) > MOST_CLASSES:
         present = np.sort(np.random.default_rng(seed).choice(present, MOST_CLASSES, replace=False))
-    columns = min(6, max(1, len(xy)))
-    rows, side = math.ceil(len(xy) / columns), min(2.7, 10 / columns)
-    figure, cells = plt.subplots(rows, columns, figsize=(side * columns + 1.4, side * rows + 0.2), squeeze=False)
+    styles = [(COLOURS[i % len(COLOURS)], MARKERS[i // len(COLOURS)]) for i in range(len(present))]
+    colours, markers = ([style[j] for style in styles] for j in (0, 1))
+    columns = min(3, max(1, len(xy)))
+    rows = math.ceil(len(xy) / columns)
+    figure, cells = plt.subplots(rows, columns, figsize=(WIDTH, rows * WIDTH / columns), squeeze=False)
     for cell in cells.flat:
         cell.set(xticks=[], yticks=[])
         cell.spines[:].set_visible(False)
+    coloured = np.isin(labels, present)
     for cell, (name, given) in zip(cells.flat, xy.items(), strict=False):
-        points = to_numpy(given)
-        rest = ~np.isin(labels, present)
-        cell.scatter(*points[rest].T, s=5, color=PALE, lw=0)
-        for i, k in enumerate(present):
-            look = {"marker": MARKERS[i // len(COLOURS)], "color": COLOURS[i % len(COLOURS)]}
-            label = short(classes[k]) if cell is cells.flat[0] else None
-            cell.scatter(*points[labels == k].T, s=11, alpha=0.8, lw=0, label=label, **look)
-        if chosen is not None:
-            cell.scatter(*points[chosen], s=130, facecolor="none", edgecolor="black", lw=1.6)
-        cell.set_title(wrap(str(name), round(12 * side)))
-    figure.legend(loc="outside right upper", markerscale=1.4)
+        points, shown = to_numpy(given), labels[coloured]
+        cell.scatter(*points[~coloured].T, s=9, color=PALE, lw=0)
+        sns.scatterplot(x=points[coloured, 0], y=points[coloured, 1], hue=shown, style=shown, hue_order=present,
+                        style_order=present, palette=colours, markers=markers, s=24, alpha=0.8, linewidth=0,
+                        legend=False, ax=cell)  # fmt: skip
+        cell.set_title(wrap(str(name), 72 // columns))
+    names = [short(classes[k]) for k in present]
+    legend_below(figure, [
+        Line2D([], [], ls="", color=c, marker=m, label=name) for (c, m), name in zip(styles, names, strict=True)
+    ])  # fmt: skip
     return figure
 
 
@@ -267,11 +292,10 @@ def maps(
 def only_right(images: Any, found: Mapping[str, Any], y_true: Any, classes: Sequence[str], *, n: int = 6) -> Figure:
     """Images that one method alone has right, a row a method, its surest first, with their true classes.
 
-    Args:
-        images: (N, C, H, W). found: {method: indices}, as `comparison.only_one_right` gives it; empty ones have no row.
+    images: (N, C, H, W). found: {method: indices}, as `methods.only_one_right` gives it; empty ones have no row.
 
     Example:
-        only_right(images, comparison.only_one_right(board), board.y_true, board.classes)
+        only_right(images, methods.only_one_right(board), board.y_true, board.classes)
     """
     rows = {name: index for name, index in found.items() if len(index)}
     n = min(n, max(map(len, rows.values())))
@@ -287,15 +311,14 @@ def only_right(images: Any, found: Mapping[str, Any], y_true: Any, classes: Sequ
 def label_efficiency(curves: pd.DataFrame, *, chance: float | None = None) -> Figure:
     """Accuracy against the number of labels, a line a method; the band is one standard deviation over seeds.
 
-    Args:
-        curves: method, labels, accuracy, split, as `comparison.label_curves` gives them; of test and validation
-            accuracies, those that there are more of are drawn, never both on one axis.
+    curves: method, labels, accuracy, split, as `methods.label_curves` gives them; of test and validation accuracies,
+    those that there are more of are drawn, never both on one axis.
 
     Example:
-        label_efficiency(comparison.label_curves(board))
+        label_efficiency(methods.label_curves(board))
     """
     split = curves.split.mode().iloc[0]
-    grouped = curves[curves.split == split].groupby(["labels", "method"]).accuracy
+    accuracies = curves[curves.split == split].groupby(["labels", "method"]).accuracy
     name = {"test": "test accuracy", "val": "validation accuracy"}.get(split, f"{split} accuracy")
-    mean, std = grouped.mean().unstack(), grouped.std().unstack()
+    mean, std = accuracies.mean().unstack(), accuracies.std().unstack()
     return plots.lines(mean, std=std, xlabel="labels", ylabel=name, log_x=True, chance=chance)

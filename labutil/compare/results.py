@@ -13,23 +13,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from labutil import evaluation, paths, runs
+from labutil.data import load_dataset
+from labutil.paths import DataError
+from labutil.runs.predict import PredictionError, load_model
 
-NAMES = {
-    "02_supervised_baseline": "supervised",
-    "03_transfer_learning": "transfer",
-    "05_supcon": "SupCon",
-    "06_autoencoder": "autoencoder",
-}
-SELF_SUPERVISED = {"simclr": "SimCLR", "byol": "BYOL", "barlow_twins": "Barlow Twins"}
-NO_METHODS = {
-    "01_data_cleaning": "lesson 01 prepares data: no method to compare",
-    "07_comparison": "lesson 07 compares: no method of its own",
-}
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NO_METHOD = "no method to compare: it has no label and trained nothing"  # lessons 01 and 07, for example
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "normalize.mean", "normalize.std")
 
 
@@ -49,10 +45,18 @@ class Member:
 
 @dataclass(frozen=True, eq=False)
 class Method:
-    """Runs of one notebook with the same parameters but `seed`, one a seed. label: its name in tables and figures."""
+    """Runs of one notebook with the same parameters but `seed`, one a seed.
+
+    label: its name in tables and figures, unlike that of any other method of its board.
+    """
 
     label: str
     members: tuple[Member, ...]
+
+    @property
+    def name(self) -> str:
+        """What its notebook calls it, which other methods may share: the label without what tells them apart."""
+        return _name(self.members)
 
     @property
     def notebook(self) -> str:
@@ -67,9 +71,14 @@ class Method:
         return self.members[0].record["params"]
 
     @cached_property
+    def probabilities(self) -> np.ndarray:
+        """Of the test images, float32 (S, N, K), by run."""
+        return np.stack([m.probabilities for m in self.members])
+
+    @cached_property
     def y_pred(self) -> np.ndarray:
         """Predicted classes (S, N), a row a run."""
-        return np.stack([m.probabilities.argmax(1) for m in self.members])
+        return self.probabilities.argmax(2)
 
     def metric(self, name: str) -> np.ndarray:
         """A metric of the records, (S,); NaN where a run has none."""
@@ -91,19 +100,13 @@ class Board:
     y_true: np.ndarray
     methods: tuple[Method, ...]
 
-    def find(self, **wanted: Any) -> list[Method]:
-        """Methods whose notebook begins with `notebook`, or whose parameters have these values.
+    def find(self, *names: str) -> list[Method]:
+        """Methods that have one of these names; all, when none is given.
 
         Example:
-            board.find(notebook="04", method="simclr")
+            board.find("SimCLR", "BYOL")
         """
-        notebook = str(wanted.pop("notebook", ""))
-        missing = object()
-        return [
-            m
-            for m in self.methods
-            if m.notebook.startswith(notebook) and all(m.params.get(k, missing) == v for k, v in wanted.items())
-        ]
+        return [m for m in self.methods if not names or m.name in names]
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ def collect(root: Path | str | None = None) -> Collection:
             continue
         facts = record["dataset"]
         board = (facts["fingerprint"], tuple(facts["classes"]), member.y_true.tobytes())
-        groups.setdefault(board, {}).setdefault(_settings(record), []).append(member)
+        groups.setdefault(board, {}).setdefault(settings_key(record), []).append(member)
     boards = []
     for (fingerprint, classes, _), methods in groups.items():
         kept = []
@@ -151,6 +154,15 @@ def collect(root: Path | str | None = None) -> Collection:
     return Collection(root, boards, sorted(left_out), list(_notes(boards)))
 
 
+def settings_key(record: dict[str, Any], *without: str) -> str:
+    """What two runs must share to be averaged: the notebook and its parameters, but `seed` and those `without`.
+
+    The data set is compared by its fingerprint, not by its name.
+    """
+    params = {k: v for k, v in record["params"].items() if k not in {"seed", "dataset", *without}}
+    return json.dumps([record["notebook"], params], sort_keys=True)
+
+
 def count_parameters(path: Path) -> float:
     """Numbers in a .safetensors file, without statistics that were not learned; NaN where it cannot be read."""
     from safetensors import SafetensorError, safe_open
@@ -163,17 +175,50 @@ def count_parameters(path: Path) -> float:
         return float("nan")
 
 
+def test_images(board: Board, method: Method | None = None) -> Tensor:
+    """The board's test images, uint8 (N, C, H, W), of the size that a method (the first, when None) was given.
+
+    Raises DataError when the data set can no longer be read, or is no longer the one that the runs saw.
+
+    Example:
+        images = test_images(board)
+    """
+    method = method or board.methods[0]
+    record, params = method.members[0].record, method.params
+    size = (record.get("model") or {}).get("image_size") or record["dataset"].get("image_size")
+    options = {name: params[name] for name in ("data_seed", "val_fraction") if name in params}
+    data = load_dataset(params["dataset"], image_size=size if isinstance(size, int) else None, **options)
+    if data.fingerprint != board.fingerprint or len(data.test) != len(board.y_true):
+        raise DataError(f"{params['dataset']} is no longer what the runs saw (fingerprint {board.fingerprint})")
+    return data.test.images
+
+
+def features(board: Board, method: Method, index: np.ndarray) -> Tensor:
+    """Representations h = encoder(x), float32 (n, D), of some test images, by the first run of a method.
+
+    Raises DataError for images, PredictionError for a model, that cannot be had.
+
+    Example:
+        xy = evaluation.tsne(features(board, board.methods[0], stratified_sample(board.y_true, 300)))
+    """
+    model, _ = load_model(method.members[0].dir)
+    encoder = getattr(model, "encoder", None)
+    if encoder is None:
+        raise PredictionError(f"the model of {method.label} has no encoder of its own")
+    return evaluation.predict(encoder, test_images(board, method)[index].contiguous()).flatten(1)
+
+
 def _read(directory: Path, record: dict[str, Any]) -> Member | str:
     """A run that can be compared, or why not."""
     facts = {name: record.get(name) for name in ("params", "metrics")}
     if not isinstance(record.get("notebook"), str) or not all(isinstance(v, dict) for v in facts.values()):
         return "foreign: its run.json is not of this workbook"
-    if record["notebook"] in NO_METHODS:
-        return NO_METHODS[record["notebook"]]
     if record["status"] == "failed":
         return "failed" + _first_line(directory / "error.txt")
     if record["status"] != "complete":
         return f"not complete but {record['status']}: its command, given again, continues it"
+    if not (record.get("label") or record.get("fits") or (directory / "model.safetensors").exists()):
+        return NO_METHOD
     data = record.get("dataset")
     if not isinstance(data, dict) or not {"name", "fingerprint", "classes"} <= set(data):
         return "its record names no data set"
@@ -202,20 +247,14 @@ def _first_line(path: Path) -> str:
         return ""
 
 
-def _settings(record: dict[str, Any]) -> str:
-    """What two runs must share to be averaged. The data set is compared by its fingerprint."""
-    params = {k: v for k, v in record["params"].items() if k not in {"seed", "dataset"}}
-    return json.dumps([record["notebook"], params], sort_keys=True)
+def _name(members: Sequence[Member]) -> str:
+    """The label that a notebook gave its runs; of runs without one, the notebook's name."""
+    return next((str(m.record["label"]) for m in members if m.record.get("label")), members[0].record["notebook"])
 
 
 def _labels(groups: Sequence[tuple[Member, ...]]) -> list[str]:
     """A short name for each method: what it is and, of methods that would have the same name, what differs."""
-    names = []
-    for members in groups:
-        record = members[0].record
-        method = record["params"].get("method")
-        name = NAMES.get(record["notebook"]) or SELF_SUPERVISED.get(method, method)
-        names.append(str(name or record["notebook"]))
+    names = [_name(members) for members in groups]
     for name in set(names):
         same = [i for i, other in enumerate(names) if other == name]
         if len(same) > 1:
@@ -229,9 +268,8 @@ def _differences(records: Sequence[dict[str, Any]]) -> list[str]:
     recipes = [record.get("recipe") or "quick" for record in records]
     if len(set(recipes)) == len(recipes):
         return recipes
-    params = [{k: v for k, v in r["params"].items() if k not in {"seed", "dataset"}} for r in records]
-    keys = dict.fromkeys(k for p in params for k in p)
-    values = {k: [_show(k, p) for p in params] for k in keys}
+    keys = dict.fromkeys(k for r in records for k in r["params"] if k not in {"seed", "dataset"})
+    values = {k: [_show(k, r["params"]) for r in records] for k in keys}
     differing = sorted(
         (k for k in keys if len(set(values[k])) > 1), key=lambda k: (k.startswith("study"), -len(set(values[k])))
     )

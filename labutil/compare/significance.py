@@ -61,11 +61,8 @@ def wilson(right: int, n: int, level: float = LEVEL) -> tuple[float, float]:
     """
     if not 0 <= right <= n or n < 1:
         raise ValueError(f"right={right} of n={n}: expected 0 <= right <= n and n of at least 1")
-    z, p = stats.norm.ppf((1 + level) / 2), right / n
-    middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    low, high = max(0.0, middle - half), min(1.0, middle + half)
-    return float(low if right else 0.0), float(high if right < n else 1.0)
+    found = stats.binomtest(right, n).proportion_ci(level, method="wilson")
+    return float(found.low), float(found.high)
 
 
 def mcnemar(right_a: Sequence[bool] | np.ndarray, right_b: Sequence[bool] | np.ndarray) -> McNemar:
@@ -74,8 +71,7 @@ def mcnemar(right_a: Sequence[bool] | np.ndarray, right_b: Sequence[bool] | np.n
     Only images on which they disagree say anything. Fewer than 25 of them: the exact binomial test; else chi-square
     with Edwards' continuity correction. It knows nothing of other seeds: it judges these two networks, not methods.
 
-    Args:
-        right_a, right_b: (N,) bool, the same images in the same order.
+    right_a, right_b: bool (N,), the same images in the same order; raises ValueError for other shapes.
 
     Example:
         mcnemar(p_a.argmax(1) == y_true, p_b.argmax(1) == y_true).p
@@ -108,12 +104,7 @@ def resample(
     """Bootstrap (Efron 1979): scores on `replicates` test sets drawn from the images with replacement.
 
     The same seed draws the same test sets, so columns of two results belong together: that is what pairs them.
-
-    Args:
-        y_true: labels (N,). y_pred: (S, N), a row a run. metric: accuracy or macro_f1.
-
-    Returns:
-        float64 (S, replicates).
+    y_true: labels (N,). y_pred: (S, N), a row a run. metric: accuracy or macro_f1. Returns float64 (S, replicates).
 
     Example:
         a, b = (resample(y_true, y_pred).mean(0) for y_pred in (simclr, supcon))
@@ -146,9 +137,8 @@ def difference(
     seeds are few and matter, gives the interval. Counting seeds follows Bouthillier et al. (2021, arXiv:2103.03098):
     without them equal methods are called different far too often.
 
-    Args:
-        scores: (S_a,) and (S_b,), the runs' scores on the test set. resampled: (S_a, B) and (S_b, B) by `resample`.
-        seed_std: standard deviation between seeds for a method with a single run, from which none can be had.
+    scores: (S_a,) and (S_b,), the runs' scores on the test set. resampled: (S_a, B) and (S_b, B) by `resample`.
+    seed_std: standard deviation between seeds for a method with a single run, from which none can be had.
 
     Example:
         difference((score(y, a), score(y, b)), (resample(y, a), resample(y, b)))

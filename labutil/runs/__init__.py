@@ -16,7 +16,6 @@ __getattr__, __dir__ = on_demand(
         "format_metrics": "record",
         "write_json": "record",
         "show_path": "record",
-        "FILL_IN": "record",
         "run_notebook": "execute",  # a notebook with parameters -> its run's directory, found or made
         "outcome": "execute",  # what that came to, in words
     },

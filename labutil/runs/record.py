@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from labutil.images import Dataset
 
 KERNEL_LOCK_SECONDS = 60  # a killed run's kernel notices within a second or two that its parent is gone
-FILL_IN = "smoke"  # folder, beside the notebooks' own, of runs that notebook 07 makes because they are missing
 _held: dict[Path, AcquireReturnProxy] = {}
 
 
@@ -215,10 +214,10 @@ def run_id(notebook: Path, params: dict[str, Any], out: Path | None = None) -> s
 
 
 def _runs_stamp(root: Path, reader: str) -> str:
-    """Changes when a run below root is added or finishes, other than the reader's own and those it makes itself."""
+    """Changes when a run below root is added or finishes, but not with those in the reader's own folder."""
     found = []
     for file in sorted(root.glob("**/run.json")):
-        if not {reader, FILL_IN} & set(file.relative_to(root).parts):
+        if reader not in file.relative_to(root).parts:
             status = file.stat()
             found.append((str(file.relative_to(root)), status.st_size, status.st_mtime_ns))
     return json.dumps(found)

@@ -1,0 +1,105 @@
+"""Lessons that a comparison executes: those that it lacks runs of, small; and lesson 07, as a page to send around."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from labutil import paths, runs
+from labutil.compare.results import Board, Collection
+from labutil.paths import DataError
+from labutil.runs import parameters
+
+PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title><style>
+:root{{color-scheme:light dark}}
+body{{font:16px/1.5 system-ui,sans-serif;margin:0 auto;padding:1rem;max-width:60rem}}
+h1{{font-size:1.5rem}}h2{{font-size:1.2rem;margin-top:2.5rem}}h3{{font-size:1rem}}
+a.anchor-link{{display:none}}.output_area{{overflow-x:auto}}pre{{font-size:.85rem}}
+table{{border-collapse:collapse;font-size:.85rem}}th,td{{padding:.3rem .6rem;text-align:left;
+border-bottom:1px solid #8888}}img{{max-width:100%;height:auto;background:#fff;padding:.4rem;border-radius:.3rem;
+box-sizing:border-box}}</style></head><body>{body}</body></html>
+"""
+
+
+def lacking(board: Board | None, lessons: Iterable[str]) -> list[Path]:
+    """Notebooks of these lessons, by number or name, that are there and have no run on the board.
+
+    Example:
+        lacking(board, ["02", "05"])
+    """
+    present = {m.notebook for m in board.methods} if board else set()
+    found = sorted((paths.project_root() / "notebooks").glob("[0-9]*.ipynb"))
+    return [p for p in found if p.stem.startswith(tuple(lessons)) and p.stem not in present]
+
+
+def run_small(
+    notebook: Path, out: Path, dataset: str, data_seed: int, *, recipe: str = "smoke", subset: int = 400
+) -> float:
+    """Run a notebook of a small recipe on this data set, so that its run can stand beside the others; or find that run.
+
+    out: base directory of the run. subset: training images, for a notebook that takes `subset`. Returns the run's
+    seconds. Raises runs.RunError when it fails.
+    """
+    settings: dict[str, Any] = {"dataset": dataset, "data_seed": data_seed}
+    if "subset" in parameters.read_parameters(notebook):
+        settings["subset"] = subset
+    params = parameters.plan(notebook, recipe, settings)
+    _, record, _ = runs.run_notebook(notebook, params, recipe=recipe, out=out)
+    return record["seconds"]
+
+
+def write_pages(collection: Collection, *, progress: bool = False) -> Iterator[Path]:
+    """Execute lesson 07 once for every board, and leave compare_<name>.html each in the directory of the runs.
+
+    A page holds the lesson's text and outputs without its code, figures inside; nothing is loaded from elsewhere and no
+    script runs. Gives the paths, one as soon as it is written. progress: show the lesson's cells go by, on stderr.
+    A board whose lesson fails, most often because its images can no longer be read, does not keep the others from
+    theirs: the first error, runs.RunError or DataError, is raised at the end. Raises DataError without nbconvert.
+
+    Example:
+        paths = list(write_pages(results.collect("runs")))
+    """
+    if find_spec("nbconvert") is None:  # before minutes are spent
+        raise DataError("pages are made by nbconvert, which is not installed here: pip install nbconvert")
+    notebook = parameters.find_notebook(paths.project_root() / "notebooks", "07")
+    names = [re.sub(r"\W+", "_", Path(board.name).stem).strip("_") for board in collection.boards]
+    failed: list[Exception] = []
+    for name, board in zip(names, collection.boards, strict=True):
+        record, params = board.methods[0].members[0].record, board.methods[0].params
+        size = record["dataset"].get("image_size")
+        chosen = {"runs": str(collection.root), "dataset": params["dataset"], "data_seed": params.get("data_seed", 0)}
+        chosen |= {"image_size": size if isinstance(size, int) else None, "lessons": []}
+        try:
+            planned = parameters.plan(notebook, None, chosen)
+            directory, _, _ = runs.run_notebook(notebook, planned, out=collection.root, progress=progress)
+        except (runs.RunError, DataError) as error:
+            failed.append(error)
+            continue
+        twin = f"_{board.fingerprint[:8]}" if names.count(name) > 1 else ""
+        page = collection.root / f"compare_{name}{twin}.html"
+        content = as_page(directory / "notebook.ipynb")
+        paths.replace_file(page, lambda t, content=content: t.write_text(content, encoding="utf-8"))
+        yield page
+    if failed:
+        raise failed[0]
+
+
+def as_page(notebook: Path) -> str:
+    """An executed notebook as one HTML page: its text and outputs, without code."""
+    import nbformat
+    from nbconvert import HTMLExporter
+
+    content = nbformat.read(notebook, as_version=4)
+    for cell in content.cells:
+        if cell.cell_type == "markdown":  # without linked pictures, which lie elsewhere
+            cell.source = re.sub(r"\[!\[.*?\]\(.*?\)\]\(.*?\)", "", cell.source)
+    exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_output_prompt=True)
+    exporter.log.setLevel(logging.ERROR)  # or it warns of every picture without alternative text
+    body, _ = exporter.from_notebook_node(content)
+    title = re.search(r"<h1[^>]*>(.*?)<", body)
+    return PAGE.format(title=title[1] if title else notebook.stem, body=body)

@@ -1,0 +1,126 @@
+"""Claims about methods, beside what finished runs show: agrees, disagrees, or not enough evidence.
+
+Claims are judged on the same test images, with the statistics of `significance`: those about one setting by runs that
+differ in nothing else, those about methods by whole lessons.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from labutil.compare import methods, significance
+from labutil.compare.results import Board, Method, settings_key
+
+AGREES, DISAGREES, OPEN = "agrees", "disagrees", "not enough evidence"
+ALIKE = 0.03  # methods are called alike when the whole interval of their difference is within three points
+# What a claim of each kind takes; the claim's own `needs` follows.
+NEEDS = {
+    "better": "runs of lessons",
+    "alike": "a run of each: labutil run",
+    "larger": "a run that differs in this alone: labutil run",
+    "change": "a run that differs in this alone: labutil run",
+    "drop": "a run with a shifted test set: labutil run",
+}
+Pair = tuple[Method, Method]  # the second is claimed to be better
+
+
+def judge(board: Board, claims: Sequence[tuple], *, replicates: int = significance.REPLICATES) -> pd.DataFrame:
+    """A row a claim: DataFrame(claim, report, here, verdict). What has no runs says which command makes them.
+
+    claims: (claim, report, needs, kind, *what): the claim and what a report says of it, in words; what to run where it
+    cannot be judged; and how it is judged. Names are those of `Method.name`; without any, all methods are meant.
+        "better", a, b: a is better than b. "alike", a, b, ...: every two are within `ALIKE` of each other.
+        "larger", parameter, *names: a larger value is better, of a list a longer one.
+        "change", parameter, before, after, *names: so is `after` (of a list: its length); before None: any value.
+        "drop": methods are less accurate on a shifted test set (metric shifted_accuracy) than at home.
+
+    Example:
+        judge(board, [("SupCon is better than SimCLR", "87.20 against 86.09%", "05, 04", "better", "SupCon", "SimCLR")])
+    """
+    compare = methods.comparer(board, replicates=replicates)
+    rows = []
+    for claim, report, needs, kind, *what in claims:
+        pairs = [] if kind == "drop" else _pairs(board, kind, *what)
+        found = _drop(board) if kind == "drop" else _verdict(kind, pairs, [compare(b, a) for a, b in pairs])
+        rows.append((claim, report, *(found or (f"needs {NEEDS[kind]} {needs}", OPEN))))
+    return pd.DataFrame(rows, columns=["claim", "report", "here", "verdict"])
+
+
+def speaker(board: Board, name: str) -> Method | None:
+    """The method that speaks for a name: not at smoke size if there is another, then most seeds, then the newest."""
+    order = lambda m: (m.recipe != "smoke", len(m.members), str(m.members[0].record.get("started")))  # noqa: E731
+    return max(board.find(name), key=order, default=None)
+
+
+def changes(board: Board, parameter: str, *names: str) -> list[Pair]:
+    """Pairs of methods of one notebook that differ in one parameter only, (smaller value, larger value)."""
+    known = [m for m in board.find(*names) if m.params.get(parameter) is not None]
+    others = {m: settings_key(m.members[0].record, parameter) for m in known}
+    return [
+        (a, b) if _size(a, parameter) < _size(b, parameter) else (b, a)
+        for a, b in itertools.combinations(known, 2)
+        if others[a] == others[b] and a.params[parameter] != b.params[parameter]
+    ]
+
+
+def _pairs(board: Board, kind: str, *what: Any) -> list[Pair]:
+    if kind in {"better", "alike"}:
+        speaking = [speaker(board, name) for name in what]
+        pairs = [] if None in speaking else list(itertools.combinations(speaking, 2))
+        return [(b, a) for a, b in pairs] if kind == "better" else pairs
+    if kind == "larger":
+        return changes(board, *what)
+    parameter, before, after, *names = what
+    either_way = [pair for a, b in changes(board, parameter, *names) for pair in ((a, b), (b, a))]
+    return [(a, b) for a, b in either_way if _size(b, parameter) == after and before in {None, _size(a, parameter)}]
+
+
+def _size(method: Method, parameter: str) -> float:
+    value = method.params[parameter]
+    return len(value) if isinstance(value, list) else float(value)
+
+
+def _verdict(kind: str, pairs: Sequence[Pair], found: Sequence[significance.Difference]) -> tuple[str, str] | None:
+    """What the runs show, in words, and the verdict; None without pairs. found: of each pair, the second minus the
+    first. Several pairs are corrected, and must not contradict each other."""
+    if not pairs:
+        return None
+    text = "; ".join(_numbers(*pair, d) for pair, d in zip(pairs, found, strict=True))
+    if any(a.recipe != b.recipe for a, b in pairs):
+        text = "runs" if kind == "alike" else f"{text};"
+        return f"{text} of different recipes, so not compared", OPEN
+    sure = significance.holm([d.p for d in found]) < 1 - significance.LEVEL
+    if kind == "alike":
+        alike = all(max(-d.low, d.high) < ALIKE for d in found)
+        return text, DISAGREES if sure.any() else AGREES if alike else OPEN
+    signs = {d.value > 0 for d, s in zip(found, sure, strict=True) if s}
+    return text, OPEN if len(signs) != 1 else AGREES if signs == {True} else DISAGREES
+
+
+def _numbers(worse: Method, better: Method, d: significance.Difference) -> str:
+    seeds = f"{d.seeds[0]} and {d.seeds[1]} seeds" if max(d.seeds) > 1 else "one seed each"
+    span = f"{d.value * 100:+.1f} points ({d.low * 100:+.1f} to {d.high * 100:+.1f})"
+    return f"{better.label} against {worse.label}: {span}, {seeds}"
+
+
+def _drop(board: Board) -> tuple[str, str] | None:
+    """Accuracy at home less that on shifted images, of every method that was tested on both; None without any."""
+    texts, z = [], []
+    for method in board.methods:
+        at_home, shifted = method.metric("test_accuracy"), method.metric("shifted_accuracy")
+        home, away = at_home.mean(), shifted.mean()
+        if math.isfinite(away):
+            n = len(board.y_true)  # the shifted set may be larger; then this is on the careful side
+            by_images = (home * (1 - home) + away * (1 - away)) / n
+            by_seeds = np.var(at_home - shifted, ddof=1) / len(shifted) if len(shifted) > 1 else 0.0
+            texts.append(f"{method.label}: {home:.1%} at home, {away:.1%} shifted")
+            z.append((home - away) / max(math.sqrt(by_images + by_seeds), 1e-9))
+    if not z:
+        return None
+    return "; ".join(texts), AGREES if min(z) > 2 else DISAGREES if max(z) < -2 else OPEN

@@ -1,0 +1,152 @@
+"""The methods of a board in numbers, against slow loops."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+from planted import CLASSES, board_of, leave_run, some_labels
+
+from labutil import evaluation
+from labutil.compare import methods, significance
+
+Y = some_labels()
+
+
+def test_summary_is_mean_and_spread_over_seeds(tmp_path):
+    for seed in (0, 1, 2):
+        leave_run(tmp_path, "02_supervised_baseline", y_true=Y, seed=seed)
+    leave_run(tmp_path, "05_supcon", y_true=Y)
+    board = board_of(tmp_path)
+    table = methods.summary(board)
+    for method in board.methods:
+        accuracies = [(m.probabilities.argmax(1) == Y).mean() for m in method.members]
+        f1 = [evaluation.classification_metrics(Y, m.probabilities)["macro_f1"] for m in method.members]
+        row = table.loc[method.label]
+        assert row.accuracy == pytest.approx(np.mean(accuracies))
+        assert row.macro_f1 == pytest.approx(np.mean(f1))
+        assert row.low < row.accuracy < row.high
+        if len(accuracies) > 1:
+            assert row.accuracy_std == pytest.approx(np.std(accuracies, ddof=1))
+        else:
+            assert np.isnan(row.accuracy_std)
+            right = round(accuracies[0] * len(Y))
+            assert (row.low, row.high) == pytest.approx(significance.wilson(right, len(Y)))
+    assert table.seeds.tolist() == [3, 1]
+    assert table.train_seconds.tolist() == [11, 10]
+
+
+def test_pairs_are_the_statistics_of_every_two(tmp_path):
+    for seed in (0, 1, 2):
+        leave_run(tmp_path, "02_supervised_baseline", y_true=Y, seed=seed, share=0.5)
+        leave_run(tmp_path, "04_simclr", y_true=Y, seed=seed, share=0.5, params={"method": "simclr"})
+        leave_run(tmp_path, "05_supcon", y_true=Y, seed=seed, share=0.85)
+    board = board_of(tmp_path)
+    table = methods.pairs(board, replicates=300)
+    assert table[["a", "b"]].to_numpy().tolist() == [
+        ["supervised", "SimCLR"], ["supervised", "SupCon"], ["SimCLR", "SupCon"],
+    ]  # fmt: skip
+    assert table.p_holm.to_numpy() == pytest.approx(significance.holm(table.p))
+    assert table.evidence.tolist() == [False, True, True]
+    assert table.words[0].startswith("no evidence of a difference between")
+    assert table.words[2].startswith("SupCon is ahead of SimCLR")
+    for row, (a, b) in zip(table.itertuples(), itertools.combinations(board.methods, 2), strict=True):
+        scores = [significance.score(Y, m.y_pred) for m in (a, b)]
+        resampled = [significance.resample(Y, m.y_pred, replicates=300) for m in (a, b)]
+        alone = significance.difference(scores, resampled, seed_std=methods.seed_std(board)[0])
+        assert (row.difference, row.low, row.high, row.p) == pytest.approx(
+            (alone.value, alone.low, alone.high, alone.p)
+        )
+        test = significance.mcnemar(a.y_pred[0] == Y, b.y_pred[0] == Y)
+        assert (row.only_a, row.only_b, row.p_mcnemar) == (test.only_a, test.only_b, test.p)
+
+
+def test_spread_between_seeds_is_pooled_or_assumed(tmp_path):
+    leave_run(tmp_path, "02_supervised_baseline", y_true=Y)
+    assert methods.seed_std(board_of(tmp_path)) == (significance.ASSUMED_SEED_STD, False)
+    for seed in (0, 1, 2):
+        leave_run(tmp_path, "05_supcon", y_true=Y, seed=seed)
+    for seed in (0, 1):
+        leave_run(tmp_path, "06_autoencoder", y_true=Y, seed=seed)
+    board = board_of(tmp_path)
+    three, two = (significance.score(Y, m.y_pred) for m in board.methods[1:])
+    expected = np.sqrt((2 * three.var(ddof=1) + two.var(ddof=1)) / 3)
+    assert methods.seed_std(board) == (pytest.approx(expected), True)
+
+
+def test_ensemble_averages_one_run_of_every_method(tmp_path):
+    for seed in (0, 1, 2):
+        leave_run(tmp_path, "02_supervised_baseline", y_true=Y, seed=seed)
+    assert methods.ensemble(board_of(tmp_path)) is None
+    for seed in (0, 1):
+        leave_run(tmp_path, "05_supcon", y_true=Y, seed=seed)
+    a, b = board_of(tmp_path).methods
+    together = methods.ensemble(board_of(tmp_path))
+    assert together.shape == (2, len(Y), 4)
+    for s in range(2):
+        assert np.allclose(together[s], (a.members[s].probabilities + b.members[s].probabilities) / 2)
+
+
+def test_recall_agreement_and_images_against_slow_loops(tmp_path):
+    for seed in (0, 1):
+        leave_run(tmp_path, "02_supervised_baseline", y_true=Y, seed=seed, share=0.6)
+        leave_run(tmp_path, "04_simclr", y_true=Y, seed=seed, share=0.5, params={"method": "byol"})
+    leave_run(tmp_path, "05_supcon", y_true=Y, share=0.7)
+    board = board_of(tmp_path)
+    recall, same = methods.class_recall(board), methods.agreement(board)
+    assert recall.index.tolist() == list(CLASSES)
+    for method in board.methods:
+        for k, name in enumerate(CLASSES):
+            mine = k == Y
+            each = [(p[mine] == k).mean() for p in method.y_pred]
+            assert recall.loc[name, method.label] == pytest.approx(np.mean(each))
+        for other in board.methods:
+            values = [
+                np.mean(p == q)
+                for (i, p), (j, q) in itertools.product(enumerate(method.y_pred), enumerate(other.y_pred))
+                if method is not other or i != j
+            ]
+            expected = np.mean(values) if values else np.nan
+            assert same.loc[method.label, other.label] == pytest.approx(expected, nan_ok=True)
+    right = methods.right_images(board)
+    everyone, alone = methods.hardest(board), methods.only_one_right(board)
+    assert set(everyone) == {i for i in range(len(Y)) if not any(r[i] for r in right)}
+    for m, method in enumerate(board.methods):
+        mine = {i for i in range(len(Y)) if right[m, i] and right[:, i].sum() == 1}
+        assert set(alone[method.label]) == mine
+    mean = np.mean([np.mean([r.probabilities for r in m.members], 0) for m in board.methods], 0)
+    assert np.all(np.diff(mean[everyone, Y[everyone]]) >= 0)
+
+
+def test_metric_tables_leave_out_what_nobody_recorded(tmp_path):
+    leave_run(tmp_path, "02_supervised_baseline", y_true=Y, metrics={"knn_accuracy": 0.3})
+    for seed in (0, 1):
+        metrics = {"shifted_accuracy": 0.4 + seed / 10, "knn_accuracy": 0.5}
+        leave_run(tmp_path, "03_transfer_learning", y_true=Y, seed=seed, metrics=metrics)
+    columns = {"shifted": "shifted_accuracy", "noise": "noise_accuracy", "k-NN": "knn_accuracy"}
+    mean, std = methods.metric_table(board_of(tmp_path), columns)
+    assert mean.index.tolist() == ["transfer"]
+    assert mean.columns.tolist() == ["shifted", "k-NN"]
+    assert mean.loc["transfer", "shifted"] == pytest.approx(0.45)
+    assert std.loc["transfer", "shifted"] == pytest.approx(np.std([0.4, 0.5], ddof=1))
+    mean, _ = methods.metric_table(board_of(tmp_path), columns | {"neighbours": "knn_accuracy"})
+    assert mean.columns.tolist() == ["shifted", "k-NN"]  # the same number, once
+
+
+def test_label_curves_are_read_where_they_are(tmp_path):
+    leave_run(tmp_path, "02_supervised_baseline", y_true=Y)
+    one = leave_run(tmp_path, "05_supcon", y_true=Y)
+    two = leave_run(tmp_path, "04_simclr", y_true=Y, params={"method": "simclr"})
+    bad = leave_run(tmp_path, "03_transfer_learning", y_true=Y)
+    row = {"share": 0.1, "labels": 100, "seed": 0, "accuracy": 0.5, "split": "test"}
+    pd.DataFrame([row | {"method": "supcon"}]).to_csv(one / "label_efficiency.csv", index=False)
+    several = [row | {"method": name} for name in ("linear", "from scratch")]
+    pd.DataFrame(several).to_csv(two / "label_efficiency.csv", index=False)
+    (bad / "label_efficiency.csv").write_text("a,b\n1,2\n")
+    curves = methods.label_curves(board_of(tmp_path))
+    assert curves.method.tolist() == ["SimCLR: linear", "SimCLR: from scratch", "SupCon"]
+    (two / "label_efficiency.csv").unlink()
+    (one / "label_efficiency.csv").unlink()
+    assert methods.label_curves(board_of(tmp_path)).empty
