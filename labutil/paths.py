@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -23,6 +24,18 @@ def check_choice(parameter: str, value: str, choices: Collection[str]) -> None:
     """Raise ValueError, naming the parameter and the nearest choice, when `value` is not one of `choices`."""
     if value not in choices:
         raise ValueError(f"{parameter}={value!r}{did_you_mean(value, choices)} is not one of {', '.join(choices)}")
+
+
+def check_number(parameter: str, value: object, low: float, high: float = math.inf, whole: bool = False) -> None:
+    """Raise ValueError, naming the parameter, unless `value` is a finite (`whole`: a whole) number in [low, high]."""
+    if not is_number(value) or not low <= value <= high or (whole and value != int(value)):
+        kind, at_most = "whole number" if whole else "number", f" and at most {high:g}" if high < math.inf else ""
+        raise ValueError(f"{parameter}={value!r} must be a {kind}, at least {low:g}{at_most}")
+
+
+def is_number(value: object) -> bool:
+    """Whether `value` is an int or a finite float; True and False are neither."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 class DataError(ValueError):
