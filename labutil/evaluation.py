@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from labutil.images import Array
 
-TSNE_MINIMUM = 5  # points that a t-SNE map needs
-
 
 def predict(
     model: nn.Module, images: torch.Tensor, *, batch_size: int = 512, precision: str | None = None
@@ -194,11 +192,11 @@ def tsne(features: Array, *, seed: int = 0) -> np.ndarray:
 
     Neighbourhoods can be read off it; distances between clusters, their sizes and the axes mean nothing. Perplexity
     30, less for few points; 50 principal components first, as its authors do. About a second per 500 points.
-    features: finite floats (N, ...), flattened, not standardised; N from `TSNE_MINIMUM` up.
+    features: finite floats (N, ...), N at least 5, flattened, not standardised.
     """
     x = to_numpy(features)
-    if x.ndim < 2 or len(x) < TSNE_MINIMUM:
-        raise ValueError(f"features: t-SNE wants (N, D) with at least {TSNE_MINIMUM} points, got shape {x.shape}")
+    if x.ndim < 2 or len(x) < 5:
+        raise ValueError(f"features: t-SNE wants (N, D) with at least 5 points, got shape {x.shape}")
     x = x.reshape(len(x), -1).astype(np.float32)
     if not np.isfinite(x).all():
         raise ValueError("features: some are NaN or infinite; did training diverge?")

@@ -9,6 +9,11 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 
+def printable(name: str) -> str:
+    """A file's name as text that any file or screen takes: bytes in it that are no UTF-8 become `\\xe9` and so on."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def did_you_mean(word: str, known: Collection[str]) -> str:
     """`" (did you mean 'epochs'?)"` for a near miss, else `""`: goes behind the wrong name in a message.
 
@@ -18,12 +23,6 @@ def did_you_mean(word: str, known: Collection[str]) -> str:
     lowered = {name.lower(): name for name in known}
     near = difflib.get_close_matches(str(word).lower(), lowered, n=1)
     return f" (did you mean {lowered[near[0]]!r}?)" if near else ""
-
-
-def check_choice(parameter: str, value: str, choices: Collection[str]) -> None:
-    """Raise ValueError, naming the parameter and the nearest choice, when `value` is not one of `choices`."""
-    if value not in choices:
-        raise ValueError(f"{parameter}={value!r}{did_you_mean(value, choices)} is not one of {', '.join(choices)}")
 
 
 def check_number(parameter: str, value: object, low: float, high: float = math.inf, whole: bool = False) -> None:
@@ -38,12 +37,18 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def check_choice(parameter: str, value: str, choices: Collection[str]) -> None:
+    """Raise ValueError, naming the parameter and the nearest choice, when `value` is not one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{parameter}={value!r}{did_you_mean(value, choices)} is not one of {', '.join(choices)}")
+
+
 class DataError(ValueError):
     """Data that cannot be used. The message is one line: which file or parameter, what is wrong, what to do."""
 
     def __init__(self, message: str) -> None:
         # A message of another library may be quoted inside, and some of those have several lines.
-        super().__init__(" ".join(line.strip() for line in message.splitlines()))
+        super().__init__(printable(" ".join(line.strip() for line in message.splitlines())))
 
 
 def project_root() -> Path:
@@ -61,8 +66,10 @@ def runs_dir() -> Path:
     return _place("LABUTIL_RUNS", "runs")
 
 
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+def replace_file(path: Path, write: Callable[[Path], object], *, sync: bool = False) -> None:
     """Let `write` fill a file beside `path`, then move it there: a reader finds the old file or the new, never half.
+
+    sync: wait until the disk has it, so that this also holds after a power cut.
 
     Example:
         replace_file(path, lambda temporary: temporary.write_text("whole"))
@@ -70,6 +77,9 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     try:
         write(temporary)
+        if sync:
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from labutil.images import Array
 
+AXES = 512  # principal axes that a linear probe keeps, at most
 DEFAULT = "tf_efficientnet_lite0"  # its weights are installed
 FORMAT = 1  # part of every name in the cache: raise it when the features of an image change
 
@@ -36,10 +37,8 @@ def knn_probabilities(
 ) -> Tensor:
     """Class probabilities of each query by a vote of its k nearest neighbours (Wu et al. 2018, arXiv:1805.01978).
 
-    Neighbours are the most similar by cosine; each votes for its class with weight exp(cosine / tau).
-
-    bank, bank_labels: embeddings (M, D) and labels (M,) of known images. queries: (N, D). k: at most M vote. tau:
-    temperature of the weights. Returns float32 (N, K) on the CPU, rows sum to 1.
+    Of the images with embeddings `bank` (M, D) and labels `bank_labels` (M,) the k most similar to a query (N, D) by
+    cosine vote, with weight exp(cosine / tau). Returns float32 (N, K) on the CPU, rows sum to 1.
     """
     bank, queries = F.normalize(check_embeddings("bank", bank)), F.normalize(check_embeddings("queries", queries))
     y = torch.from_numpy(evaluation.check_labels("bank_labels", bank_labels, n_classes)).to(bank.device)
@@ -70,10 +69,10 @@ def signed_root(x: np.ndarray) -> np.ndarray:
     return np.sign(x) * np.sqrt(np.abs(x))
 
 
-def principal_axes(h: Array, dimensions: int = 512) -> np.ndarray:
-    """Signed roots of features on their leading principal axes, centred, float (N, min(dimensions, D, N - 1)). With all
-    axes the mean squared length is 100, so that one `decay` of `logistic_regression` suits all features."""
-    _, x, power = _fit_axes(to_numpy(h), dimensions)
+def principal_axes(h: Array) -> np.ndarray:
+    """Signed roots of features on their leading principal axes, centred, float (N, min(AXES, D, N - 1)). With all axes
+    the mean squared length is 100, so that one `decay` of `logistic_regression` suits all features."""
+    _, x, power = _fit_axes(to_numpy(h))
     return x / np.sqrt(power)
 
 
@@ -92,25 +91,25 @@ def logistic_regression(
         return model.fit(x, labels, sample_weight=sample_weight)
 
 
-def linear_probe(h: Array, labels: Array, *, decay: float = 0.002, dimensions: int = 512) -> Pipeline:
+def linear_probe(h: Array, labels: Array, *, decay: float = 0.002) -> Pipeline:
     """A linear classifier on frozen features: how much of the answer is in them in plain sight.
 
     Signed roots of the features, on their leading principal axes (not standardised one by one: those that vary little
     say little), then multinomial logistic regression: a tenth of a second for a few thousand images, always the same.
 
     labels: two classes at least. decay: L2 penalty, for features scaled to a mean squared length of 100; 0.001 to 0.01
-    suits most sets. dimensions: principal axes kept, at most. Returns a fitted scikit-learn pipeline with the steps
-    "signed_root", "axes" (PCA) and "classifier", for NumPy arrays.
+    suits most sets. Returns a fitted scikit-learn pipeline, for NumPy arrays, with the steps "signed_root", "axes"
+    (PCA) and "classifier".
 
     Example:
         linear_probe(h, data.train.labels).score(h_val.numpy(), data.val.labels.numpy())
     """
-    probe, x, power = _fit_axes(to_numpy(h), dimensions)
+    probe, x, power = _fit_axes(to_numpy(h))
     probe.steps.append(("classifier", logistic_regression(x, to_numpy(labels), decay=decay, power=power)))
     return probe
 
 
-def _fit_axes(h: np.ndarray, dimensions: int) -> tuple[Pipeline, np.ndarray, float]:
+def _fit_axes(h: np.ndarray) -> tuple[Pipeline, np.ndarray, float]:
     """The first steps of a linear probe, fitted; h as they leave it; the mean squared length of its roots / 100."""
     from sklearn.decomposition import PCA
     from sklearn.pipeline import Pipeline
@@ -118,7 +117,7 @@ def _fit_axes(h: np.ndarray, dimensions: int) -> tuple[Pipeline, np.ndarray, flo
 
     n, d = h.shape
     solver = "covariance_eigh" if n > d else "full"  # the former is fast, and fails on few images
-    axes = PCA(min(dimensions, d, max(1, n - 1)), svd_solver=solver)
+    axes = PCA(min(AXES, d, max(1, n - 1)), svd_solver=solver)
     steps = Pipeline([("signed_root", FunctionTransformer(signed_root)), ("axes", axes)])
     with threadpool_limits(1):
         return steps, steps.fit_transform(h), max(signed_root(h).var(0).sum() / 100, 1e-12)
