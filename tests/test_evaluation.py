@@ -1,6 +1,7 @@
 """Metrics and ensembles against scikit-learn and slow loops; predict and t-SNE on what breaks them."""
 
 import itertools
+import re
 import time
 
 import numpy as np
@@ -32,11 +33,10 @@ cases = st.builds(random_case, st.integers(0, 10**6), st.integers(1, 40), st.int
 def test_metrics_equal_scikit_learn(case):
     y, p = case
     got, predicted, present = ev.classification_metrics(y, p), p.argmax(1), np.unique(y)
-    macro = {"labels": present, "average": "macro", "zero_division": 0}
     assert got["accuracy"] == pytest.approx(sk.accuracy_score(y, predicted))
-    assert got["macro_precision"] == pytest.approx(sk.precision_score(y, predicted, **macro))
-    assert got["macro_recall"] == pytest.approx(sk.recall_score(y, predicted, **macro))
-    assert got["macro_f1"] == pytest.approx(sk.f1_score(y, predicted, **macro))
+    for name, score in ("precision", sk.precision_score), ("recall", sk.recall_score), ("f1", sk.f1_score):
+        expected = score(y, predicted, labels=present, average="macro", zero_division=0)
+        assert got[f"macro_{name}"] == pytest.approx(expected)
     areas = [sk.roc_auc_score(y == k, p[:, k]) for k in present] if len(present) > 1 else [0.5]
     assert got["macro_auc"] == pytest.approx(np.mean(areas))
     assert got["errors"] == (predicted != y).sum()
@@ -71,17 +71,20 @@ def test_macro_auc_of_200_classes_is_fast_and_right():
     assert got == pytest.approx(sk.roc_auc_score(y, p, multi_class="ovr"))
 
 
+HALVES = [[0.5, 0.5]] * 2
+
+
 @pytest.mark.parametrize(
     ("y", "p", "message"),
     [
         ([0, 1], [[2.0, -1.0], [0.5, 0.5]], "sum to 1"),
         ([0, 1], [[3.0, 1.0], [0.5, 0.5]], "sum to 1"),
         ([0, 1], [[0.5, 0.5]], "2 rows and probabilities 1"),
-        ([0, 2], [[0.5, 0.5]] * 2, "from 0 to 2, outside 0 to 1"),
-        ([0, -1], [[0.5, 0.5]] * 2, "outside 0 to 1; 1 are -1 (unlabelled)"),
-        ([0, -2], [[0.5, 0.5]] * 2, "outside 0 to 1"),
-        ([0.0, 1.0], [[0.5, 0.5]] * 2, "expected integer labels"),
-        ([[0], [1]], [[0.5, 0.5]] * 2, "expected integer labels"),
+        ([0, 2], HALVES, "from 0 to 2, outside 0 to 1"),
+        ([0, -1], HALVES, "outside 0 to 1; 1 are -1 (unlabelled)"),
+        ([0, -2], HALVES, "outside 0 to 1"),
+        ([0.0, 1.0], HALVES, "expected integer labels"),
+        ([[0], [1]], HALVES, "expected integer labels"),
         ([0, 1], [[np.nan, 0.5], [0.5, 0.5]], "NaN"),
         ([0, 1], [0.5, 0.5], "probabilities (N, K), got (2,)"),
         (np.zeros(0, int), np.zeros((0, 2)), "N at least 1"),
@@ -123,9 +126,6 @@ def test_confusion_matrix_equals_scikit_learns(case):
     got = ev.confusion_matrix(torch.from_numpy(y), p.argmax(1), 9)
     assert got.dtype == np.int64
     assert (got == sk.confusion_matrix(y, p.argmax(1), labels=range(9))).all()
-
-
-def test_confusion_matrix_refuses():
     for y, predicted in ([0, -1], [0, 0]), ([0, 1], [0, 2]), ([0], [0, 1]):
         with pytest.raises(ValueError, match=r"y_(true|pred)"):
             ev.confusion_matrix(y, predicted, 2)
@@ -140,30 +140,21 @@ def test_most_confused():
     assert len(ev.most_confused(np.diag([4, 2]))) == 0
 
 
-def test_roc_curves_equal_scikit_learn_and_skip_absent_classes():
+def test_roc_curves_and_class_report_equal_scikit_learn():
     y, p = random_case(3, 80, 4, ties=True)
-    y[y == 2] = 1
-    curves = ev.roc_curves(y, p)
-    assert curves[2] is None
-    for k in (0, 1, 3):
-        fpr, tpr, auc = curves[k]
+    y[y == 3] = 1
+    names = ["a", "b", "c", "d"]
+    got, curves = ev.class_report(y, p, names), ev.roc_curves(y, p)
+    for k, (fpr, tpr, auc) in enumerate(curves[:3]):
         assert np.array_equal(fpr, sk.roc_curve(y == k, p[:, k])[0])
         assert (fpr[0], tpr[0], fpr[-1], tpr[-1]) == (0, 0, 1, 1)
-        assert auc == pytest.approx(sk.auc(fpr, tpr))
-    assert ev.roc_curves([0, 0], [[0.5, 0.5]] * 2) == [None, None]
-
-
-def test_class_report_equals_scikit_learn():
-    y, p = random_case(4, 90, 4)
-    y[y == 3] = 0
-    names = ["a", "b", "c", "d"]
-    got = ev.class_report(y, p, names)
-    options = {"labels": range(4), "target_names": names, "output_dict": True, "zero_division": 0}
-    want = sk.classification_report(y, p.argmax(1), **options)
+        assert got.auc.iloc[k] == auc == pytest.approx(sk.auc(fpr, tpr))
+    assert curves[3] is None and np.isnan(got.auc["d"])
+    assert ev.roc_curves([0, 0], HALVES) == [None, None]
+    want = sk.precision_recall_fscore_support(y, p.argmax(1), labels=range(4), zero_division=0)
     assert list(got.columns) == ["precision", "recall", "f1", "support", "auc"]
-    assert got.iloc[:, :4].to_numpy() == pytest.approx(np.array([list(want[name].values()) for name in names]))
+    assert got.iloc[:, :4].to_numpy() == pytest.approx(np.transpose(want))
     assert list(got.index) == names
-    assert np.isnan(got.auc["d"]) and got.auc["a"] == pytest.approx(sk.roc_auc_score(y == 0, p[:, 0]))
     with pytest.raises(ValueError, match="3 names for 4 columns"):
         ev.class_report(y, p, names[:3])
 
@@ -187,10 +178,8 @@ def test_ensembles_equal_slow_loops(shape):
 
 
 def test_ties_go_to_the_more_probable_of_the_tied():
-    first, second = (
-        [[0.5, 0.4, 0.1], [0.9, 0.1, 0.0], [0.5, 0.5, 0.0]],
-        [[0.1, 0.8, 0.1], [0.1, 0.9, 0.0], [0.5, 0.5, 0.0]],
-    )
+    first = [[0.5, 0.4, 0.1], [0.9, 0.1, 0.0], [0.5, 0.5, 0.0]]
+    second = [[0.1, 0.8, 0.1], [0.1, 0.9, 0.0], [0.5, 0.5, 0.0]]
     # One vote each; then exactly equal averages: the first class; then two members that cannot decide.
     assert ev.majority_vote([first, second]).tolist() == [1, 0, 0]
     # The highest average may belong to a class without a majority, or without a vote: votes count.
@@ -208,19 +197,12 @@ def test_members_may_be_any_kind_of_array():
         np.testing.assert_allclose(ev.average(kind), p.mean(0).double().numpy(), atol=0.01, strict=True)
 
 
-@pytest.mark.parametrize(
-    ("bad", "reason"),
-    [
-        (np.zeros((3, 4)), r"expected probabilities \(M, N, K\), got \(3, 4\)"),
-        (np.zeros((0, 3, 4)), r"got \(0, 3, 4\)"),
-        ([], r"got \(0,\)"),
-        (np.random.default_rng(0).normal(size=(2, 3, 4)), "logits want"),
-        (np.full((2, 3, 4), np.nan), "some are NaN"),
-    ],
-)
-def test_members_that_are_not_probabilities_are_refused(bad, reason):
-    for function in (ev.average, ev.majority_vote, ev.disagreement):
-        with pytest.raises(ValueError, match=f"members: .*{reason}"):
+@pytest.mark.parametrize("function", [ev.average, ev.majority_vote, ev.disagreement])
+def test_members_that_are_not_probabilities_are_refused(function):
+    shapes = {f"probabilities (M, N, K), got {shape}": np.zeros(shape) for shape in ((3, 4), (0, 3, 4), (0,))}
+    values = {"logits want": members((2, 3, 4)) * 2, "some are NaN": np.full((2, 3, 4), np.nan)}
+    for reason, bad in (shapes | values).items():
+        with pytest.raises(ValueError, match=f"members: .*{re.escape(reason)}"):
             function(bad)
 
 
@@ -286,23 +268,11 @@ def test_tsne_keeps_neighbours_and_repeats():
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize(
-    "x",
-    [
-        np.random.default_rng(0).normal(size=(5, 3)),
-        np.arange(7.0)[:, None],  # one feature
-        np.random.default_rng(0).normal(size=(8, 2, 3)),  # flattened
-        np.full((9, 4), 3.0),  # a collapsed encoder
-        torch.randn(12, 8, generator=torch.Generator().manual_seed(0)).bfloat16(),
-    ],
-    ids=["fewest points", "1 feature", "maps", "collapsed", "bfloat16"],
-)
-def test_tsne_of_odd_features_is_finite_and_silent(x):
-    xy = ev.tsne(x)
-    assert xy.shape == (len(x), 2) and np.isfinite(xy).all() and np.array_equal(xy, ev.tsne(x))
-
-
-def test_tsne_refuses():
+def test_tsne_of_odd_features_is_finite_and_silent():
+    normal, one_feature, collapsed = np.random.default_rng(0).normal, np.arange(7.0)[:, None], np.full((9, 4), 3.0)
+    for x in normal(size=(5, 3)), normal(size=(8, 2, 3)), one_feature, collapsed, torch.rand(12, 8).bfloat16():
+        xy = ev.tsne(x)
+        assert xy.shape == (len(x), 2) and np.isfinite(xy).all() and np.array_equal(xy, ev.tsne(x))
     with pytest.raises(ValueError, match="at least 5 points, got shape \\(4, 3\\)"):
         ev.tsne(np.zeros((4, 3)))
     with pytest.raises(ValueError, match="NaN"):
