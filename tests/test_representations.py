@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -17,82 +18,80 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
-from labutil import device, evaluation, models, representations
+from labutil import device, evaluation, models
+from labutil import representations as rep
 from labutil.paths import DataError
-from labutil.representations import feature_size, frozen_features, knn_accuracy, knn_probabilities, linear_probe
 
 
 def pictures(n: int = 3, channels: int = 3) -> Tensor:
-    shape = (n, channels, 20, 24)
-    return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    g = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (n, channels, 20, 24), generator=g, dtype=torch.uint8)
 
 
 @pytest.fixture
 def computed(monkeypatch) -> list[int]:
     """How many images the network saw, call by call."""
-    seen = []
-    predict = evaluation.predict
+    seen, predict = [], evaluation.predict
     monkeypatch.setattr(evaluation, "predict", lambda m, x, **s: (seen.append(len(x)), predict(m, x, **s))[1])
     return seen
 
 
-class _Means(nn.Module):
-    """Stands for a network where only the cache is in question."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.mean((2, 3)).expand(-1, 3)
+@pytest.fixture
+def quick(monkeypatch) -> None:
+    """A small network where only the cache is in question."""
+    monkeypatch.setattr(models, "encoder", lambda *_, **__: nn.AdaptiveAvgPool2d(1))
 
 
 @pytest.fixture
-def quick(monkeypatch) -> None:
-    monkeypatch.setattr(models, "encoder", lambda *_, **__: _Means())
+def full_precision(monkeypatch) -> None:
+    monkeypatch.setattr(device, "default_precision", lambda *_: "fp32")
 
 
-def _cached() -> list[Path]:
+def cached() -> list[Path]:
     return sorted((Path(os.environ["LABUTIL_DATA"]) / "cache" / "features").iterdir())
 
 
+@pytest.mark.usefixtures("full_precision")
 @pytest.mark.parametrize("channels", [1, 3])
 def test_features_are_the_networks_own(channels, monkeypatch):
-    monkeypatch.setattr(device, "default_precision", lambda *_: "fp32")
     monkeypatch.setattr(device, "get_device", lambda: torch.device("cpu"))
     images = pictures(channels=channels)
-    model = timm.create_model(representations.DEFAULT, num_classes=0).eval()
-    models.load_weights(model, representations.DEFAULT)
+    model = timm.create_model(rep.DEFAULT, num_classes=0).eval()
+    models.load_weights(model, rep.DEFAULT)
     pixels = F.interpolate(images.expand(-1, 3, -1, -1).float(), (96, 96), mode="bicubic").clamp(0, 255)
     with torch.inference_mode():
         expected = model((pixels - 127) / 128)
-    h = frozen_features(images)  # 20 by 24 pixels are seen at 96
+    h = rep.frozen_features(images)  # 20 by 24 pixels are seen at 96
     assert h.dtype == torch.float32 and h.shape == (3, 1280) and h.device.type == "cpu"
     torch.testing.assert_close(h, expected, rtol=1e-3, atol=1e-3)
-    assert torch.equal(frozen_features(images), h)
+    assert torch.equal(rep.frozen_features(images), h)
     assert not h.requires_grad and not h.is_inference()  # an ordinary tensor: a linear probe trains on it
     for _ in "computed", "read":
-        h = frozen_features(images[:0], size=32)
+        h = rep.frozen_features(images[:0], size=32)
         assert h.shape == (0, 1280) and h.dtype == torch.float32
 
 
+@pytest.mark.usefixtures("full_precision")
 def test_precision_changes_features_little_and_has_its_own_cache(monkeypatch):
-    rows = []
-    for precision in ("fp32", "bf16"):
-        monkeypatch.setattr(device, "default_precision", lambda *_, p=precision: p)
-        rows.append(frozen_features(pictures(), size=64))
-    assert len(_cached()) == 2
-    assert not torch.equal(*rows)
-    assert float(F.cosine_similarity(*rows).min()) > 0.99
+    exact = rep.frozen_features(pictures(), size=64)
+    monkeypatch.setattr(device, "default_precision", lambda *_: "bf16")
+    low = rep.frozen_features(pictures(), size=64)
+    assert len(cached()) == 2
+    assert not torch.equal(exact, low)
+    assert float(F.cosine_similarity(exact, low).min()) > 0.99
 
 
 def test_a_second_call_reads_the_file(computed):
     states = torch.get_rng_state(), device.generator("order").get_state()
-    first = frozen_features(pictures(), size=32)
+    first = rep.frozen_features(pictures(), size=32)
     assert torch.equal(torch.get_rng_state(), states[0])  # random numbers elsewhere stay as they were
     assert torch.equal(device.generator("order").get_state(), states[1])
-    second = frozen_features(pictures().numpy(), size=32)  # the same bytes in an array
+    second = rep.frozen_features(pictures().numpy(), size=32)  # the same bytes in an array
     assert computed == [3]
     assert torch.equal(first, second) and second.dtype == torch.float32
-    assert [path.suffix for path in _cached()] == [".npy"]
+    assert [path.suffix for path in cached()] == [".npy"]
     second.add_(1)  # the caller's own: not a view of the file
-    assert torch.equal(frozen_features(pictures(), size=32), first)
+    assert torch.equal(rep.frozen_features(pictures(), size=32), first)
 
 
 def test_anything_that_changes_features_changes_the_key(quick, computed, tmp_path, monkeypatch):
@@ -112,46 +111,46 @@ def test_anything_that_changes_features_changes_the_key(quick, computed, tmp_pat
         (images, {"weights": weights}),
     ]
     for x, settings in calls * 2:
-        frozen_features(x, **settings)
-    assert len(_cached()) == len(computed) == len(calls)
-    frozen_features(images, size=96)  # what is chosen for them anyway
-    frozen_features(images, weights="~/weights.pth")
-    frozen_features(images.to(memory_format=torch.channels_last))
+        rep.frozen_features(x, **settings)
+    assert len(cached()) == len(computed) == len(calls)
+    rep.frozen_features(images, size=96)  # what is chosen for them anyway
+    rep.frozen_features(images, weights="~/weights.pth")
+    rep.frozen_features(images.to(memory_format=torch.channels_last))
     assert len(computed) == len(calls)
     weights.write_bytes(b"another")  # the same name, another file
     for given in (weights, "~/weights.pth"):
-        frozen_features(images, weights=given)
+        rep.frozen_features(images, weights=given)
     assert len(computed) == len(calls) + 1
 
 
 def test_weights_from_a_file_are_used(tmp_path):
-    model = timm.create_model("mobilenetv3_small_050", num_classes=0)
-    torch.save(model.state_dict(), tmp_path / "small.pth")
-    settings = {"encoder": "mobilenetv3_small_050", "size": 32}
-    h = frozen_features(pictures(), weights=tmp_path / "small.pth", **settings)
-    torch.save({k: -v if k == "conv_head.weight" else v for k, v in model.state_dict().items()}, tmp_path / "other.pth")
-    assert h.shape == (3, 1024)
-    assert not torch.allclose(h, frozen_features(pictures(), weights=tmp_path / "other.pth", **settings))
+    state, h = timm.create_model("mobilenetv3_small_050", num_classes=0).state_dict(), []
+    for sign in (1, -1):
+        path = tmp_path / f"{sign}.pth"
+        torch.save(state | {"conv_head.weight": sign * state["conv_head.weight"]}, path)
+        h.append(rep.frozen_features(pictures(), encoder="mobilenetv3_small_050", size=32, weights=path))
+    assert h[0].shape == (3, 1024)
+    assert not torch.allclose(*h)
 
 
 def test_a_file_cut_short_is_computed_anew_and_none_is_kept_without_the_cache(quick, computed, own_folders):
-    h = frozen_features(pictures(), cache=False)
+    h = rep.frozen_features(pictures(), cache=False)
     assert not (own_folders / "data").exists()
-    frozen_features(pictures())
-    (path,) = _cached()
+    rep.frozen_features(pictures())
+    (path,) = cached()
     whole = path.read_bytes()
     for left in (0, 3, 100, 140):
         path.write_bytes(whole[:left])
-        assert torch.equal(frozen_features(pictures()), h)
+        assert torch.equal(rep.frozen_features(pictures()), h)
         assert path.read_bytes() == whole
     assert computed == [3] * 6 and len(whole) > 140
 
 
+@pytest.mark.usefixtures("full_precision")
 def test_more_images_than_a_batch_keep_their_order(monkeypatch):
-    monkeypatch.setattr(device, "default_precision", lambda *_: "fp32")
-    at_once = frozen_features(pictures(5), size=32, cache=False)
-    monkeypatch.setattr(representations, "batch_size", lambda _: 2)
-    torch.testing.assert_close(frozen_features(pictures(5), size=32, cache=False), at_once, rtol=1e-2, atol=1e-2)
+    at_once = rep.frozen_features(pictures(5), size=32, cache=False)
+    monkeypatch.setattr(rep, "batch_size", lambda _: 2)
+    torch.testing.assert_close(rep.frozen_features(pictures(5), size=32, cache=False), at_once, rtol=1e-2, atol=1e-2)
     assert float(torch.cdist(at_once, at_once).fill_diagonal_(9).min()) > 1  # or any order would do
 
 
@@ -159,22 +158,18 @@ def test_wrong_images_and_settings_are_named(tmp_path):
     uint8 = r"^images: expected uint8 \(N, 1 or 3, H, W\), got torch.\w+ \([\d, ]+\)$"
     for images in torch.zeros(2, 3, 8, 8), pictures()[0], pictures().mT.mT[:, :2], np.zeros((2, 3, 8, 8), np.int64):
         with pytest.raises(ValueError, match=uint8):
-            frozen_features(images)
-    for settings, message in [
-        ({"size": 0}, "^size=0 must be .*at least 1$"),
-        ({"size": -32}, "^size=-32 must be .*at least 1$"),
-        ({"encoder": "resnet17"}, "encoder='resnet17'.*did you mean"),
-        ({"weights": tmp_path / "none.pth"}, r"none\.pth' is no file"),
+            rep.frozen_features(images)
+    for setting, value, message in [
+        ("size", 0, "^size=0 must be .*at least 1$"),
+        ("encoder", "resnet17", "encoder='resnet17'.*did you mean"),
+        ("weights", tmp_path / "none.pth", r"none\.pth' is no file"),
     ]:
         with pytest.raises(ValueError, match=message):
-            frozen_features(pictures(), **settings)
+            rep.frozen_features(pictures(), **{setting: value})
 
 
-@pytest.mark.parametrize("kind", ["a file in its place", "a folder in its place", "read-only", "full"])
+@pytest.mark.parametrize("kind", ["a file in its place", "a folder in its place", "full"])
 def test_a_cache_that_cannot_be_written(kind, quick, monkeypatch, own_folders):
-    def no_folder(*_, **__):
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-
     def half(path, _):
         path.write_bytes(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -182,46 +177,36 @@ def test_a_cache_that_cannot_be_written(kind, quick, monkeypatch, own_folders):
     if kind == "a file in its place":
         (own_folders / "data").write_text("not a folder")
     elif kind == "a folder in its place":
-        frozen_features(pictures())
-        (path,) = _cached()
+        rep.frozen_features(pictures())
+        (path,) = cached()
         path.unlink()
         path.mkdir()
     else:
-        monkeypatch.setattr(*((Path, "mkdir", no_folder) if kind == "read-only" else (np, "save", half)))
+        monkeypatch.setattr(np, "save", half)
     before = [path for path in own_folders.rglob("*") if path.is_file()]
     with pytest.raises(DataError) as caught:
-        frozen_features(pictures())
+        rep.frozen_features(pictures())
     assert str(caught.value).startswith(f"{own_folders / 'data' / 'cache' / 'features'} cannot be written (")
     assert str(caught.value).endswith("make room, or set LABUTIL_DATA to another folder")
     assert [path for path in own_folders.rglob("*") if path.is_file()] == before
 
 
-def test_feature_size():
-    seen = {1: 96, 32: 96, 96: 96, 120: 128, 128: 128, 200: 192, 224: 224, 512: 224}
-    for side, expected in seen.items():
-        assert feature_size((side, side)) == feature_size((side, 1)) == feature_size((1, side)) == expected
-
-
-def test_batches_shrink_as_images_grow(monkeypatch):
+def test_feature_size_and_batches_that_shrink_as_images_grow(monkeypatch):
+    for side, seen in {1: 96, 32: 96, 96: 96, 120: 128, 128: 128, 200: 192, 224: 224, 512: 224}.items():
+        assert rep.feature_size((side, side)) == rep.feature_size((side, 1)) == rep.feature_size((1, side)) == seen
     monkeypatch.setattr(device, "get_device", lambda: torch.device("cpu"))
-    sizes = [representations.batch_size(size) for size in (16, 32, 48, 64, 96, 128, 160, 192, 224, 512)]
+    sizes = [rep.batch_size(size) for size in (16, 32, 48, 64, 96, 128, 160, 192, 224, 512)]
     assert sizes == sorted(sizes, reverse=True)
     assert all(8 <= n <= 64 and n % 8 == 0 for n in sizes)
     monkeypatch.setattr(device, "get_device", lambda: torch.device("cuda"))
-    assert representations.batch_size(224) == 512
+    assert rep.batch_size(224) == 512
 
 
 def test_eigenvectors_answer_where_single_precision_gives_up(monkeypatch):
-    eigh = torch.linalg.eigh
-
-    def refuses_singles(matrix):
-        if matrix.dtype == torch.float32:
-            raise torch.linalg.LinAlgError("too many repeated eigenvalues")
-        return eigh(matrix)
-
-    monkeypatch.setattr(torch.linalg, "eigh", refuses_singles)
     h = torch.randn(20, 60, generator=torch.Generator().manual_seed(0))
-    values, vectors = representations.eigenvectors(h.T @ h)
+    double = torch.linalg.eigh(h.double().T @ h.double())
+    monkeypatch.setattr(torch.linalg, "eigh", Mock(side_effect=[torch.linalg.LinAlgError, double]))
+    values, vectors = rep.eigenvectors(h.T @ h)
     assert values.dtype == vectors.dtype == torch.float32
     torch.testing.assert_close(values[-20:], torch.linalg.svdvals(h).square().flip(0), rtol=1e-4, atol=0)
     torch.testing.assert_close(vectors.T @ vectors, torch.eye(60))
@@ -242,34 +227,31 @@ def blobs(n, k=4, d=6, seed=0, spread=1.0):
 @pytest.mark.parametrize("chunk", [2**24, 301])  # all at once; a query or two at a time
 @pytest.mark.parametrize("k", [1, 5, 20])
 def test_knn_equals_lightly_and_scikit_learn(k, chunk, monkeypatch):
-    monkeypatch.setattr(representations, "CHUNK", chunk)
+    monkeypatch.setattr(rep, "CHUNK", chunk)
     (bank, y), (queries, labels) = blobs(150), blobs(60, seed=1)
-    p = knn_probabilities(bank, y, queries, 4, k=k, tau=0.1)
-    assert p.shape == (60, 4)
-    assert p.dtype == torch.float32
+    p = rep.knn_probabilities(bank, y, queries, 4, k=k, tau=0.1)
+    assert p.shape == (60, 4) and p.dtype == torch.float32
     assert torch.allclose(p.sum(1), torch.ones(60))
     ranked = knn_predict(F.normalize(queries), F.normalize(bank).mT, y, 4, knn_k=k, knn_t=0.1)
     assert torch.equal(p.argmax(1), ranked[:, 0])
-    assert knn_accuracy(bank, y, queries, labels, k=k) == (ranked[:, 0] == labels).double().mean().item()
+    assert rep.knn_accuracy(bank, y, queries, labels, k=k) == (ranked[:, 0] == labels).double().mean().item()
     bank, queries = bank.double().numpy(), queries.double().numpy()
     # scikit-learn's cosine distance is 1 - cosine.
     peer = KNeighborsClassifier(k, metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.1)).fit(bank, y)
     np.testing.assert_allclose(p, peer.predict_proba(queries), atol=1e-5)
-    even = KNeighborsClassifier(k, metric="cosine").fit(bank, y)
-    np.testing.assert_allclose(
-        knn_probabilities(bank, y, queries, 4, k=k, tau=1e6), even.predict_proba(queries), atol=1e-5
-    )
+    even = KNeighborsClassifier(k, metric="cosine").fit(bank, y).predict_proba(queries)
+    np.testing.assert_allclose(rep.knn_probabilities(bank, y, queries, 4, k=k, tau=1e6), even, atol=1e-5)
 
 
 def test_knn_of_small_banks_and_other_types():
     bank, y = blobs(5)
-    p = knn_probabilities(bank, y, bank, 4, k=20)
-    assert torch.equal(p, knn_probabilities(bank.double().numpy(), y.numpy(), bank.tolist(), 4, k=5))
-    assert knn_accuracy(bank.numpy(), y.tolist(), bank, y.numpy(), k=1) == 1
-    assert knn_probabilities(bank, y, bank[:0], 4).shape == (0, 4)
-    assert knn_probabilities(bank, y, bank, 4, tau=1e-4).isfinite().all()  # exp(cosine / tau) alone would overflow
+    p = rep.knn_probabilities(bank, y, bank, 4, k=20)
+    assert torch.equal(p, rep.knn_probabilities(bank.double().numpy(), y.numpy(), bank.tolist(), 4, k=5))
+    assert rep.knn_accuracy(bank.numpy(), y.tolist(), bank, y.numpy(), k=1) == 1
+    assert rep.knn_probabilities(bank, y, bank[:0], 4).shape == (0, 4)
+    assert rep.knn_probabilities(bank, y, bank, 4, tau=1e-4).isfinite().all()  # exp(cosine / tau) alone would overflow
     # A class that the bank lacks is never found, and is no error.
-    assert knn_accuracy(bank, torch.zeros(5, dtype=torch.int64), bank, torch.tensor([0, 0, 0, 0, 7])) == 0.8
+    assert rep.knn_accuracy(bank, torch.zeros(5, dtype=torch.int64), bank, torch.tensor([0, 0, 0, 0, 7])) == 0.8
 
 
 @pytest.mark.parametrize(
@@ -289,7 +271,7 @@ def test_knn_of_small_banks_and_other_types():
 def test_wrong_inputs_are_named(change, message):
     settings = {"bank": torch.rand(4, 2), "bank_labels": torch.zeros(4, dtype=torch.int64), "queries": torch.rand(2, 2)}
     with pytest.raises(ValueError, match=message):
-        knn_probabilities(**settings | {"n_classes": 3} | change)
+        rep.knn_probabilities(**settings | {"n_classes": 3} | change)
 
 
 # Linear classifiers
@@ -313,7 +295,7 @@ def test_linear_probe_is_the_least_penalised_loss_on_scaled_roots():
         return -np.log(p[np.arange(150), y]).mean() + 0.1 * (weight**2).sum()
 
     def excess(decay):
-        probe = linear_probe(torch.from_numpy(h), torch.from_numpy(y), decay=decay)
+        probe = rep.linear_probe(torch.from_numpy(h), torch.from_numpy(y), decay=decay)
         weight = probe["classifier"].coef_ @ probe["axes"].components_ / scale
         return loss(probe.predict_proba(h), weight) - least, probe
 
@@ -328,9 +310,9 @@ def test_linear_probe_is_the_least_penalised_loss_on_scaled_roots():
 
 
 def test_linear_probe_keeps_to_its_axes_and_classes(monkeypatch):
-    monkeypatch.setattr(representations, "AXES", 4)
+    monkeypatch.setattr(rep, "AXES", 4)
     h, y = np.random.default_rng(1).normal(size=(20, 40)), np.repeat([2, 5], 10)
-    probe = linear_probe(h, y)
+    probe = rep.linear_probe(h, y)
     assert probe.predict_proba(h).shape == (20, 2)
     assert probe.classes_.tolist() == [2, 5]
     assert probe["axes"].n_components_ == 4
@@ -339,31 +321,30 @@ def test_linear_probe_keeps_to_its_axes_and_classes(monkeypatch):
 @pytest.mark.parametrize("n", [30, 90])  # fewer images than features, and more
 def test_principal_axes_keep_what_a_linear_model_sees(n, monkeypatch):
     h = np.random.default_rng(0).normal(size=(n, 40)).astype(np.float32) * 7
-    x = representations.signed_root(h)
+    x = rep.signed_root(h)
     x = (x - x.mean(0)) * 10 / np.sqrt(((x - x.mean(0)) ** 2).sum(1).mean())
-    every = representations.principal_axes(torch.from_numpy(h))
+    every = rep.principal_axes(torch.from_numpy(h))
     assert every.shape == (n, min(40, n - 1))
     np.testing.assert_allclose(every @ every.T, x @ x.T, atol=1e-2)  # the same up to a rotation
-    monkeypatch.setattr(representations, "AXES", 3)
-    few = representations.principal_axes(h)
+    monkeypatch.setattr(rep, "AXES", 3)
+    few = rep.principal_axes(h)
     np.testing.assert_allclose((few**2).sum(0), np.linalg.svd(x, compute_uv=False)[:3] ** 2, rtol=1e-4)
 
 
 def test_weights_of_a_logistic_regression_count_as_repeated_rows():
     (x, y), weight = blobs(60), np.arange(60) % 3
     x, y = 3 * x.numpy(), y.numpy()
-    weighted = representations.logistic_regression(x, y, decay=0.1, sample_weight=weight)
+    weighted = rep.logistic_regression(x, y, decay=0.1, sample_weight=weight)
     rows = np.repeat(np.arange(60), weight)  # 60 of them as well, so that the penalty weighs the same
-    repeated = representations.logistic_regression(x[rows], y[rows], decay=0.1)
+    repeated = rep.logistic_regression(x[rows], y[rows], decay=0.1)
     np.testing.assert_allclose(weighted.predict_proba(x), repeated.predict_proba(x), atol=1e-3)
 
 
 def test_the_layer_starts_at_zero_and_reaches_the_minimum_that_logistic_regression_finds():
     (h, y), (h_val, y_val) = blobs(400), blobs(200, seed=1)
     device.seed_everything(0)
-    layer, history = representations.linear_layer(
-        h, y, h_val, y_val, 4, epochs=1000, batch_size=400, lr=0.2, schedule="cosine"
-    )
+    settings = {"epochs": 1000, "batch_size": 400, "lr": 0.2, "schedule": "cosine"}
+    layer, history = rep.linear_layer(h, y, h_val, y_val, 4, **settings)
     oracle = LogisticRegression(C=np.inf, max_iter=5000).fit(h, y)
     theirs = F.cross_entropy(torch.tensor(oracle.decision_function(h)), y).item()
     with torch.no_grad():
@@ -380,53 +361,48 @@ def test_a_frozen_encoder_does_not_change_by_a_bit():
     encoder = device.prepare(models.encoder("resnet8", image_size=16))
     images = torch.randint(0, 256, (40, 3, 16, 16), dtype=torch.uint8)
     encoder.requires_grad_(False).eval()
-    before, saved = representations.state_hash(encoder), {k: v.clone() for k, v in encoder.state_dict().items()}
+    before, saved = rep.state_hash(encoder), {k: v.clone() for k, v in encoder.state_dict().items()}
     h, y = evaluation.predict(encoder, images), torch.arange(40) % 2
-    representations.linear_layer(h, y, h, y, 2, epochs=2, batch_size=16, lr=0.1)
-    assert representations.state_hash(encoder) == before
+    rep.linear_layer(h, y, h, y, 2, epochs=2, batch_size=16, lr=0.1)
+    assert rep.state_hash(encoder) == before
     assert all(torch.equal(v, saved[k]) for k, v in encoder.state_dict().items())
     encoder.train()(device.to_float(images))  # what would have happened in training mode
-    assert representations.state_hash(encoder) != before
+    assert rep.state_hash(encoder) != before
 
 
-@pytest.mark.parametrize("name", ["1.running_mean", "0.weight", "1.num_batches_tracked"])
-def test_the_hash_sees_one_bit_anywhere(name):
-    module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).to(memory_format=torch.channels_last)
-    before = representations.state_hash(module)
-    assert before == representations.state_hash(module) and len(before) == 16
-    value = module.state_dict()[name].view(-1)
-    value[0] = value[0] + 1 if not value.is_floating_point() else torch.nextafter(value[0], torch.tensor(9.0))
-    assert representations.state_hash(module) != before
-
-
-def test_the_hash_reads_bfloat16_and_any_layout():
-    convolution = nn.Conv2d(3, 4, 3)
-    before = representations.state_hash(convolution)
-    assert representations.state_hash(convolution.to(memory_format=torch.channels_last)) == before
-    assert representations.state_hash(convolution.bfloat16()) != before
+def test_the_hash_sees_one_bit_anywhere_in_any_layout():
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    hashes = [rep.state_hash(module)]
+    assert hashes == [rep.state_hash(module.to(memory_format=torch.channels_last))] and len(hashes[0]) == 16
+    for name in ("1.running_mean", "0.bias", "1.num_batches_tracked"):
+        value = module.state_dict()[name].view(-1)
+        value[0] = torch.nextafter(value[0], torch.tensor(9.0)) if value.is_floating_point() else value[0] + 1
+        hashes.append(rep.state_hash(module))
+    hashes.append(rep.state_hash(module.bfloat16()))
+    assert len(set(hashes)) == 5
 
 
 @pytest.mark.parametrize("n", [0, 1, 3, 7, 50, 99, 100, 1000])
 def test_few_labels_hold_every_class(n):
     y = np.repeat([0, 1, 5], [90, 9, 1])
-    index = representations.few_labels(y, n, seed=n)
+    index = rep.few_labels(y, n, seed=n)
     assert len(index) == min(max(n, 3), 100) == len(set(index.tolist()))
     assert index.dtype == np.int64 and (np.diff(index) > 0).all()
     assert set(y[index]) == {0, 1, 5}
-    assert np.array_equal(index, representations.few_labels(torch.tensor(y), n, seed=n))
+    assert np.array_equal(index, rep.few_labels(torch.tensor(y), n, seed=n))
     if n == 50:
         assert 43 <= (y[index] == 0).sum() <= 46  # shares are kept
-        assert not np.array_equal(index, representations.few_labels(y, n, seed=51))
+        assert not np.array_equal(index, rep.few_labels(y, n, seed=51))
 
 
 def test_label_efficiency_is_the_probe_on_those_labels():
     (h, y), (h_val, y_val) = blobs(300, spread=0.8), blobs(200, seed=1, spread=0.8)
-    table = representations.label_efficiency(h, y, h_val, y_val, (0.02, 0.1, 1.0), seeds=2)
+    table = rep.label_efficiency(h, y, h_val, y_val, (0.02, 0.1, 1.0), seeds=2)
     assert table.share.tolist() == [0.02, 0.02, 0.1, 0.1, 1.0]
     assert table.labels.tolist() == [6, 6, 30, 30, 300]
-    index = representations.few_labels(y, 30, seed=1)
-    assert table.accuracy[3] == linear_probe(h[index], y[index]).score(h_val.numpy(), y_val.numpy())
+    index = rep.few_labels(y, 30, seed=1)
+    assert table.accuracy[3] == rep.linear_probe(h[index], y[index]).score(h_val.numpy(), y_val.numpy())
     assert table.accuracy[4] > table.accuracy[:2].mean()
     for wrong in (0, 1.5):
         with pytest.raises(ValueError, match=f"shares={wrong} must be .* at most 1"):
-            representations.label_efficiency(h, y, h_val, y_val, (wrong,))
+            rep.label_efficiency(h, y, h_val, y_val, (wrong,))
