@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch import nn
 
 from labutil.device import autocast, evaluation_mode, get_device, to_float, unwrapped
@@ -25,9 +26,9 @@ def predict(
 ) -> torch.Tensor:
     """What `model` returns for every image, in evaluation mode and without gradients: float32 (N, ...) on the CPU.
 
-    The model stays on its device, and every submodule gets its training mode back. Under `torchrun` every process
-    computes all images. model: maps float32 (n, C, H, W) in [0, 1] to a tensor (n, ...). images: uint8 (N, C, H, W);
-    N = 0 is allowed. precision: "fp32", "bf16" or "fp16" (None: the device's default).
+    model: maps float32 (n, C, H, W) in [0, 1] to a tensor (n, ...); it stays on its device, and every submodule gets
+    its training mode back. images: uint8 (N, C, H, W); N = 0 is allowed. precision: "fp32", "bf16" or "fp16" (None:
+    the device's default). Under `torchrun` every process computes all images.
 
     Example:
         probabilities = predict(model, data.test.images).softmax(1)
@@ -202,7 +203,6 @@ def tsne(features: Array, *, seed: int = 0) -> np.ndarray:
         raise ValueError("features: some are NaN or infinite; did training diverge?")
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
-    from threadpoolctl import threadpool_limits
 
     flat = x.shape[1] < 2 or bool((x.std(axis=0) < 1e-12).all())  # of a collapsed encoder: no principal axes
     # One thread: two are a third faster on idle cores, but three times slower when anything else runs beside them.
@@ -229,7 +229,7 @@ def check_labels(name: str, labels: Array, n_classes: int) -> np.ndarray:
 def _probabilities(name: str, values: Array | Sequence[Array], axes: str) -> np.ndarray:
     """Probabilities with as many axes as "(N, K)" or "(M, N, K)" names, float64, or one clear ValueError."""
     p = to_numpy([to_numpy(v) for v in values] if isinstance(values, list | tuple) else values)
-    if p.ndim != axes.count(",") + 1 or 0 in p.shape[:-2] + p.shape[-1:]:
+    if p.ndim != axes.count(",") + 1 or 0 in (*p.shape[:-2], p.shape[-1]):  # no images are allowed
         raise ValueError(f"{name}: expected probabilities {axes}, got {p.shape}")
     p = p.astype(np.float64)
     if not np.isfinite(p).all():
