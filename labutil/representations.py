@@ -270,7 +270,8 @@ def check_images(name: str, images: Array) -> Tensor:
 
 
 def eigenvectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """`torch.linalg.eigh`, in double precision where single gives up, as on a covariance of few images."""
+    """`torch.linalg.eigh` that always answers: in single precision it gives up on many equal eigenvalues, as a
+    covariance of fewer images than features has, and then takes twice as long in double."""
     try:
         return torch.linalg.eigh(matrix)
     except torch.linalg.LinAlgError:
