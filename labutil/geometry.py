@@ -63,8 +63,8 @@ def uniformity(z: Array, t: float = 2) -> float:
     0 when all are one point; about -2t for many points spread evenly over a sphere of many dimensions.
     """
     z = F.normalize(check_embeddings("z", z))
-    if len(z) < 2:
-        raise ValueError("uniformity compares pairs: give it at least two embeddings")
+    if len(z) < 2:  # one point
+        return 0.0
     total = -float(len(z))  # each with itself, exp(0), does not count
     for rows in z.split(max(1, CHUNK // len(z))):
         total += (2 * t * (rows @ z.mT - 1)).clamp(max=0).exp().sum(dtype=torch.float64).item()

@@ -17,8 +17,14 @@ from labutil.cleaning.duplicates import COARSE
 from labutil.data.splits import stratified_folds
 from labutil.device import to_float
 from labutil.images import to_numpy
-from labutil.probes import logistic_regression, principal_axes, signed_root
-from labutil.representations import check_images, feature_size, frozen_features
+from labutil.representations import (
+    check_images,
+    feature_size,
+    frozen_features,
+    logistic_regression,
+    principal_axes,
+    signed_root,
+)
 
 if TYPE_CHECKING:
     import pandas as pd

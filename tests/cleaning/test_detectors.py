@@ -28,8 +28,7 @@ from labutil.cleaning.detectors import (
 )
 from labutil.cleaning.duplicates import COARSE, near_duplicates
 from labutil.data import cells
-from labutil.probes import logistic_regression, principal_axes
-from labutil.representations import frozen_features
+from labutil.representations import frozen_features, logistic_regression, principal_axes
 
 
 def _rng(seed: int = 0) -> np.random.Generator:
