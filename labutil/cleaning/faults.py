@@ -26,11 +26,13 @@ import hashlib
 import itertools
 import json
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from numbers import Real
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.random import Generator
 
@@ -38,9 +40,6 @@ from labutil.cleaning import defects
 from labutil.data.loading import mean_std
 from labutil.images import Dataset, ImageSet
 from labutil.paths import DataError, did_you_mean
-
-if TYPE_CHECKING:
-    import pandas
 
 VERSION = 1  # part of fingerprints: raise it when a changed line changes what is planted
 # What one number is spread over: the share of each kind, 1 in all.
@@ -70,12 +69,7 @@ _EFFECTS, _CHOICE, _PICTURE, _ORDER = range(4)  # each draws its own random numb
 
 
 def shares(rates: float | Mapping[str, float] | None) -> dict[str, float]:
-    """The share of each kind, in the order of `KINDS`, from the `rates` of `plant`; {} for none. Raises DataError for
-    what is no number or dict, an unknown kind, or a share out of range.
-
-    Example:
-        shares(0.1)["foreign"]  # 0.012: a tenth, spread as `MIX` says
-    """
+    """The share of each kind, in the order of `KINDS`, from the `rates` of `plant`; {} for none. Raises DataError."""
     if rates is None:
         return {}
     many = isinstance(rates, Mapping)
@@ -94,7 +88,7 @@ def shares(rates: float | Mapping[str, float] | None) -> dict[str, float]:
     return {kind: float(rates[kind]) for kind in KINDS if rates.get(kind)}
 
 
-def plant(data: Dataset, rates: float | Mapping[str, float] | None, seed: int = 0) -> tuple[Dataset, pandas.DataFrame]:
+def plant(data: Dataset, rates: float | Mapping[str, float] | None, seed: int = 0) -> tuple[Dataset, pd.DataFrame]:
     """Plant faults among the training images of a data set, `round(rate * N)` of each kind, at least one.
 
     rates: what share of the N training images to plant, 0 to 0.5, spread over all kinds as `MIX` says; or the share of
@@ -117,94 +111,85 @@ def plant(data: Dataset, rates: float | Mapping[str, float] | None, seed: int = 
     images, labels, test_images, test_labels = (
         values.numpy() for part in (data.train, data.test) for values in (part.images, part.labels)
     )
-    counts = {kind: max(1, round(rate * len(images))) for kind, rate in rates.items()}
+    n, shape = len(images), images.shape[1:]
+    counts = {kind: max(1, round(rate * n)) for kind, rate in rates.items()}
     chosen = _choose(counts, labels, n_classes, seed)
-    given, found = labels.copy(), []  # found: (row before shuffling, kind, original, true label)
-    for kind in _RELABELLED:
-        if kind in chosen:
-            rows, rng = chosen[kind], _rng(seed, _EFFECTS, kind)
+    picture = defects.foreign_picture(shape, np.random.default_rng([seed, _PICTURE]))
+    given, added, found = labels.copy(), [], []  # found: (row before shuffling, kind, original, true label)
+    for kind, count in counts.items():
+        rows, rng = chosen[kind], _rng(seed, _EFFECTS, kind)
+        if kind in _RELABELLED:
             given[rows] = _relabel(kind, images, labels, rows, n_classes, rng)
             found += [(row, kind, -1, labels[row]) for row in rows]
-    added, added_labels = [], []
-    for kind, count in counts.items():
-        rows, rng = chosen.get(kind, ()), _rng(seed, _EFFECTS, kind)
-        if kind in _DUPLICATES:
-            made = _copies(kind, images, labels, rows, n_classes, rng)
-        elif kind == "leak":
+            continue
+        if kind == "leak":
             rows = np.resize(rng.permutation(len(test_images)), count if len(test_images) else 0)
             made = _copies(kind, test_images, test_labels, rows, n_classes, rng)
+        elif kind in _DUPLICATES:
+            made = _copies(kind, images, labels, rows, n_classes, rng)
         elif kind in _DAMAGED:
-            made = _damaged(kind, images, labels, rows, seed, rng)
-        elif kind in _STRANGERS:
-            made = _strangers(kind, count, images.shape[1:], n_classes if (labels >= 0).any() else 0, seed, rng)
+            made = _damaged(kind, images, labels, rows, picture, rng)
         else:
-            continue
+            made = _strangers(kind, count, picture, n_classes if (labels >= 0).any() else 0, rng)
         for image, label, original, true_label in made:
-            found.append((len(images) + len(added), kind, original, true_label))
-            added.append(image)
-            added_labels.append(label)
+            found.append((n + len(added), kind, original, true_label))
+            added.append((image, label))
 
-    place = np.random.default_rng([seed, _ORDER]).permutation(len(images) + len(added))  # of each row, its new one
-    out, out_labels = np.empty((len(place), *images.shape[1:]), np.uint8), np.empty(len(place), np.int64)
-    out[place[: len(images)]], out_labels[place[: len(images)]] = images, given
-    if added:
-        out[place[len(images) :]], out_labels[place[len(images) :]] = np.stack(added), added_labels
-    truth = _truth(found)
-    inside = ((truth["original"] >= 0) & (truth["kind"] != "leak")).to_numpy()
-    truth["index"] = place[truth["index"].to_numpy()]
-    truth.loc[inside, "original"] = place[truth["original"].to_numpy()[inside]]
+    place = np.random.default_rng([seed, _ORDER]).permutation(n + len(added))  # of each row, its new one
+    out, out_labels = np.empty((len(place), *shape), np.uint8), np.empty(len(place), np.int64)
+    out[place[:n]], out_labels[place[:n]] = images, given
+    for row, (image, label) in zip(place[n:], added, strict=True):
+        out[row], out_labels[row] = image, label
+    truth = _truth(
+        [
+            (place[row], kind, original if kind == "leak" or original < 0 else place[original], true_label)
+            for row, kind, original, true_label in found
+        ]
+    )
 
     train = ImageSet(torch.from_numpy(out), torch.from_numpy(out_labels), data.classes)
     mean, std = mean_std(train.images)
     # Seed 0 adds nothing: so the fingerprints of what was planted before there were others stay.
     facts = json.dumps([data.fingerprint, VERSION, rates, *([int(seed)] if seed else [])], sort_keys=True)
     fingerprint = hashlib.sha256(facts.encode()).hexdigest()[:16]
-    planted = dataclasses.replace(data, train=train, mean=mean, std=std, fingerprint=fingerprint)
-    return planted, truth.sort_values("index", ignore_index=True)
+    return dataclasses.replace(data, train=train, mean=mean, std=std, fingerprint=fingerprint), truth
 
 
-def _truth(rows: list[tuple[int, str, int, int]]) -> pandas.DataFrame:
-    import pandas
-
-    truth = pandas.DataFrame(rows, columns=["index", "kind", "original", "true_label"])
-    return truth.astype({"index": np.int64, "original": np.int64, "true_label": np.int64})
+def _truth(rows: list[tuple[int, str, int, int]]) -> pd.DataFrame:
+    truth = pd.DataFrame(rows, columns=["index", "kind", "original", "true_label"])
+    truth = truth.astype(dict.fromkeys(("index", "original", "true_label"), np.int64))
+    return truth.sort_values("index", ignore_index=True)
 
 
 # What is right, for scoring
 
 
-def duplicate_pairs(truth: pandas.DataFrame) -> set[tuple[int, int]]:
+def duplicate_pairs(truth: pd.DataFrame) -> set[tuple[int, int]]:
     """Every pair (i, j), i < j, of rows that show the same: copies, their original, each other; all `foreign`; leaks of
-    one test image. See `doubtful_pairs` for what a score should leave out.
-
-    Example:
-        {(i, j) for i, j in found if (i, j) in duplicate_pairs(truth)}
-    """
-    groups: dict[object, set[int]] = {}
+    one test image. See `doubtful_pairs` for what a score should leave out."""
+    groups: dict[object, set[int]] = defaultdict(set)
     for index, kind, original, _ in truth.itertuples(index=False):
         if kind in _DUPLICATES:
-            groups.setdefault(original, {original}).add(index)
+            groups[original] |= {original, index}
         elif kind in {"foreign", "leak"}:
-            groups.setdefault((kind, original), set()).add(index)
+            groups[kind, original].add(index)
     return _pairs(groups.values())
 
 
-def doubtful_pairs(truth: pandas.DataFrame) -> set[tuple[int, int]]:
+def doubtful_pairs(truth: pd.DataFrame) -> set[tuple[int, int]]:
     """Pairs that are neither right nor wrong to call duplicates: a damaged image and what it was made from; two made
     from the same, or blended with the same picture, and that picture; two blank frames; two parts of photographs, which
     may overlap. Pairs as of `duplicate_pairs`, none of which is among them."""
-    groups: dict[object, set[int]] = {}
+    groups: dict[object, set[int]] = defaultdict(set)
     for index, kind, original, _ in truth.itertuples(index=False):
         if kind in _DAMAGED:
-            groups.setdefault(original, {original}).add(index)
+            groups[original] |= {original, index}
         if kind in {"blank", "photograph", "blend", "foreign"}:
-            groups.setdefault("picture" if kind == "blend" else kind, set()).add(index)
-    same = groups.pop("foreign", set())
-    groups["picture"] = groups.get("picture", set()) | same
-    return _pairs(groups.values()) - _pairs([same])
+            groups["foreign" if kind == "blend" else kind].add(index)
+    return _pairs(groups.values()) - duplicate_pairs(truth)
 
 
-def score_duplicates(truth: pandas.DataFrame, found: Iterable[tuple[int, int]]) -> tuple[float, float]:
+def score_duplicates(truth: pd.DataFrame, found: Iterable[tuple[int, int]]) -> tuple[float, float]:
     """Recall and precision of pairs (i, j), in any order, that somebody holds for duplicates.
 
     Recall is over images: of those that have a copy, how many are in a found pair with one. (A picture that is there
@@ -217,8 +202,8 @@ def score_duplicates(truth: pandas.DataFrame, found: Iterable[tuple[int, int]]) 
     right = duplicate_pairs(truth)
     found = {(min(i, j), max(i, j)) for i, j in found} - doubtful_pairs(truth)
     hits = found & right
-    wanted, covered = ({row for pair in pairs for row in pair} for pairs in (right, hits))
-    return len(covered) / max(1, len(wanted)), len(hits) / len(found) if found else 1.0
+    recall, _ = score_rows(itertools.chain(*right), itertools.chain(*hits))
+    return recall, len(hits) / len(found) if found else 1.0
 
 
 def score_rows(truth_rows: Iterable[int], found: Iterable[int]) -> tuple[float, float]:
@@ -227,18 +212,14 @@ def score_rows(truth_rows: Iterable[int], found: Iterable[int]) -> tuple[float, 
     return len(right & found) / max(1, len(right)), len(right & found) / len(found) if found else 1.0
 
 
-def outlier_rows(truth: pandas.DataFrame) -> np.ndarray:
+def outlier_rows(truth: pd.DataFrame) -> np.ndarray:
     """Rows, ascending, of images that belong to no class, or are damaged beyond use."""
-    return _rows(truth, (*_STRANGERS, *_DAMAGED))
+    return truth.loc[truth["kind"].isin(_STRANGERS + _DAMAGED), "index"].to_numpy()
 
 
-def wrong_label_rows(truth: pandas.DataFrame) -> np.ndarray:
+def wrong_label_rows(truth: pd.DataFrame) -> np.ndarray:
     """Rows, ascending, of images of the set's own kind that carry a wrong label."""
-    return _rows(truth, _WRONG_LABEL)
-
-
-def _rows(truth: pandas.DataFrame, kinds: tuple[str, ...]) -> np.ndarray:
-    return np.sort(truth.loc[truth["kind"].isin(kinds), "index"].to_numpy())
+    return truth.loc[truth["kind"].isin(_WRONG_LABEL), "index"].to_numpy()
 
 
 def _pairs(groups: Iterable[set[int]]) -> set[tuple[int, int]]:
@@ -255,7 +236,7 @@ def _rng(seed: int, purpose: int, kind: str) -> Generator:
 
 def _choose(counts: dict[str, int], labels: np.ndarray, n_classes: int, seed: int) -> dict[str, np.ndarray]:
     """Rows that each kind is made from, no row for two kinds; what needs a label comes first."""
-    free, chosen = np.ones(len(labels), bool), {}
+    free, chosen = np.ones(len(labels), bool), dict.fromkeys(counts, np.empty(0, np.int64))
     for kind in (*_WRONG_LABEL, *_DUPLICATES[:2], *_DAMAGED):
         if kind not in counts or (kind in _WRONG_LABEL and n_classes < 2):
             continue
@@ -321,30 +302,21 @@ def _copies(
         yield image, label, row, labels[row]
 
 
-def _damaged(kind: str, images: np.ndarray, labels: np.ndarray, rows: np.ndarray, seed: int, rng: Generator) -> _Made:
-    picture = _picture(images.shape[1:], seed) if kind == "blend" else None
+def _damaged(
+    kind: str, images: np.ndarray, labels: np.ndarray, rows: np.ndarray, picture: np.ndarray, rng: Generator
+) -> _Made:
+    damage = {"blend": partial(defects.blend, picture), "overexposed": defects.overexpose, "blurred": defects.blur}
     for row in rows:
-        if kind == "blend":
-            image = defects.blend(images[row], picture, rng.uniform(0.35, 0.65))
-        else:
-            image = (defects.overexpose if kind == "overexposed" else defects.blur)(images[row], rng)
-        yield image, labels[row], row, labels[row]
+        yield damage[kind](images[row], rng), labels[row], row, labels[row]
 
 
-def _strangers(kind: str, count: int, shape: tuple[int, int, int], n_classes: int, seed: int, rng: Generator) -> _Made:
+def _strangers(kind: str, count: int, picture: np.ndarray, n_classes: int, rng: Generator) -> _Made:
     if kind == "foreign":
-        picture = _picture(shape, seed)
         changed = rng.permutation(count) < count // 2
         made = (defects.vary(picture, rng, slightly=True) if c else picture for c in changed)
-    elif kind == "photograph":
-        made = defects.photographs(count, shape, rng)
     elif kind == "noise":
-        made = (defects.noise(shape, rng) for _ in range(count))
+        made = (defects.noise(picture.shape, rng) for _ in range(count))
     else:
-        made = defects.blanks(count, shape, rng)
+        made = (defects.photographs if kind == "photograph" else defects.blanks)(count, picture.shape, rng)
     for image in made:
         yield image, int(rng.integers(n_classes)) if n_classes else -1, -1, -1
-
-
-def _picture(shape: tuple[int, int, int], seed: int) -> np.ndarray:
-    return defects.foreign_picture(shape, np.random.default_rng([seed, _PICTURE]))
