@@ -1,4 +1,4 @@
-"""Single defective images, drawn by `faults`: changed copies, damaged images, and images that belong to no set.
+"""Single defective images for `faults`: changed copies, damaged images, and images that belong to no set.
 
 An image is uint8 (C, H, W), C = 1 or 3, of any size; functions return new arrays, and draw from `rng` alone.
 """
@@ -23,9 +23,6 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 _FOREIGN = ("grace_hopper.jpg", "logo2.png", "Minduka_Present_Blue_Pack.png")  # matplotlib's sample data
 _PHOTOGRAPHS = ("china.jpg", "flower.jpg")  # scikit-learn's
 _MODES = {1: "L", 3: "RGB"}  # Pillow's, by number of channels
-
-
-# Changed copies
 
 
 def vary(image: np.ndarray, rng: Generator, *, slightly: bool = False) -> np.ndarray:
@@ -93,9 +90,6 @@ def _window(image: np.ndarray, top: float, left: float, height: float, width: fl
     return _resize(_to_pillow(padded), y, x, (left, top, left + width, top + height))
 
 
-# Damaged images
-
-
 def blend(picture: np.ndarray, image: np.ndarray, rng: Generator) -> np.ndarray:
     """An image under another picture, which is 35 to 65% of the result."""
     share = rng.uniform(0.35, 0.65)
@@ -126,9 +120,6 @@ def blur(image: np.ndarray, rng: Generator) -> np.ndarray:
     return _add_noise(blurred, rng, 0.3) if rng.random() < 0.5 else blurred
 
 
-# Images of no class
-
-
 def foreign_picture(shape: Shape, rng: Generator) -> np.ndarray:
     """A square part, 60 to 100% of the shorter side, of a picture that comes with matplotlib."""
     path = Path(matplotlib.get_data_path()) / "sample_data" / str(rng.choice(_FOREIGN))
@@ -139,10 +130,7 @@ def foreign_picture(shape: Shape, rng: Generator) -> np.ndarray:
 
 
 def photographs(count: int, shape: Shape, rng: Generator) -> Iterator[np.ndarray]:
-    """Parts, of several scales, of the two photographs that come with scikit-learn; some of them mirrored.
-
-    They overlap as little as a few tries for each can achieve.
-    """
+    """Parts, of several scales, of scikit-learn's two photographs, some of them mirrored; they overlap little."""
     pictures = [Image.fromarray(load_sample_image(name)).convert(_MODES[shape[0]]) for name in _PHOTOGRAPHS]
     taken: list[list[Box]] = [[] for _ in pictures]
     for _ in range(count):
@@ -179,10 +167,7 @@ def noise(shape: Shape, rng: Generator) -> np.ndarray:
 
 
 def blanks(count: int, shape: Shape, rng: Generator) -> Iterator[np.ndarray]:
-    """Frames of almost one colour, black, dark, gray or white; some with a slow gradient or the noise of a sensor.
-
-    No two have the same bytes.
-    """
+    """Frames of almost one colour, some with a slow gradient or a sensor's noise; no two have the same bytes."""
     seen = set()
     ramp = np.add.outer(np.linspace(-1, 1, shape[1]), np.linspace(-1, 1, shape[2]))
     for _ in range(count):
@@ -205,9 +190,6 @@ def _box(picture: Image.Image, shape: Shape, share: float, rng: Generator) -> Bo
     left, top = rng.uniform(0, picture.width - scale * width), rng.uniform(0, picture.height - scale * height)
     # the sums of fractions may exceed the picture by a rounding error
     return left, top, min(left + scale * width, picture.width), min(top + scale * height, picture.height)
-
-
-# Pillow
 
 
 def _to_pillow(image: np.ndarray) -> Image.Image:

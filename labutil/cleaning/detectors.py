@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from labutil.cleaning.duplicates import COARSE
@@ -23,7 +25,6 @@ from labutil.representations import check_images, frozen_features
 THRESHOLDS = {"duplicate": 0.8, "outlier": 4.0, "dark": 0.8, "bright": 0.6, "blank": 0.6, "blurred": 4.0}
 _NEIGHBOURS = 0.07  # an image is judged by its distance to this share of the others: more than any one fault fills
 _REFERENCES = 10_000  # others to compare with, at most
-_FOLDS = 5
 _DECAYS = (0.001, 0.003, 0.01, 0.03)  # penalties of the linear model that labels are judged by
 
 
@@ -34,9 +35,8 @@ def outliers(images: Tensor | np.ndarray) -> pd.DataFrame:
     that a hundred copies of one foreign picture are not each other's alibi: by frozen ImageNet features, and by
     simple statistics of the pixels. Their logarithms, in robust standard deviations, are added.
 
-    images: uint8 (N, C, H, W), C = 1 or 3. Returns DataFrame(index, score), worst first, a row an image; score in
-    robust standard deviations of the set, 0 for a typical image; above 4 is rare in clean sets. Raises ValueError for
-    images that are not uint8.
+    images: uint8 (N, C, H, W), C = 1 or 3; else ValueError. Returns DataFrame(index, score), worst first, a row an
+    image; score in robust standard deviations of the set, 0 for a typical image; above 4 is rare in clean sets.
 
     Example:
         found = outliers(data.train.images)
@@ -142,9 +142,6 @@ def copies(pairs: pd.DataFrame, n: int, threshold: float = THRESHOLDS["duplicate
         group = copies(near_duplicates(images), len(images))
         first = group == np.arange(len(images))     # one of each picture
     """
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
     sure = pairs[pairs["score"] > threshold]
     ends = (sure["index"].to_numpy(), sure["reference_index"].to_numpy())
     _, component = connected_components(coo_matrix((np.ones(len(sure)), ends), shape=(n, n)), directed=False)
@@ -199,7 +196,7 @@ def out_of_fold_probabilities(h: Tensor | np.ndarray, labels: Tensor | np.ndarra
         raise ValueError(f"labels hold {len(present)} classes: label issues need two at least")
     with np.errstate(invalid="ignore"):  # the share that an axis has of no variance at all
         axes = principal_axes(h)
-    x, folds, alike = axes[labelled], stratified_folds(y, min(_FOLDS, len(y)), seed), np.ones(len(y))
+    x, folds, alike = axes[labelled], stratified_folds(y, min(5, len(y)), seed), np.ones(len(y))
 
     def surprise(decay: float) -> float:
         asked = folds[0][1]

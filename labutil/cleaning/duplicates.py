@@ -45,11 +45,10 @@ def near_duplicates(images: Tensor | np.ndarray, reference: Tensor | np.ndarray 
     Within one set, or, with `reference`, between two: the leak from training to test is
     `near_duplicates(test, reference=train)`.
 
-    images: uint8 (N, C, H, W), C = 1 or 3. reference: uint8 (M, C, H, W) of any size; None: `images` themselves.
-    Returns DataFrame(index, reference_index, score), most alike first. score in [0, 1] is a fitted probability: above
-    0.5 is more likely than not the same picture; 1 is for identical bytes. Within one set each pair comes once,
-    index > reference_index. It lists the candidates that were looked at closely, most of them no duplicates. Raises
-    ValueError for images that are not uint8.
+    images: uint8 (N, C, H, W), C = 1 or 3; else ValueError. reference: the same of any size; None: `images` themselves.
+    Returns DataFrame(index, reference_index, score), most alike first: the candidates that were looked at closely, most
+    of them no duplicates. score in [0, 1] is a fitted probability: above 0.5 is more likely than not the same picture;
+    1 is for identical bytes. Within one set each pair comes once, index > reference_index.
 
     Example:
         pairs = near_duplicates(data.train.images)
@@ -164,12 +163,8 @@ def _nearest(a: Tensor, b: Tensor, k: int, within: bool) -> Tensor:
     """Pairs (P, 2) of each row of `a` and its k nearest rows of `b` by cosine; within one set not itself."""
     k = min(k + within, len(b))
     half = torch.bfloat16 if len(b) > 4096 else torch.float32  # only who is near matters, not how near
-    a, bt = a.to(half), b.to(half).T
-    out = []
-    for start in range(0, len(a), 1024):
-        j = (a[start : start + 1024] @ bt).topk(k, 1).indices
-        out.append(torch.stack([torch.arange(start, start + len(j)).repeat_interleave(k), j.flatten()], 1))
-    pairs = torch.cat(out)
+    near = torch.cat([(part @ b.to(half).T).topk(k, 1).indices for part in a.to(half).split(1024)])
+    pairs = torch.stack([torch.arange(len(a)).repeat_interleave(k), near.flatten()], 1)
     return pairs[pairs[:, 0] != pairs[:, 1]] if within else pairs
 
 

@@ -1,22 +1,7 @@
 """Plant faults in a clean set of images and know where they are: what a lesson on data cleaning scores itself with.
 
-| kind | what is planted | label |
-|---|---|---|
-| `exact_duplicate` | a copy of an image, byte for byte | its image's |
-| `near_duplicate` | a copy changed in one to three of the ways of `defects.vary` | its image's |
-| `conflicting_duplicate` | either of the two | another class |
-| `foreign` | one picture of something else, many times over, half of them the same bytes | drawn at random |
-| `blend` | an image mixed with that picture | its image's |
-| `photograph` | crops of natural photographs | drawn at random |
-| `noise` | frames of noise, fine or coarse | drawn at random |
-| `blank` | frames of almost one colour | drawn at random |
-| `overexposed` | an image washed out until most of it clips | its image's |
-| `blurred` | an image so far out of focus that its detail is gone | its image's |
-| `random_label` | nothing: an image's label is replaced | any other class |
-| `lookalike_label` | the same | the other class that the image resembles most |
-| `leak` | copies of test images, exact or near | their own |
-
-An image has one fault at most, and what copies are made of is free of faults. Kinds do not share their originals.
+`MIX` names the kinds. An image has one fault at most, and what copies are made of is free of faults. Kinds do not share
+their originals.
 """
 
 from __future__ import annotations
@@ -42,21 +27,21 @@ from labutil.images import Dataset, ImageSet
 from labutil.paths import DataError, did_you_mean
 
 VERSION = 1  # part of fingerprints: raise it when a changed line changes what is planted
-# What one number is spread over: the share of each kind, 1 in all.
+# The kinds, and what one number is spread over: the share of each, 1 in all. Labels are right where nothing is said.
 MIX = {
-    "exact_duplicate": 0.09,
-    "near_duplicate": 0.14,
-    "conflicting_duplicate": 0.07,
-    "foreign": 0.12,
-    "blend": 0.08,
-    "photograph": 0.06,
-    "noise": 0.05,
-    "blank": 0.05,
-    "overexposed": 0.04,
-    "blurred": 0.04,
-    "random_label": 0.12,
-    "lookalike_label": 0.09,
-    "leak": 0.05,
+    "exact_duplicate": 0.09,  # a copy of an image, byte for byte
+    "near_duplicate": 0.14,  # a copy changed in one to three of the ways of `defects.vary`
+    "conflicting_duplicate": 0.07,  # either of the two, labelled as another class
+    "foreign": 0.12,  # one picture of something else, many times over, half of them the same bytes; random labels
+    "blend": 0.08,  # an image mixed with that picture
+    "photograph": 0.06,  # crops of natural photographs; random labels
+    "noise": 0.05,  # frames of noise, fine or coarse; random labels
+    "blank": 0.05,  # frames of almost one colour; random labels
+    "overexposed": 0.04,  # an image washed out until most of it clips
+    "blurred": 0.04,  # an image so far out of focus that its detail is gone
+    "random_label": 0.12,  # an image as it is, labelled as any other class
+    "lookalike_label": 0.09,  # the same, as the other class that it resembles most
+    "leak": 0.05,  # copies of test images, exact or near
 }
 KINDS = tuple(MIX)
 MOST = 0.5  # of the training images, for one kind, and for all where one number is given
@@ -108,9 +93,7 @@ def plant(data: Dataset, rates: float | Mapping[str, float] | None, seed: int = 
     rates, n_classes = shares(rates), len(data.classes)
     if not rates:
         return data, _truth([])
-    images, labels, test_images, test_labels = (
-        values.numpy() for part in (data.train, data.test) for values in (part.images, part.labels)
-    )
+    images, labels = data.train.images.numpy(), data.train.labels.numpy()
     n, shape = len(images), images.shape[1:]
     counts = {kind: max(1, round(rate * n)) for kind, rate in rates.items()}
     chosen = _choose(counts, labels, n_classes, seed)
@@ -119,18 +102,16 @@ def plant(data: Dataset, rates: float | Mapping[str, float] | None, seed: int = 
     for kind, count in counts.items():
         rows, rng = chosen[kind], _rng(seed, _EFFECTS, kind)
         if kind in _RELABELLED:
-            given[rows] = _relabel(kind, images, labels, rows, n_classes, rng)
+            given[rows] = _relabel(kind, data.train, rows, rng)
             found += [(row, kind, -1, labels[row]) for row in rows]
             continue
-        if kind == "leak":
-            rows = np.resize(rng.permutation(len(test_images)), count if len(test_images) else 0)
-            made = _copies(kind, test_images, test_labels, rows, n_classes, rng)
-        elif kind in _DUPLICATES:
-            made = _copies(kind, images, labels, rows, n_classes, rng)
-        elif kind in _DAMAGED:
-            made = _damaged(kind, images, labels, rows, picture, rng)
-        else:
+        if kind in _STRANGERS:
             made = _strangers(kind, count, picture, n_classes if (labels >= 0).any() else 0, rng)
+        elif kind == "leak":
+            rows = np.resize(rng.permutation(len(data.test)), count if len(data.test) else 0)
+            made = _altered(kind, data.test, rows, picture, rng)
+        else:
+            made = _altered(kind, data.train, rows, picture, rng)
         for image, label, original, true_label in made:
             found.append((n + len(added), kind, original, true_label))
             added.append((image, label))
@@ -140,19 +121,17 @@ def plant(data: Dataset, rates: float | Mapping[str, float] | None, seed: int = 
     out[place[:n]], out_labels[place[:n]] = images, given
     for row, (image, label) in zip(place[n:], added, strict=True):
         out[row], out_labels[row] = image, label
-    truth = _truth(
-        [
-            (place[row], kind, original if kind == "leak" or original < 0 else place[original], true_label)
-            for row, kind, original, true_label in found
-        ]
-    )
+    found = [
+        (place[row], kind, original if kind == "leak" or original < 0 else place[original], true_label)
+        for row, kind, original, true_label in found
+    ]
 
     train = ImageSet(torch.from_numpy(out), torch.from_numpy(out_labels), data.classes)
     mean, std = mean_std(train.images)
     # Seed 0 adds nothing: so the fingerprints of what was planted before there were others stay.
     facts = json.dumps([data.fingerprint, VERSION, rates, *([int(seed)] if seed else [])], sort_keys=True)
     fingerprint = hashlib.sha256(facts.encode()).hexdigest()[:16]
-    return dataclasses.replace(data, train=train, mean=mean, std=std, fingerprint=fingerprint), truth
+    return dataclasses.replace(data, train=train, mean=mean, std=std, fingerprint=fingerprint), _truth(found)
 
 
 def _truth(rows: list[tuple[int, str, int, int]]) -> pd.DataFrame:
@@ -161,12 +140,8 @@ def _truth(rows: list[tuple[int, str, int, int]]) -> pd.DataFrame:
     return truth.sort_values("index", ignore_index=True)
 
 
-# What is right, for scoring
-
-
 def duplicate_pairs(truth: pd.DataFrame) -> set[tuple[int, int]]:
-    """Every pair (i, j), i < j, of rows that show the same: copies, their original, each other; all `foreign`; leaks of
-    one test image. See `doubtful_pairs` for what a score should leave out."""
+    """Every pair (i, j), i < j, of rows that show the same: copies and original; all `foreign`; leaks of one image."""
     groups: dict[object, set[int]] = defaultdict(set)
     for index, kind, original, _ in truth.itertuples(index=False):
         if kind in _DUPLICATES:
@@ -177,9 +152,11 @@ def duplicate_pairs(truth: pd.DataFrame) -> set[tuple[int, int]]:
 
 
 def doubtful_pairs(truth: pd.DataFrame) -> set[tuple[int, int]]:
-    """Pairs that are neither right nor wrong to call duplicates: a damaged image and what it was made from; two made
-    from the same, or blended with the same picture, and that picture; two blank frames; two parts of photographs, which
-    may overlap. Pairs as of `duplicate_pairs`, none of which is among them."""
+    """Pairs (i, j), i < j, that are neither right nor wrong to call duplicates, and none of `duplicate_pairs`.
+
+    A damaged image and what it was made from; two made from the same, or blended with the same picture, and that
+    picture; two blank frames; two parts of photographs, which may overlap.
+    """
     groups: dict[object, set[int]] = defaultdict(set)
     for index, kind, original, _ in truth.itertuples(index=False):
         if kind in _DAMAGED:
@@ -226,9 +203,6 @@ def _pairs(groups: Iterable[set[int]]) -> set[tuple[int, int]]:
     return {pair for group in groups for pair in itertools.combinations(sorted(map(int, group)), 2)}
 
 
-# Which images
-
-
 def _rng(seed: int, purpose: int, kind: str) -> Generator:
     # A generator for each kind, so that planting another kind too changes as little as it can.
     return np.random.default_rng([seed, purpose, KINDS.index(kind)])
@@ -256,9 +230,8 @@ def _other_class(label: int, n_classes: int, rng: Generator) -> int:
     return int((label + rng.integers(1, n_classes)) % n_classes)
 
 
-def _relabel(
-    kind: str, images: np.ndarray, labels: np.ndarray, rows: np.ndarray, n_classes: int, rng: Generator
-) -> list[int]:
+def _relabel(kind: str, train: ImageSet, rows: np.ndarray, rng: Generator) -> list[int]:
+    images, labels, n_classes = train.images.numpy(), train.labels.numpy(), len(train.classes)
     drawn = [_other_class(labels[row], n_classes, rng) for row in rows]
     if kind == "random_label" or not len(rows) or len(np.unique(labels[labels >= 0])) < 2:
         return drawn
@@ -287,27 +260,19 @@ def _small(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return (np.concatenate(sums) / area).reshape(len(rows), -1)
 
 
-# The images: each yields (image, label, original, true label)
-
+# An image, its label, the row that it was made from, and its true label.
 _Made = Iterator[tuple[np.ndarray, int, int, int]]
 
 
-def _copies(
-    kind: str, images: np.ndarray, labels: np.ndarray, rows: np.ndarray, n_classes: int, rng: Generator
-) -> _Made:
+def _altered(kind: str, source: ImageSet, rows: np.ndarray, picture: np.ndarray, rng: Generator) -> _Made:
+    images, labels, n_classes = source.images.numpy(), source.labels.numpy(), len(source.classes)
+    damage = {"blend": partial(defects.blend, picture), "overexposed": defects.overexpose, "blurred": defects.blur}
+    change = damage.get(kind, defects.vary)
     for row in rows:
-        exact = kind == "exact_duplicate" or (kind != "near_duplicate" and rng.random() < 0.5)
-        image = images[row] if exact else defects.vary(images[row], rng)
+        exact = kind == "exact_duplicate" or (kind in {"conflicting_duplicate", "leak"} and rng.random() < 0.5)
+        image = images[row] if exact else change(images[row], rng)
         label = _other_class(labels[row], n_classes, rng) if kind == "conflicting_duplicate" else labels[row]
         yield image, label, row, labels[row]
-
-
-def _damaged(
-    kind: str, images: np.ndarray, labels: np.ndarray, rows: np.ndarray, picture: np.ndarray, rng: Generator
-) -> _Made:
-    damage = {"blend": partial(defects.blend, picture), "overexposed": defects.overexpose, "blurred": defects.blur}
-    for row in rows:
-        yield damage[kind](images[row], rng), labels[row], row, labels[row]
 
 
 def _strangers(kind: str, count: int, picture: np.ndarray, n_classes: int, rng: Generator) -> _Made:

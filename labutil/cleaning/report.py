@@ -41,7 +41,7 @@ class CleaningReport:
 
     Example:
         report = CleaningReport(data)
-        report.add("outlier", found, threshold=4)
+        report.add("outlier", found[found.score > 4])
         report.save("report.csv")
         report.apply(data, "cleaned.npz")     # any lesson takes it: -p dataset npz:cleaned.npz
     """
@@ -50,22 +50,11 @@ class CleaningReport:
         self.data = data
         self.rows = pd.DataFrame(columns=list(_COLUMNS)).astype(_COLUMNS) if rows is None else rows
 
-    def add(
-        self,
-        reason: str,
-        found: pd.DataFrame,
-        *,
-        threshold: float = -np.inf,
-        score: str = "score",
-        remove: bool = True,
-        other_in_test: bool = False,
-    ) -> None:
-        """Add the rows of a detector's table whose score is above the threshold. reason: such as "outlier"; score:
-        the column to read. A pair's `reference_index` becomes `other`: an image among those that are judged, or
-        `other_in_test`."""
-        chosen = found[found[score] > threshold]
-        new = chosen[["index"]].assign(reason=reason, score=chosen[score], remove=remove)
-        new["other"] = chosen.get("reference_index", -1)
+    def add(self, reason: str, found: pd.DataFrame, *, score: str = "score", other_in_test: bool = False) -> None:
+        """Add rows of a detector's table, all to be removed, for a reason such as "outlier". score: the column to read.
+        A pair's `reference_index` becomes `other`: an image among those that are judged, or `other_in_test`."""
+        new = found[["index"]].assign(reason=reason, score=found[score], remove=True)
+        new["other"] = found.get("reference_index", -1)
         new["name"] = _names(self.data, new["index"])
         new["other_name"] = _names(self.data, new["other"], in_test=other_in_test)
         new["data_set"] = _identity(self.data) if self.data else ""

@@ -22,34 +22,21 @@ def part(labels: list[int], classes: tuple[str, ...], seed: int, prefix: str | N
     return ImageSet(torch.from_numpy(pixels), torch.tensor(labels, dtype=torch.int64), classes, names)
 
 
-def small(
-    labels: list[int],
-    classes: tuple[str, ...] = ("a", "b"),
-    *,
-    test: tuple[int, ...] = (0, 1),
-    unlabelled: int | None = None,
-    named: bool = False,
-) -> Dataset:
-    train, val, tested = (
-        part(values, classes, seed, prefix if named else None)
-        for seed, (prefix, values) in enumerate({"train": labels, "val": [labels[0]], "test": list(test)}.items())
-    )
-    more = None if unlabelled is None else part([-1] * unlabelled, classes, 3, "more" if named else None)
-    return Dataset("small", train, val, tested, more, (0.5,), (0.2,), "0" * 16, classes, 1, (8, 12))
+def small(labels, classes=("a", "b"), *, test=(0, 1), unlabelled=None, named=False) -> Dataset:
+    """Training images with these labels, one validation image, test images, so many unlabelled ones: (1, 8, 12)."""
+    of = {"train": labels, "val": labels[:1], "test": [*test], "more": [-1] * (unlabelled or 0)}
+    parts = [part(of[name], classes, seed, name if named else None) for seed, name in enumerate(of)]
+    more = None if unlabelled is None else parts[3]
+    return Dataset("small", *parts[:3], more, (0.5,), (0.2,), "0" * 16, classes, 1, (8, 12))
 
 
-def ranking(*scores: float) -> pd.DataFrame:
-    order = np.argsort(-np.array(scores))
-    return pd.DataFrame({"index": order, "score": np.array(scores)[order]})
-
-
-def pairs(*rows: tuple[int, int, float]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=["index", "reference_index", "score"])
+def found(*index: int, score: float | list[float] = 1.0, **columns: list[int]) -> pd.DataFrame:
+    return pd.DataFrame({"index": np.array(index, int), "score": score, **columns})
 
 
 def removing(data: Dataset, *rows: int) -> CleaningReport:
     report = CleaningReport(data)
-    report.add("test", pd.DataFrame({"index": list(rows), "score": 1.0}))
+    report.add("test", found(*rows))
     return report
 
 
@@ -61,17 +48,18 @@ def content(images: ImageSet) -> list[tuple[bytes, str]]:
 @pytest.fixture
 def report() -> CleaningReport:
     report = CleaningReport(small([0] * 9, test=(0, 0), unlabelled=1, named=True))
-    report.add("outlier", ranking(1, 9, 3, 5), threshold=4)
-    report.add("duplicate", pairs((9, 2, 0.9), (8, 1, 0.5), (3, 0, 1.0)), threshold=0.5)
-    report.add("leak", pairs((4, 1, 0.9)), other_in_test=True)
-    report.add("label", ranking(0.1, 0.2, 0.95), threshold=0.9, remove=False)
+    report.add("outlier", found(1, 3, score=[9, 5]))
+    report.add("duplicate", found(9, 3, score=[0.9, 1], reference_index=[2, 0]))
+    report.add("leak", found(4, score=0.9, reference_index=[1]), other_in_test=True)
+    report.add("label", found(2, score=0.95))
+    report.rows.loc[5, "remove"] = False
     return report
 
 
 # What it holds
 
 
-def test_a_report_holds_what_is_above_the_threshold_and_names_the_files(report):
+def test_a_report_holds_what_was_found_and_names_the_files(report):
     assert report.rows.drop(columns="data_set").to_numpy().tolist() == [
         [1, "train/1.png", "outlier", 9.0, -1, "", True],
         [3, "train/3.png", "outlier", 5.0, -1, "", True],
@@ -87,9 +75,9 @@ def test_a_report_holds_what_is_above_the_threshold_and_names_the_files(report):
     assert report.removed.tolist() == [1, 3, 4, 9]
     report.rows.loc[3, "remove"] = False
     assert report.removed.tolist() == [1, 4, 9]
-    report.add("dark", image_quality(report.data.train.images[:5]), score="dark")  # no threshold: all
+    report.add("dark", image_quality(report.data.train.images[:5]), score="dark")
     assert report.rows["reason"].tolist()[6:] == ["dark"] * 5
-    report.add("nothing", ranking(), threshold=0)
+    report.add("nothing", found())
     assert len(report.rows) == 11
     bare = removing(small([0, 1]), 1)
     assert bare.rows["name"].tolist() == bare.rows["other_name"].tolist() == [""]
@@ -105,7 +93,7 @@ def test_a_report_survives_a_file(report, tmp_path):
         again = CleaningReport.load(path)
         pd.testing.assert_frame_equal(again.rows, kept.rows)
         assert again.removed.tolist() == kept.removed.tolist()
-        again.add("more", ranking(1.0, 2.0))  # it can go on
+        again.add("more", found(1, 0))  # it can go on
         assert len(again.rows) == len(kept.rows) + 2
     assert [p.name for p in path.parent.iterdir()] == ["report.csv"]
     removing(replace(odd, train=replace(odd.train, names=("caf\udce9.png",) * 9)), 1).save(path)  # a name in Latin-1
@@ -139,18 +127,10 @@ HEADER = b"data_set,index,name,reason,score,other,other_name,remove\n"
 def test_damaged_reports(content, tmp_path):
     path = tmp_path / "report.csv"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"report.csv is no cleaning report \(.*\): save one with") as error:
-        CleaningReport.load(path)
-    assert "\n" not in str(error.value)
-
-
-def test_reports_that_are_no_file(tmp_path, report):
-    for path in (tmp_path / "none.csv", tmp_path):
-        with pytest.raises(DataError, match="is no cleaning report"):
-            CleaningReport.load(path)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"cannot be written \(.+\): choose another place$"):
-        report.save(tmp_path / "file" / "report.csv")
+    for wrong in (path, tmp_path / "none.csv", tmp_path):
+        with pytest.raises(DataError, match=r" is no cleaning report \(.*\): save one with") as error:
+            CleaningReport.load(wrong)
+        assert str(error.value).startswith(f"{wrong} is") and "\n" not in str(error.value)
 
 
 # What is left
@@ -252,6 +232,8 @@ def test_no_half_written_file_stays(error, tmp_path, monkeypatch):
     with pytest.raises(seen, match=r"cleaned.npz cannot be written \((No space left on device|odd)\)|^$"):
         removing(data, 1).apply(data, path)
     assert [p.name for p in tmp_path.iterdir()] == ["cleaned.npz"] and path.read_bytes() == b"the old one"
+    with pytest.raises(DataError, match=r"cannot be written \(.+\): choose another place$"):
+        removing(data, 1).save(path / "report.csv")  # a file is no folder
 
 
 # The lesson, on a set of one's own
