@@ -66,9 +66,6 @@ def likeness(a: np.ndarray, b: np.ndarray) -> float:
     return np.fft.ifft2(np.fft.fft2(b) * spectra).real.max() / (np.linalg.norm(a) * np.linalg.norm(b) + 1e-9)
 
 
-# The truth is true
-
-
 @pytest.mark.parametrize("side, channels", [(8, 1), (8, 3), (28, 1), (96, 3)])
 def test_truth_agrees_with_pixels_and_labels(side: int, channels: int) -> None:
     images, labels = shapes(100, side, channels)
@@ -197,9 +194,6 @@ def test_vary_keeps_size_and_always_changes_something() -> None:
                     assert not np.array_equal(changed, image) and np.array_equal(image, before)
 
 
-# Reproducible, and nothing else changes
-
-
 def test_same_seed_same_faults_whatever_numpy_draws_and_the_input_stays() -> None:
     given = (*shapes(80, 12, 3), *shapes(20, 12, 3, 1))
     before = [x.copy() for x in given]
@@ -231,9 +225,6 @@ def test_position_tells_nothing() -> None:
     assert abs(rows.mean() / len(out) - 0.5) < 0.05 and abs((rows < len(out) / 4).mean() - 0.25) < 0.06
     distance = (truth["index"] - truth["original"])[truth["original"] >= 0]
     assert abs(distance.abs().mean() / len(out) - 1 / 3) < 0.05  # of two uniform positions
-
-
-# Edges
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
@@ -286,9 +277,6 @@ def test_oblong_images_and_classes_that_do_not_occur() -> None:
     assert {given[row] for row, *_ in of_kind(truth, "lookalike_label")} <= {0, 7}
     _, given, _ = planted(images, np.zeros(40, int), {"lookalike_label": 0.2}, classes=9)
     assert (given > 0).sum() == 8
-
-
-# Scoring
 
 
 def test_pairs_and_rows_for_scoring() -> None:
@@ -353,9 +341,6 @@ def test_scores_of_rows_against_a_slow_loop() -> None:
         assert faults.score_rows(list(truth), pandas.Series(found)) == faults.score_rows(truth, found)
     assert faults.score_rows([1, 2], []) == (0, 1) == faults.score_rows([], [])
     assert faults.score_rows([], [3]) == (0, 0)
-
-
-# A data set
 
 
 def load(rates: object = None, seed: int = 0) -> tuple[Dataset, pandas.DataFrame]:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from labutil.cleaning import CleaningReport, image_quality, judged_images, plant
-from labutil.data import DataError, Dataset, ImageSet, load_dataset
+from labutil.data import DataError, Dataset, ImageSet, cells, load_dataset
 
 
 def part(labels: list[int], classes: tuple[str, ...], seed: int, prefix: str | None = None) -> ImageSet:
@@ -54,9 +54,6 @@ def report() -> CleaningReport:
     report.add("label", found(2, score=0.95))
     report.rows.loc[5, "remove"] = False
     return report
-
-
-# What it holds
 
 
 def test_a_report_holds_what_was_found_and_names_the_files(report):
@@ -131,9 +128,6 @@ def test_damaged_reports(content, tmp_path):
         with pytest.raises(DataError, match=r" is no cleaning report \(.*\): save one with") as error:
             CleaningReport.load(wrong)
         assert str(error.value).startswith(f"{wrong} is") and "\n" not in str(error.value)
-
-
-# What is left
 
 
 @pytest.mark.parametrize(("spec", "subset"), [("cells:60", None), ("mnist5k", 40)])
@@ -236,39 +230,27 @@ def test_no_half_written_file_stays(error, tmp_path, monkeypatch):
         removing(data, 1).save(path / "report.csv")  # a file is no folder
 
 
-# The lesson, on a set of one's own
-
-
 @pytest.mark.long
 def test_the_lesson_judges_every_image_of_a_set_and_loses_none(tmp_path):
     """More images than its `subset`, some without a label: a copy, a copy without a label and a blank frame go."""
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[:32, :32]
-
-    def pictures(kinds: np.ndarray) -> np.ndarray:
-        across, down = rng.normal(16, 4, len(kinds)), 8 + 7 * kinds + rng.normal(0, 2, len(kinds))
-        disc = (y - down[:, None, None]) ** 2 + (x - across[:, None, None]) ** 2 < 40
-        noisy = 110 + 100 * disc[..., None] * np.eye(3)[kinds][:, None, None] + rng.normal(0, 12, (*disc.shape, 3))
-        return noisy.clip(0, 255).astype(np.uint8)
-
-    labels = {part: np.arange(size) % 3 for part, size in (("train", 150), ("val", 30), ("test", 30))}
-    arrays = {f"{part}_images": pictures(kinds) for part, kinds in (labels | {"unlabelled": np.arange(30) % 3}).items()}
-    judged = np.concatenate([arrays["train_images"], arrays["unlabelled_images"]])
-    judged[3], judged[150], judged[5] = judged[0], judged[1], 255
-    arrays |= {"train_images": judged[:150], "unlabelled_images": judged[150:]}
-    np.savez(tmp_path / "own.npz", **arrays, **{f"{part}_labels": kinds for part, kinds in labels.items()})
+    pictures, kinds, _ = cells.generate(240, 0)
+    pictures = pictures[:, :, ::3, ::3].transpose(0, 2, 3, 1).copy()
+    pictures[3], kinds[3], pictures[150], pictures[5] = pictures[0], kinds[0], pictures[1], 255
+    parts = dict(zip(("train", "unlabelled", "val", "test"), np.split(np.arange(240), [150, 180, 210]), strict=True))
+    arrays = {f"{part}_images": pictures[rows] for part, rows in parts.items()}
+    arrays |= {f"{part}_labels": kinds[rows] for part, rows in parts.items() if part != "unlabelled"}
+    np.savez(tmp_path / "own.npz", **arrays)
     command = [sys.executable, "-m", "labutil", "run", "01", "--out", tmp_path / "runs"]
     given = ["-p", "dataset", f"npz:{tmp_path / 'own.npz'}", "-p", "planted", "0", "-p", "subset", "60"]
     done = subprocess.run([*command, *given], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "runs" / "01_data_cleaning").iterdir()
     removed = set(CleaningReport.load(run / "cleaning_report.csv").removed)
-    assert {3, 5, 150} <= removed and not {0, 1} & removed and len(removed) < 25
+    assert {3, 5, 150} <= removed and not {0, 1} & removed and len(removed) < 25, removed
     cleaned = np.load(run / "cleaned.npz")
-    for part, rows in (("train", range(150)), ("unlabelled", range(150, 180))):
-        assert np.array_equal(cleaned[f"{part}_images"], judged[[row for row in rows if row not in removed]]), part
-    for part in ("val", "test"):
-        assert np.array_equal(cleaned[f"{part}_images"], arrays[f"{part}_images"])
-        assert cleaned[f"{part}_labels"].tolist() == [str(kind) for kind in labels[part]]
+    for part, rows in parts.items():
+        left = [row for row in rows if row not in removed or part in {"val", "test"}]
+        assert np.array_equal(cleaned[f"{part}_images"], pictures[left]), part
+        assert part == "unlabelled" or cleaned[f"{part}_labels"].tolist() == [str(kind) for kind in kinds[left]]
     said = "".join((run / "notebook.ipynb").read_text())
     assert f"{len(removed)} of 180 images go" in said and "30 of them have no label" in said
