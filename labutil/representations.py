@@ -269,16 +269,6 @@ def check_images(name: str, images: Array) -> Tensor:
     return images
 
 
-def eigenvectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """`torch.linalg.eigh` that always answers: in single precision it gives up on many equal eigenvalues, as a
-    covariance of fewer images than features has, and then takes twice as long in double."""
-    try:
-        return torch.linalg.eigh(matrix)
-    except torch.linalg.LinAlgError:
-        values, vectors = torch.linalg.eigh(matrix.double())
-        return values.to(matrix.dtype), vectors.to(matrix.dtype)
-
-
 def feature_size(image_shape: tuple[int, int]) -> int:
     """Pixels a side at which a pretrained network sees images of this height and width: the larger of the two, to the
     nearest multiple of 32, from 96 (small images are seen better enlarged) to 224."""
