@@ -40,10 +40,7 @@ def decoder_parameters(function: Callable[[Sequence[int], int, int], int]) -> st
         weights, biases, norms = sum(pairs) * kernel**2, sum(chain[1:]), 2 * sum(filters)
         expected = weights + biases + norms
         first, last = pairs[0] * kernel**2 + filters[-1], pairs[-1] * kernel**2 + channels
-        no_first = (
-            "the first layer of the decoder keeps the number of channels (256 to 256 in the table): one convolution "
-            "for each of the encoder's, and one that makes the image"
-        )
+        no_first = expected - first, expected - first - 2 * filters[-1]  # with its batch norm, and without
         mistakes = {
             "a kernel has height times width numbers: kernel**2": sum(pairs) * kernel + biases + norms,
             "the biases are missing, one for each output channel": weights + norms,
@@ -52,7 +49,8 @@ def decoder_parameters(function: Callable[[Sequence[int], int, int], int]) -> st
             "running means and variances are not learned (Keras counts them, we do not)": expected + norms,
             "no batch norm follows the last convolution": expected + 2 * channels,
             "the last convolution, which makes the image's channels, is missing": expected - last,
-            no_first: (expected - first, expected - first - 2 * filters[-1]),
+            "the first layer of the decoder keeps the number of channels (256 to 256 in the table): one convolution "
+            "for each of the encoder's, and one that makes the image": no_first,
         }
         answer = number(function, filters, channels, kernel)
         judge(answer, expected, mistakes, f"decoder_parameters({filters}, {channels}, {kernel})", rtol=0)
@@ -101,6 +99,4 @@ def pca_error(function: Callable[[Tensor, int], Tensor]) -> str:
             "that is the error of the mean image, k = 0": squares.sum() / x.numel(),
         }
         judge(number(function, x, k), left / x.numel(), mistakes, f"for k = {k}", rtol=1e-3)  # pca_lowrank is not exact
-    return (
-        "So a linear autoencoder needs no training; what a deep one gains over this line is what its layers are worth."
-    )
+    return "A linear autoencoder needs no training; what a deep one gains over this line is what its layers are worth."

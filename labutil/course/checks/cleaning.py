@@ -32,11 +32,9 @@ def robust_z(function: Callable[[Tensor], Tensor]) -> str:
     x = torch.tensor([9.0, 1.0, 6.0, 4.0, 10.0, 3.0, 1000.0])  # median 6, median absolute deviation 3
     centred = x - x.median()
     mad, from_mean = centred.abs().median(), (x - x.mean()).abs().median()
-    expected = centred / (1.4826 * mad)
+    expected, z = centred / (1.4826 * mad), (x - x.mean()) / x.std()
     mistakes = {
-        "that is the ordinary z-score: one value of 1000 drags its mean and standard deviation along": (
-            (x - x.mean()) / x.std()
-        ),
+        "that is the ordinary z-score: one value of 1000 drags its mean and standard deviation along": z,
         "the factor 1.4826 is missing, which makes it a standard deviation for normal data": centred / mad,
         "deviations must be taken from the median, not from the mean": centred / (1.4826 * from_mean),
         "the mean of the deviations is not robust: take their median": centred / (1.4826 * centred.abs().mean()),

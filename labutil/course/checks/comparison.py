@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from labutil.compare import significance
-from labutil.course.checks.frame import Wrong, call, checked, equal, judge, number, tensor
+from labutil.course.checks.frame import Wrong, call, checked, close, judge, number, tensor
 
 
 @checked
@@ -61,7 +61,7 @@ def mcnemar(function: Callable[[Tensor, Tensor], float]) -> str:
             "the split that was seen counts as well: range(k + 1)": (tail - seen, 2 * (tail - seen)) if k else (),
             "that is the chi-square form, made for many disagreements; here count, exactly": chi_square,
         }
-        hint = "" if equal(answer, more, atol=0) else "do images enter that both have right?"
+        hint = "" if close(answer, more, atol=0) else "do images enter that both have right?"
         judge(answer, min(1, 2 * tail), mistakes, case, hint=hint)
     return "The images that both have right, or both wrong, never enter."
 
@@ -76,10 +76,9 @@ def paired_bootstrap(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> st
     try:
         answer = tensor(call(function, a, b, drawn), (6,))
     except RuntimeError as error:  # torch's NotImplementedError is one, too
-        if "Subtraction" in str(error):
-            raise Wrong("booleans cannot be subtracted: .float() first") from error
-        if "mean()" in str(error):
-            raise Wrong("only floats have a mean: .float() first") from error
+        for said, reason in (("Subtraction", "booleans cannot be subtracted"), ("mean()", "only floats have a mean")):
+            if said in str(error):
+                raise Wrong(f"{reason}: .float() first") from error
         raise
     a, b = a.double(), b.double()
     of_a, of_b = a[drawn].mean(1), b[drawn].mean(1)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from labutil.course.checks.frame import Wrong, call, checked, equal, judge, number, scalar, tensor
+from labutil.course.checks.frame import Wrong, call, checked, close, judge, number, scalar, tensor
 
 
 def _eye(n: int) -> Tensor:
@@ -89,7 +89,7 @@ def info_nce(function: Callable[[Tensor, Tensor, float], Tensor]) -> str:
     }
     judge(answer, expected, mistakes, f"for a random batch of {n} images")
     cold = number(function, z_a, z_b, 0.01)
-    if not equal(cold, _nt_xent(z_a, z_b, 0.01), rtol=1e-3):
+    if not close(cold, _nt_xent(z_a, z_b, 0.01), rtol=1e-3):
         raise Wrong(f"right at tau 0.5, but {cold} at tau 0.01: exp(1 / 0.01) overflows; use logsumexp")
     return "And stable at tau = 0.01."
 
@@ -111,7 +111,7 @@ def collapsed_loss(function: Callable[[int], float]) -> str:
         hint = "if a term with tau remains: -1/tau and 1/tau cancel"
         judge(number(function, n), expected, mistakes, f"for n = {n}", hint=hint)
     one = number(function, 1)
-    if not equal(one, 0, atol=1e-6):
+    if not close(one, 0, atol=1e-6):
         raise Wrong(f"one image has two views: only the positive is left in the sum, log 1 = 0, not {one:.4f}")
     return "Whatever tau is: it cancels."
 

@@ -81,38 +81,33 @@ def tensor(answer: Any, shape: tuple[int, ...], shapes: Mapping[tuple[int, ...],
     return answer.detach().double()
 
 
-def equal(answer: Any, value: Any, *, rtol: float = 1e-4, atol: float = 1e-7) -> bool:
-    """Are two numbers, or two arrays of one shape, equal but for rounding?"""
+def close(answer: Any, value: Any, *, rtol: float = 1e-4, atol: float = 1e-7) -> Tensor:
+    """Where two numbers, or two arrays of one shape, are equal but for rounding."""
     a, b = (torch.as_tensor(v, dtype=torch.float64) for v in (answer, value))
-    return a.shape == b.shape and torch.allclose(a, b, rtol=rtol, atol=atol)
+    return torch.isclose(a, b, rtol=rtol, atol=atol)
 
 
 def judge(
-    answer: Any,
-    expected: Any,
-    mistakes: Mapping[str, Any],
-    case: str = "",
-    *,
-    hint: str = "",
-    rtol: float = 1e-4,
-    atol: float = 1e-7,
+    answer: Any, expected: Any, mistakes: Mapping[str, Any], case: str = "", *, hint: str = "", **tolerance: float
 ) -> None:
     """Accept an answer that is right; of another say which mistake it comes from, or what would be right, and where.
 
     answer, expected: numbers or arrays of one shape. mistakes: {reason: what a function with this mistake answers, or
     a tuple of such}; the first that fits is named. case: the input, in words. hint: advice where no mistake fits.
+    tolerance: as of `close`.
 
     Example:
         judge(answer, expected, {"divide by N": 7 * expected, "the sign is turned round": -expected}, "a random batch")
     """
-    if equal(answer, expected, rtol=rtol, atol=atol):
+    right = close(answer, expected, **tolerance)
+    if right.all():
         return
     before = f"{case}: " if case else ""
     for reason, values in mistakes.items():
         for value in values if isinstance(values, tuple) else (values,):
-            if equal(answer, value, rtol=rtol, atol=atol):
+            if close(answer, value, **tolerance).all():
                 raise Wrong(before + reason)
-    yours, right = (torch.as_tensor(v, dtype=torch.float64) for v in (answer, expected))
-    place = tuple((~yours.isclose(right, rtol=rtol, atol=atol)).nonzero()[0].tolist())  # () of a number
+    place = tuple((~right).nonzero()[0].tolist())  # () of a number
     at = f"at {list(place)} " if place else ""
-    raise Wrong(f"{before}{at}{right[place]:,.8g} is right, yours is {yours[place]:,.8g}{hint and '; ' + hint}")
+    yours, ours = (torch.as_tensor(v, dtype=torch.float64)[place] for v in (answer, expected))
+    raise Wrong(f"{before}{at}{ours:,.8g} is right, yours is {yours:,.8g}{hint and '; ' + hint}")
