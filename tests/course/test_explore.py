@@ -1,4 +1,4 @@
-"""Explorers of the contrastive lessons: what they say is what a slow loop counts, and their controls redraw."""
+"""Explorers: what they say is what a slow loop counts, and their controls redraw."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import matplotlib
 
 matplotlib.use("Agg")
 
+import IPython.display
+import ipywidgets
 import matplotlib.pyplot as plt
+import pandas as pd
 import pytest
 import torch
 
@@ -34,8 +37,6 @@ def still(monkeypatch):
 @pytest.fixture
 def live(monkeypatch):
     """With a front end: call it, and get the controls by name and a list that grows by a title a drawing."""
-    import IPython.display
-    import ipywidgets
 
     def show(explorer, *args, drawn="image_grid", **kwargs):
         shown, titles, original = [], [], getattr(plots, drawn)
@@ -54,9 +55,8 @@ def texts(figure):
 
 
 def pictures(n=12, channels=3, side=16):
-    return torch.randint(
-        0, 256, (n, channels, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
+    g = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (n, channels, side, side), dtype=torch.uint8, generator=g)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -122,6 +122,12 @@ def test_neighbours_follow_the_class(live):
     controls["draw"].value = 1
     assert titles[0].startswith("queries of all classes") and titles[1].startswith("queries of c")
     assert len(titles) == 3
+
+
+def test_pairs_of_which_none_is_true(still):
+    found = pd.DataFrame({"index": [1], "reference_index": [0], "score": [0.9]})
+    title = still(explore.pairs, pictures(2), found, truth=[]).get_suptitle()
+    assert title.replace("\n", " ").endswith("precision 0.0%")
 
 
 def test_autoencoders_are_drawn_as_their_controls_say(live, monkeypatch):

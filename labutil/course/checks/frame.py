@@ -102,7 +102,7 @@ def judge(
     right = close(answer, expected, **tolerance)
     if right.all():
         return
-    before = f"{case}: " if case else ""
+    before, after = f"{case}: " if case else "", f"; {hint}" if hint else ""
     for reason, values in mistakes.items():
         for value in values if isinstance(values, tuple) else (values,):
             if close(answer, value, **tolerance).all():
@@ -110,4 +110,4 @@ def judge(
     place = tuple((~right).nonzero()[0].tolist())  # () of a number
     at = f"at {list(place)} " if place else ""
     yours, ours = (torch.as_tensor(v, dtype=torch.float64)[place] for v in (answer, expected))
-    raise Wrong(f"{before}{at}{ours:,.8g} is right, yours is {yours:,.8g}{hint and '; ' + hint}")
+    raise Wrong(f"{before}{at}{ours:,.8g} is right, yours is {yours:,.8g}{after}")

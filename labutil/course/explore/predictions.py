@@ -79,8 +79,8 @@ def corruptions(
         return x, to_numpy(predict(x)).argmax(1)
 
     def draw(kind: str, severity: int) -> Figure:
-        _, clean = look("noise", 0)
-        x, y_pred = look(kind, severity) if severity else look("noise", 0)
+        clean = look("noise", 0)[1]  # severity 0 of any kind
+        x, y_pred = look(kind if severity else "noise", severity)
         what = f"{kind.replace('_', ' ')}, severity {severity}" if severity else "no corruption"
         right, as_they_are = (y_pred == truth).mean(), (clean == truth).mean()
         title = f"{what}: accuracy {right:.1%} of {len(truth)} images, {as_they_are:.1%} as they are"
