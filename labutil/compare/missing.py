@@ -36,8 +36,7 @@ def command(notebook: Path, dataset: str, data_seed: int) -> str:
 
 def small_params(notebook: Path, dataset: str, data_seed: int) -> dict[str, Any]:
     """The notebook's parameters at smoke size, on this data set, so that its run can stand beside the others."""
-    folder = paths.project_root() / "notebooks" / "recipes"
-    recipe = parameters.read_recipe(folder, RECIPE, notebook.stem) or {}
+    recipe = parameters.read_recipe(notebook, RECIPE) or {}
     declared = parameters.read_parameters(notebook)
     settings = {"dataset": sources.resolve(dataset), "data_seed": data_seed}
     if "subset" in declared:

@@ -18,6 +18,5 @@ __getattr__, __dir__ = on_demand(
         "show_path": "record",
         "FILL_IN": "record",
         "run_notebook": "execute",  # a notebook with parameters -> its run's directory, found or made
-        "outcome": "execute",  # what that came to, in words
     },
 )

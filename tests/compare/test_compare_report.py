@@ -145,7 +145,7 @@ def test_images_and_features_are_those_that_the_runs_saw(planted_runs):
     h = encoders.features(board, board.methods[0], index)
     model, _ = predict.load_model(board.methods[0].members[0].dir)
     assert np.allclose(h, evaluation.predict(model.encoder, data.test.images[index]), atol=1e-3)
-    with pytest.raises(predict.PredictionError, match="keeps no model"):
+    with pytest.raises(paths.DataError, match="keeps no model"):
         encoders.features(board, board.methods[1], index)
 
 

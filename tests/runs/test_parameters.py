@@ -9,11 +9,11 @@ from labutil.runs.parameters import (
     Parameter,
     ParameterError,
     code_cells,
-    coerce,
     find_notebook,
     merge,
     read_parameters,
     read_recipe,
+    read_value,
 )
 
 CELL = """dataset: str = "cells"  # a name, or a path with # in it
@@ -42,7 +42,7 @@ def notebook(tmp_path):
 def test_reads_names_types_values_and_meanings(notebook):
     found = read_parameters(notebook)
     assert list(found)[:7] == ["dataset", "epochs", "lr", "size", "deep", "hash", "filters"]
-    assert found["size"] == Parameter("size", "int | None", 48, "pixels")
+    assert found["size"] == Parameter("int | None", 48, "pixels")
     assert found["hash"].default == "a#b"
     assert found["hash"].meaning == "the '#' is not a comment"
     assert found["dataset"].meaning == "a name, or a path with # in it"
@@ -53,7 +53,7 @@ def from_recipe(folder, text):
     """The settings of a recipe with this text."""
     (folder / "recipes" / "mine").mkdir(parents=True, exist_ok=True)
     (folder / "recipes" / "mine" / "02_lesson.yaml").write_text(text)
-    return read_recipe(folder / "recipes", "mine", "02_lesson")
+    return read_recipe(folder / "02_lesson.ipynb", "mine")
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_values_of_python_and_of_nested_and_untyped_lists():
         ("int | str", "x", "x"), ("str", "null", "null"),
     ]  # fmt: skip
     for kind, given, value in cases:
-        answer = coerce(Parameter("x", kind, None, ""), given)
+        answer = read_value(kind, given)
         assert (answer, type(answer)) == (value, type(value))
 
 
@@ -156,20 +156,20 @@ def test_a_file_that_is_no_notebook(tmp_path):
 def test_recipes(tmp_path):
     assert from_recipe(tmp_path, "lr: 1e-3\nsweep:\n  lr: [1, 2]\n") == {"lr": "1e-3"}
     assert from_recipe(tmp_path, "") == {}
-    folder = tmp_path / "recipes"
-    assert read_recipe(folder, "mine", "03_other") is None
+    lesson = tmp_path / "02_lesson.ipynb"
+    assert read_recipe(tmp_path / "03_other.ipynb", "mine") is None
     with pytest.raises(ParameterError, match=r"no recipe 'mien' \(did you mean 'mine'\?\); there are mine"):
-        read_recipe(folder, "mien", "02_lesson")
+        read_recipe(lesson, "mien")
     for text, message in (("a: [1", "is not YAML"), ("just text", "must hold")):
         with pytest.raises(ParameterError, match=message):
             from_recipe(tmp_path, text)
-    (folder / "mine" / "02_lesson.yaml").write_bytes(b"lr: \xe9")
+    (tmp_path / "recipes" / "mine" / "02_lesson.yaml").write_bytes(b"lr: \xe9")
     with pytest.raises(ParameterError, match="is not YAML"):
-        read_recipe(folder, "mine", "02_lesson")
+        read_recipe(lesson, "mine")
 
 
 def test_finding_a_notebook(tmp_path, notebook):
     for name in ("02", "02_lesson", "02_lesson.ipynb", str(notebook)):
-        assert find_notebook(tmp_path, name) == notebook
+        assert find_notebook(name, tmp_path) == notebook
     with pytest.raises(ParameterError, match=r"no notebook '02_leson' \(did you mean '02_lesson'\?\)"):
-        find_notebook(tmp_path, "02_leson")
+        find_notebook("02_leson", tmp_path)

@@ -26,9 +26,9 @@ import json, sys
 from pathlib import Path
 import numpy as np
 from labutil import cli, models, networks
-from labutil.runs import report_e
+from labutil.runs import execute
 directory = Path(sys.argv[1])
-def execute(notebook, params, **options):
+def run_notebook(notebook, params, **options):
     print("EXECUTE " + json.dumps(params))
     models.save(networks.ConvAutoencoder(1, (2,), 12), directory / "autoencoder.safetensors")
     probabilities = np.eye(2)[[0, 1, 1, 1]]
@@ -36,7 +36,7 @@ def execute(notebook, params, **options):
     metrics = {"val_reconstruction_mse": 0.02, "test_errors": 1, "test_accuracy": 0.75}
     record = {"metrics": metrics, "dataset": {"classes": ["zero", "one"]}, "seconds": 1.0, "started": ""}
     return directory, record, False
-report_e.run_notebook = execute
+execute.run_notebook = run_notebook
 sys.argv = ["labutil", *sys.argv[2:]]
 cli.main()
 """
