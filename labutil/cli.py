@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import click
 from labutil import paths, runs
 from labutil.data import sources
 from labutil.runs import execute, parameters, report_e
-from labutil.runs.predict import find_run, predict_images, summary, table_path, write_table
+from labutil.runs.predict import find_run, parse_source, predict_images, summary
 
 
 class OneLineErrors(click.Group):
@@ -90,9 +91,10 @@ def predict(run_name: str, spec: str, part: str | None, out: Path | None) -> Non
     SPEC: as for `labutil data`, or the path of a folder of images in any order, or of one image; labels are not needed.
     """
     directory = find_run(run_name)
-    path = table_path(directory, spec, part, out)
+    name = re.sub(r"[^\w.@-]+", "_", "_".join(filter(None, ("predictions", parse_source(spec).name, part))))
+    path = paths.target(out or directory / f"{name}.csv")
     table = predict_images(directory, spec, part)
-    write_table(path, table)
+    paths.replace_file(path, lambda temporary: table.to_csv(temporary, index=False, float_format="%.6g"))
     images = "1 image" if len(table) == 1 else f"{len(table):,} images"
     click.echo(f"{images}: {runs.show_path(path)}\n  {summary(table)}")
 

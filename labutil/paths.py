@@ -74,9 +74,9 @@ def absolute(path: Path | str) -> Path:
 def target(path: Path | str) -> Path:
     """The absolute path of a file to write. Raises DataError, before anything is computed, where none can be."""
     path = absolute(path)
-    if path.is_dir() or not path.parent.is_dir():
-        reason = "it is a folder" if path.is_dir() else f"{path.parent} is no folder"
-        raise DataError(f"{path} cannot be written, {reason}: name a file in a folder that exists")
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        reason = "it is a folder" if path.is_dir() else f"{path.parent} is no folder to write into"
+        raise DataError(f"{path} cannot be written, {reason}: name another file")
     return path
 
 

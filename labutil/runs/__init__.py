@@ -2,21 +2,9 @@
 
 from labutil import on_demand
 
-__getattr__, __dir__ = on_demand(
-    __name__,
-    {
-        "open_run": "record",  # a lesson's own run: where its metrics, figures, predictions and model go
-        "Run": "record",
-        "RunError": "record",
-        "new_record": "record",  # run.json of a run that begins now
-        "read_record": "record",  # run.json of a directory
-        "read_records": "record",  # every run below a directory
-        "load_runs": "record",  # the same as a table
-        "run_id": "record",  # the name of a run's directory
-        "format_metrics": "record",
-        "write_json": "record",
-        "show_path": "record",
-        "FILL_IN": "record",
-        "run_notebook": "execute",  # a notebook with parameters -> its run's directory, found or made
-    },
-)
+_RECORD = (
+    "open_run", "Run", "RunError", "new_record", "read_record", "read_records", "load_runs", "run_id",
+    "format_metrics", "write_json", "show_path", "FILL_IN",
+)  # fmt: skip
+
+__getattr__, __dir__ = on_demand(__name__, dict.fromkeys(_RECORD, "record") | {"run_notebook": "execute"})

@@ -8,8 +8,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import json
-import re
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,39 +73,33 @@ def _declares(cell: dict) -> bool:
     return "parameters" in cell.get("metadata", {}).get("tags", [])
 
 
-_WORDS = {
-    "None": {"": None, "~": None, "null": None, "none": None},
-    "bool": {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False},
-}
-_ANY = "None | bool | int | float | str"  # of a `list` that does not say
-
-
 def read_value(kind: str, value: Any) -> Any:
-    """A value as it was typed (command line, recipe), or of Python, as `kind`, a type as Python writes it.
+    """A value as it was typed (command line, recipe), or of Python, as `kind`: int, float, bool, str, a list, or None.
 
     Text is read as people mean it: `010` is ten, `1e-3` and `1_000` are numbers, `yes`, `on` and `true` are booleans,
-    `null` and `none` are None where that is allowed. `1:30`, a date or `nan` is no number. Raises ValueError.
+    `null` and `none` are None where that is allowed. `1:30`, a date or `nan` is no number.
+    Raises ValueError, KeyError, OverflowError or YAMLError where it is no such value.
 
     Example:
         read_value("int | None", "010")  # 10
     """
-    # The first type that fits; None before all, since `null` is text too.
-    for one in sorted(re.split(r" \| (?![^\[]*\])", kind), key="None".__ne__):
-        with contextlib.suppress(ValueError, OverflowError, KeyError, yaml.YAMLError):
-            if one in _WORDS:
-                return _WORDS[one][str(value).strip().lower()]
-            if one == "int" and _number(value) == int(_number(value)):
-                return int(_number(value))
-            if one == "float":
-                return float(_number(value))
-            if one == "str" and isinstance(value, str):
-                return value
-            items = yaml.load(value, _AsTyped) if isinstance(value, str) else value
-            if one.startswith("list") and isinstance(items, list | tuple):
-                # Among floats a whole number stays one, as in a notebook's own `list[float] = [20, 64, 0.01]`.
-                read = _number if one == "list[float]" else partial(read_value, one[5:-1] or _ANY)
-                return list(map(read, items))
-    raise ValueError(f"{value!r} is no {kind}")
+    word = str(value).strip().lower()
+    if kind.endswith(" | None"):
+        return None if word in {"", "~", "null", "none"} else read_value(kind.removesuffix(" | None"), value)
+    if kind == "bool":
+        return {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}[word]
+    if kind == "str" and isinstance(value, str):
+        return value
+    if kind.startswith("list["):
+        items = yaml.load(value, yaml.BaseLoader) if isinstance(value, str) else value
+        if not isinstance(items, list | tuple):
+            raise ValueError
+        # Among floats a whole number stays one, as in a notebook's own `list[float] = [20, 64, 0.01]`.
+        return [_number(item) if kind == "list[float]" else read_value(kind[5:-1], item) for item in items]
+    number = _number(value)
+    if kind not in {"int", "float"} or (kind == "int" and number != int(number)):
+        raise ValueError
+    return int(number) if kind == "int" else float(number)
 
 
 def _number(value: Any) -> int | float:
@@ -118,16 +110,6 @@ def _number(value: Any) -> int | float:
     if not is_number(value):
         raise ValueError
     return value
-
-
-class _AsTyped(yaml.SafeLoader):
-    """YAML whose words and numbers stay text, but for an unquoted null: what they mean depends on the parameter."""
-
-
-_AsTyped.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in found if tag.endswith((":null", ":merge"))]
-    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
 
 
 def merge(notebook: Path, *layers: dict[str, Any]) -> dict[str, Any]:
@@ -144,7 +126,7 @@ def merge(notebook: Path, *layers: dict[str, Any]) -> dict[str, Any]:
         kind, _, meaning = declared[name]
         try:
             merged[name] = read_value(kind, value)
-        except ValueError:
+        except (ValueError, KeyError, OverflowError, yaml.YAMLError):
             raise ParameterError(f"parameter {name} takes {kind}, not {value!r} ({meaning})") from None
     return merged
 
@@ -182,7 +164,7 @@ def read_recipe(notebook: Path, recipe: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        settings = yaml.load(path.read_bytes(), _AsTyped) or {}
+        settings = yaml.load(path.read_bytes(), yaml.BaseLoader) or {}  # all text, as on a command line
     except yaml.YAMLError as error:
         raise ParameterError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):
@@ -191,14 +173,14 @@ def read_recipe(notebook: Path, recipe: str) -> dict[str, Any] | None:
     return settings
 
 
-def find_notebook(name: str, folder: Path = NOTEBOOKS) -> Path:
+def find_notebook(name: str) -> Path:
     """A notebook by its name, number ("02"), or path. Raises ParameterError with the nearest name."""
     path = Path(name)
     if path.suffix == ".ipynb" and path.exists():
         return path.resolve()
-    names = sorted(path.stem for path in folder.glob("[0-9]*.ipynb"))
+    names = sorted(path.stem for path in NOTEBOOKS.glob("[0-9]*.ipynb"))
     stem = path.name.removesuffix(".ipynb")
     matches = [n for n in names if n == stem] or [n for n in names if n.startswith(f"{stem}_")]
     if len(matches) != 1:
         raise ParameterError(f"no notebook {name!r}{did_you_mean(stem, names)}; there are {', '.join(names)}")
-    return folder / f"{matches[0]}.ipynb"
+    return NOTEBOOKS / f"{matches[0]}.ipynb"

@@ -5,7 +5,6 @@ Nothing heavy is imported before it is needed, so that a mistyped run is told at
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,25 +59,11 @@ def load_model(directory: Path) -> tuple[nn.Module, dict[str, Any]]:
     """The model of a finished run, on the device and frozen, and the run's record (run.json).
 
     The model maps float32 images (N, C, H, W) in [0, 1], of `record["model"]`'s channels and image_size, to logits
-    (N, K) over `record["dataset"]["classes"]`. Raises DataError as `check_run`, or when it cannot be rebuilt.
+    (N, K) over `record["dataset"]["classes"]`. Raises DataError for a run without a model that can be rebuilt.
 
     Example:
         model, record = load_model(find_run("02"))
     """
-    record = check_run(directory)
-    from labutil import device, models
-
-    try:
-        model = models.load(directory / "model.safetensors", kind=models.Classifier, settings=record["model"])
-    except DataError as error:
-        reason = " ".join(str(error.__cause__ or error).split())
-        what = f"the model of {show_path(directory)} cannot be rebuilt ({reason[:300]})"
-        raise DataError(f"{what}: run its notebook again") from error
-    return device.prepare(model.requires_grad_(False).eval()), record
-
-
-def check_run(directory: Path) -> dict[str, Any]:
-    """The record of a complete run that keeps its model; raises DataError for any other."""
     record, name = read_record(directory), show_path(directory)
     if record is None:
         raise DataError(f"{name} has no run.json that can be read: give another run")
@@ -89,7 +74,15 @@ def check_run(directory: Path) -> dict[str, Any]:
     named, outputs = len((record.get("dataset") or {}).get("classes", ())), record["model"].get("num_classes")
     if named != outputs:
         raise DataError(f"{name} names {named} classes, but its model has {outputs}: give another run")
-    return record
+
+    from labutil import device, models
+
+    try:
+        model = models.load(directory / "model.safetensors", kind=models.Classifier, settings=record["model"])
+    except DataError as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise DataError(f"the model of {name} cannot be rebuilt ({reason[:300]}): run its notebook again") from error
+    return device.prepare(model.requires_grad_(False).eval()), record
 
 
 def predict_images(directory: Path, spec: str, part: str | None = None) -> pd.DataFrame:
@@ -97,17 +90,14 @@ def predict_images(directory: Path, spec: str, part: str | None = None) -> pd.Da
 
     Columns: name (a file's path inside its folder, or as `test_images[17]`: the key and position of the source's own
     part), class (predicted), label (where a source has labels that the model knows; "" for images without), and
-    p_<class> for each class, which sum to 1.
-
-    Images are scaled to the model's image size as `load_dataset` does. Gray images are repeated for a model of colour
-    ones; the other way round colour is left out, and a note on stderr says so.
+    p_<class> for each class, which sum to 1. Images are scaled as by `load_dataset`, and made gray for a model of gray
+    ones. Notes go to stderr.
 
     directory: of the run, as `find_run` returns it. spec: as `parse_source` takes it. Folders may hold images in any
     way; those named as classes of the model give labels. part: one of PARTS; one that the source does not bring is
     drawn as `load_dataset` draws it, with the run's data_seed. None: "test" where the source brings it, else "all".
-
     Raises DataError when the run has no usable model, images cannot be used, there is no such part, or the run's data
-    set has changed since, so that the part that would be drawn now is not the one of then.
+    set has changed since, so that a part drawn now would not be the one of then.
 
     Example:
         table = predict_images(find_run("02"), "folder:new_images")
@@ -115,7 +105,7 @@ def predict_images(directory: Path, spec: str, part: str | None = None) -> pd.Da
     if part is not None and part not in PARTS:
         raise DataError(f"part {part!r}{did_you_mean(part, PARTS)} is not one of {', '.join(PARTS)}")
     source = parse_source(spec)
-    record = check_run(directory)
+    model, record = load_model(directory)
     import numpy as np
     import pandas as pd
     import torch
@@ -128,7 +118,6 @@ def predict_images(directory: Path, spec: str, part: str | None = None) -> pd.Da
     found = loading.load_source(source, size, record["params"].get("data_seed", 0), lenient=True)
     part = part or ("test" if "test" in found.parts else "all")
     rows = part_rows(found, source, part, record)
-    model, _ = load_model(directory)
     outputs, length = [], store.chunk_length(found.images.shape[1:])
     with device.progress_bar(len(rows), source.name, "image") as bar:
         for i in range(0, len(rows), length):
@@ -205,20 +194,6 @@ def summary(table: pd.DataFrame) -> str:
         right = int((judged.label == judged["class"]).sum())
         line += f"; accuracy {right / len(judged):.4f} ({right:,} of {len(judged):,} labelled)"
     return line
-
-
-def table_path(directory: Path, spec: str, part: str | None, out: Path | None = None) -> Path:
-    """Where a table goes: `out`, else into the run's directory, named for the images. Raises as `paths.target`."""
-    name = "_".join(filter(None, ("predictions", parse_source(spec).name, part)))
-    return paths.target(out or directory / (re.sub(r"[^\w.@-]+", "_", name) + ".csv"))
-
-
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a table as CSV, whole or not at all. Raises DataError where that cannot be."""
-    try:
-        paths.replace_file(path, lambda temporary: table.to_csv(temporary, index=False, float_format="%.6g"))
-    except OSError as error:
-        raise DataError(f"{path} cannot be written ({error.strerror or error}): give another --out FILE") from error
 
 
 def parse_source(spec: str) -> Source:

@@ -94,15 +94,11 @@ class Run:
         columns["probabilities"] = np.asarray(probabilities, np.float32)
         paths.replace_file(self.dir / f"{name}.npz", lambda temporary: np.savez_compressed(temporary, **columns))
 
-    def save_model(self, model: nn.Module, **build: Any) -> None:
-        """Keep a model as model.safetensors, and in the record how it was built.
-
-        build: settings that the model does not know itself, as `models.save` takes them. Where none are known, as of a
-        network of one's own, `labutil predict` cannot use this run.
-        """
+    def save_model(self, model: nn.Module) -> None:
+        """Keep a model as model.safetensors, and in the record how it was built, where that is known."""
         from labutil import models
 
-        if settings := models.save(model, self.dir / "model.safetensors", **build):
+        if settings := models.save(model, self.dir / "model.safetensors"):
             self.record["model"] = settings
             self.save()
 
