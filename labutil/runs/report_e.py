@@ -1,12 +1,8 @@
-"""Report E's two commands: an autoencoder from images, then a classifier on its encoder. Both run notebook 06.
-
-What is missing is asked for where a person is at the terminal; elsewhere it is an error of one line.
-"""
+"""Report E's two commands: an autoencoder from images, then a classifier on its encoder. Both run notebook 06."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +21,19 @@ ASKED = ("filters", "kernel_size", "dropout", "epochs", "batch_size")
 ALONE = {"contrast_epochs": "0", "code_sizes": "[]", "study": "none"}
 
 
-class Asked(click.Option):
-    """An option that is asked for where a person is at the terminal; elsewhere its lack is an error of one line."""
-
-    def prompt_for_value(self, ctx: click.Context) -> str:
-        if not sys.stdin.isatty():
-            missing = f"{self.opts[0]} is missing: {self.prompt}"
-            raise parameters.ParameterError(f"{missing}; nobody is at the terminal to be asked")
-        return super().prompt_for_value(ctx)
-
-
-def asked(*names: str, text: str) -> Callable[[click.decorators.FC], click.decorators.FC]:
-    """An `Asked` option. text: what it is, for the question and for the help."""
-    return click.option(*names, cls=Asked, prompt=text, help=f"{text[0].upper()}{text[1:]}.")
+def ask(context: click.Context, option: click.Option, value: str | None) -> str | None:
+    """A value that was not given is asked for at a terminal; elsewhere that is an error of one line."""
+    if value or context.resilient_parsing:
+        return value
+    text = f"{option.help[0].lower()}{option.help[1:-1]}"
+    if not sys.stdin.isatty():
+        raise parameters.ParameterError(f"{option.opts[0]} is missing: {text}; nobody is at the terminal to be asked")
+    return click.prompt(text)
 
 
-@asked("-d", "--dataset", text="images (a file in IDX format, gzipped or not, or a data set of the workbook)")
+@click.option(
+    "-d", "--dataset", callback=ask, help="Images (a file in IDX format, gzipped or not, or a data set's name)."
+)
 @click.option("--filters", help="Channels of each layer, as 16,32 (as many layers as numbers).")
 @click.option("--kernel-size", help="Pixels a side of each convolution.")
 @click.option("--dropout", help="Probability that a value of the maps is dropped.")
@@ -74,11 +67,11 @@ def autoencoder(dataset: str, model: str | None, save: str | None, **options: An
     click.echo(f"validation images come back with a squared error of {error:.5f}")
 
 
-@asked("-d", "--dataset", text="training images (a file in IDX format, gzipped or not)")
-@asked("-dl", "--dataset-labels", text="labels of the training images")
-@asked("-t", "--test", text="test images")
-@asked("-tl", "--test-labels", text="labels of the test images")
-@asked("-model", "--model", text="the trained autoencoder (autoencoder.safetensors, of `labutil autoencoder`)")
+@click.option("-d", "--dataset", callback=ask, help="Training images (a file in IDX format, gzipped or not).")
+@click.option("-dl", "--dataset-labels", callback=ask, help="Labels of the training images.")
+@click.option("-t", "--test", callback=ask, help="Test images.")
+@click.option("-tl", "--test-labels", callback=ask, help="Labels of the test images.")
+@click.option("-model", "--model", callback=ask, help="The trained autoencoder (autoencoder.safetensors of a run).")
 @click.option("--epochs", "classifier_epochs", help="Passes over the images, of new layers, then of everything: 2,6")
 @click.option("--batch-size", "classifier_batch_size", help="Images per step.")
 @click.option("--head", help="Nodes of each fully connected layer, as 64.")
