@@ -50,8 +50,8 @@ def run(notebooks: tuple[str, ...], recipe: str | None, overrides: execute.Overr
         chosen = [path for path in found if not recipe or parameters.read_recipe(path, recipe) is not None]
     else:
         chosen = [parameters.find_notebook(name) for name in notebooks]
-    plans = {path: parameters.plan(path, recipe, dict(overrides)) for path in chosen}
-    for path, params in plans.items():
+    plans = [(path, parameters.plan(path, recipe, dict(overrides))) for path in chosen]
+    for path, params in plans:
         _, record = execute.run_and_tell(path, params, recipe=recipe, **options)
         click.echo(runs.format_metrics(record["metrics"]))
 
@@ -111,7 +111,7 @@ def compare(directory: Path | None) -> None:
     Prints the table, mean ± std over seeds, and leaves compare_summary.txt, .csv and .html there.
     """
     root = directory or paths.runs_dir()
-    if not root.is_dir():  # before anything heavy is imported
+    if not root.is_dir():
         raise sources.DataError(f"{root} is no directory: give one that holds runs, or make some with labutil run all")
 
     from labutil.compare import report

@@ -29,11 +29,9 @@ def run_notebook(
 ) -> tuple[Path, dict[str, Any], bool]:
     """Run a notebook in its run directory, or find that it has been run; return (directory, record, found).
 
-    params: all parameters, merged (`parameters.merge`). out: base directory instead of the project's runs.
-    A run that was cut off continues from its checkpoints. force: run anew, even when complete. At a terminal, stderr
-    shows how many cells are done.
-    Raises RunError when the notebook raised (its directory then holds the executed notebook and error.txt), or when
-    another process is executing this very run.
+    params: all parameters, merged (`parameters.merge`). out: base directory instead of the project's runs. force: run
+    anew, even when complete. A run that was cut off continues from its checkpoints. Raises RunError when the notebook
+    raised (its directory then holds the executed notebook and error.txt), or another process is executing this run.
     """
     directory = ((out or paths.runs_dir()) / notebook.stem / run_id(notebook, params, out)).resolve()
     directory.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,4 @@
-"""A finished run's model on new images: find the run, rebuild its model, and make a table of what it says.
-
-Nothing heavy is imported before it is needed, so that a mistyped run is told at once.
-"""
+"""A finished run's model on new images: find the run, rebuild its model, and make a table of what it says."""
 
 from __future__ import annotations
 
@@ -24,7 +21,6 @@ if TYPE_CHECKING:
 
 PARTS = ("train", "val", "test", "all")
 _BATCH = 128  # a network may scale its images up, so fewer at once than stored ones would allow
-_SHOWN = 12  # classes that a summary counts by name
 
 
 def find_run(name: str) -> Path:
@@ -130,11 +126,8 @@ def predict_images(directory: Path, spec: str, part: str | None = None) -> pd.Da
 
     classes = np.array(record["dataset"]["classes"])
     labels = [found.classes[label] if label >= 0 else "" for label in found.labels[rows]]
-    names = found.names or [
-        f"images[{i}]" if list(found.parts) == ["train"] else f"{own}_images[{i}]"
-        for own, count in found.parts.items()
-        for i in range(count)
-    ]
+    keys = {own: "images" if list(found.parts) == ["train"] else f"{own}_images" for own in found.parts}
+    names = found.names or [f"{keys[own]}[{i}]" for own, count in found.parts.items() for i in range(count)]
     columns = {"name": [names[row] for row in rows], "class": classes[probabilities.argmax(1)]}
     if set(labels) & set(classes):
         columns["label"] = labels
@@ -185,10 +178,10 @@ def holds_trained(source: Source, record: dict[str, Any]) -> bool:
 
 def summary(table: pd.DataFrame) -> str:
     """One line on a table of `predict_images`: how many of each class, the frequent ones first, and the accuracy."""
-    counts = table["class"].value_counts()
-    line = ", ".join(f"{name} {count:,}" for name, count in counts.head(_SHOWN).items())
-    if len(counts) > _SHOWN:
-        line += f" and {len(counts) - _SHOWN} more classes"
+    counts, most = table["class"].value_counts(), 12
+    line = ", ".join(f"{name} {count:,}" for name, count in counts.head(most).items())
+    if len(counts) > most:
+        line += f" and {len(counts) - most} more classes"
     if "label" in table:
         judged = table[("p_" + table.label).isin(table.columns)]
         right = int((judged.label == judged["class"]).sum())

@@ -40,14 +40,11 @@ class RunError(RuntimeError):
 
 @dataclass
 class Run:
-    """An open run: metrics, figures, predictions and the model go through it into its directory.
-
-    dir: the run's directory. record: what run.json holds. resume: whether `fit` continues from checkpoints.
-    """
+    """An open run: metrics, figures, predictions and the model go through it into its directory."""
 
     dir: Path
-    record: dict[str, Any]
-    resume: bool = False
+    record: dict[str, Any]  # what run.json holds
+    resume: bool = False  # whether `fit` continues from checkpoints
 
     def log(self, **metrics: float) -> None:
         """Record metrics by their names (test_accuracy, val_accuracy, train_seconds, ...); values must be finite."""
@@ -116,18 +113,16 @@ class Run:
 def open_run(notebook: str, namespace: dict[str, Any], data: Dataset | None = None, *, label: str | None = None) -> Run:
     """Open the run that this notebook writes to, seed everything, and say on what it runs.
 
-    notebook: its name, as "02_supervised_baseline". namespace: `globals()`, from which the parameters are taken.
-    data: the data set, for the record. label: what tables call this run's method. Under `labutil run` the directory
-    is the one that the command prepared; by hand it is `<runs>/<notebook>/hand-<id>`, begun afresh.
-    Raises RunError when another kernel has it open.
+    namespace: `globals()`, from which the parameters are taken. data: for the record. label: what tables call this
+    run's method. Under `labutil run` the directory is the one that the command prepared; by hand it is
+    `<runs>/<notebook>/hand-<id>`, begun afresh. Raises RunError when another kernel has it open.
 
     Example:
         run = open_run("02_supervised_baseline", globals(), data)
     """
     from labutil import device
 
-    prepared = os.environ.get("LABUTIL_RUN_DIR")
-    if prepared:
+    if prepared := os.environ.get("LABUTIL_RUN_DIR"):
         directory = Path(prepared)
         record = read_record(directory)
     else:
@@ -177,8 +172,8 @@ def new_record(notebook: str, recipe: str | None, params: dict[str, Any]) -> dic
 def read_record(directory: Path) -> dict[str, Any] | None:
     """run.json of a directory, None where there is none that can be read."""
     try:
-        record = json.loads((directory / "run.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError):
+        record = json.loads((directory / "run.json").read_bytes())
+    except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) and "status" in record else None
 
@@ -252,10 +247,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def lock_file(path: Path, timeout: float = 0) -> AcquireReturnProxy:
-    """Lock a run's directory by a file in it, until the process ends or a `with` block does.
-
-    Raises RunError when another process still has it after `timeout` seconds.
-    """
+    """Lock a run's directory by a file in it. Raises RunError when another process still has it after `timeout` s."""
     from filelock import FileLock, Timeout
 
     try:
@@ -266,9 +258,9 @@ def lock_file(path: Path, timeout: float = 0) -> AcquireReturnProxy:
 
 def _commit() -> str | None:
     """The project's git commit, with '+' when files differ from it; None outside a checkout."""
-    describe = ("describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*")
-    command = ["git", "-C", str(paths.project_root()), *describe]
+    command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        done = subprocess.run(command, cwd=paths.project_root(), capture_output=True, text=True, check=True)
+        return done.stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -129,8 +129,7 @@ def test_a_person_s_wrong_answer_is_one_line_as_well(at_terminal):
 
 def refused(*args):
     result = CliRunner().invoke(cli.main, [str(arg) for arg in args])
-    assert result.exit_code == 2, result.output
-    assert result.stderr.count("\n") == 1, result.stderr
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1), result.output
     assert result.stderr.startswith("labutil: ")
     assert not paths.runs_dir().exists()
     return result.stderr
@@ -144,57 +143,50 @@ def test_nobody_at_the_terminal_is_one_line_and_exit_2(files):
 
 
 def test_wrong_files_are_one_line_and_exit_2(files, tmp_path):
-    whole = files["t"].read_bytes()
-    cut = tmp_path / "cut"
-    cut.write_bytes(whole[:-100])
-    packed = tmp_path / "packed.gz"
+    cut, packed, text, other = (tmp_path / name for name in ("cut", "packed.gz", "text", "other.safetensors"))
+    cut.write_bytes(files["t"].read_bytes()[:-100])
     packed.write_bytes(files["d"].read_bytes()[:-50])
+    text.write_text("hello")
+    models.save(networks.ConvAutoencoder(3, (2,), 28), other)
     few = write_idx(tmp_path / "few", np.arange(19) % 2)
     three = write_idx(tmp_path / "three", np.arange(20) % 3)
-    text = tmp_path / "text"
-    text.write_text("hello")
     cases = {
         ("d", "/no/such/file"): "/no/such/file does not exist", ("d", files["dl"]): "holds labels",
         ("dl", files["d"]): "holds images", ("t", cut): "says 20 x 12 x 12 in its header",
         ("d", packed): "damaged or cut short", ("tl", few): "19 labels for 20 images",
         ("tl", three): "has the label 2", ("t", text): "is no IDX file", ("t", tmp_path): "is no file",
         ("model", files["t"]): "is damaged or no model file", ("model", "/no/model"): "/no/model does not exist",
+        ("model", other): "is for images of 3 x 28 x 28, these are 1 x 28 x 28",
     }  # fmt: skip
     for (name, wrong), message in cases.items():
         assert message in refused("classification", *options(files, **{name: wrong})), (name, wrong)
-    assert "does not exist" in refused("autoencoder", "-d", "idx:/no/such/file")
-    assert "holds labels" in refused("autoencoder", "-d", files["dl"])
-    assert "says 20 x 12 x 12" in refused("autoencoder", "-d", cut)
-    assert "did you mean 'mnist5k'" in refused("autoencoder", "-d", "mnsit5k")
-    assert "cannot be written" in refused("autoencoder", "-d", files["d"], "-save", tmp_path / "no" / "file")
-    assert "parameter epochs takes int" in refused("autoencoder", "-d", files["d"], "--epochs", "many")
-    assert "did you mean 'noise'" in refused("autoencoder", "-d", files["d"], "-p", "nose", "1")
-    assert "did you mean 'smoke'" in refused("autoencoder", "-d", files["d"], "--recipe", "smoek")
-    other = tmp_path / "other.safetensors"
-    models.save(networks.ConvAutoencoder(3, (2,), 28), other)
-    assert "is for images of 3 x 28 x 28, these are 1 x 28 x 28" in refused(
-        "classification", *options(files, model=other)
-    )
+    cases = {
+        ("idx:/no/such/file",): "does not exist", (files["dl"],): "holds labels", (cut,): "says 20 x 12 x 12",
+        ("mnsit5k",): "did you mean 'mnist5k'", (files["d"], "-save", tmp_path / "no" / "file"): "cannot be written",
+        (files["d"], "--epochs", "many"): "parameter epochs takes int",
+        (files["d"], "-p", "nose", "1"): "did you mean 'noise'", (files["d"], "--recipe", "smoek"): "mean 'smoke'",
+    }  # fmt: skip
+    for given, message in cases.items():
+        assert message in refused("autoencoder", "-d", *given), given
 
 
 def test_both_commands_run_the_notebook(files, tmp_path):
     """From images without labels to the classification report, through the notebook itself."""
     model = tmp_path / "trained.safetensors"
-    common = ("--recipe", "smoke", "-p", "subset", "null", "-p", "study", "none", "-p", "contrast_epochs", "0")
-    run = [sys.executable, "-m", "labutil"]
-    first = [*run, "autoencoder", "-d", files["d"], "-save", model, "--filters", "4,8", *common]
-    done = subprocess.run(first, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-    assert done.returncode == 0, done.stderr
+
+    def labutil(*args):
+        common = ("--recipe", "smoke", "-p", "subset", "null", "-p", "study", "none", "-p", "contrast_epochs", "0")
+        command = [sys.executable, "-m", "labutil", *args, *common, "-p", "code_sizes", "[]"]
+        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    labutil("autoencoder", "-d", files["d"], "-save", model, "--filters", "4,8")
     assert models.load(model).settings["filters"] == [4, 8]
-    second = [*run, "classification", *options(files, model=model), *common, "-p", "code_sizes", "[]"]
-    done = subprocess.run([*map(str, second)], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-    assert done.returncode == 0, done.stderr
-    (record,) = [
-        r
-        for r in (runs.read_record(p.parent) for p in paths.runs_dir().rglob("run.json"))
-        if "test_errors" in r["metrics"]
-    ]
-    assert f"wrong: {record['metrics']['test_errors']} of 20" in done.stdout
-    assert re.search(r"precision +recall +f1 +support", done.stdout)
+    output = labutil("classification", *options(files, model=model))
+    records = [record for _, record in runs.read_records(paths.runs_dir())[0]]
+    (record,) = [record for record in records if "test_errors" in record["metrics"]]
+    assert f"wrong: {record['metrics']['test_errors']} of 20" in output
+    assert re.search(r"precision +recall +f1 +support", output)
     assert record["model"]["autoencoder"]["filters"] == [4, 8]
     assert torch.tensor(record["metrics"]["test_accuracy"]).isfinite()
