@@ -20,7 +20,7 @@ import numpy as np
 from labutil import evaluation, paths, runs
 from labutil.data import load_dataset
 from labutil.paths import DataError
-from labutil.runs.predict import PredictionError, load_model
+from labutil.runs.predict import load_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -196,7 +196,7 @@ def test_images(board: Board, method: Method | None = None) -> Tensor:
 def features(board: Board, method: Method, index: np.ndarray) -> Tensor:
     """Representations h = encoder(x), float32 (n, D), of some test images, by the first run of a method.
 
-    Raises DataError for images, PredictionError for a model, that cannot be had.
+    Raises DataError for images or a model that cannot be had.
 
     Example:
         xy = evaluation.tsne(features(board, board.methods[0], stratified_sample(board.y_true, 300)))
@@ -204,7 +204,7 @@ def features(board: Board, method: Method, index: np.ndarray) -> Tensor:
     model, _ = load_model(method.members[0].dir)
     encoder = getattr(model, "encoder", None)
     if encoder is None:
-        raise PredictionError(f"the model of {method.label} has no encoder of its own")
+        raise DataError(f"the model of {method.label} has no encoder of its own")
     return evaluation.predict(encoder, test_images(board, method)[index].contiguous()).flatten(1)
 
 
