@@ -85,8 +85,10 @@ class Run:
         table = table[["fit", *[c for c in table if c != "fit"]]]
         paths.replace_file(path, lambda temporary: table.to_csv(temporary, index=False))
 
-    def save_figure(self, figure: Figure, name: str) -> None:
-        """Keep a figure as figures/<name>.png; the notebook shows it as usual."""
+    def save_figure(self, figure: Figure | None, name: str) -> None:
+        """Keep a figure as figures/<name>.png (None: nothing); the notebook shows it as usual."""
+        if figure is None:
+            return
         (self.dir / "figures").mkdir(exist_ok=True)
         figure.savefig(self.dir / "figures" / f"{name}.png", dpi=110, bbox_inches="tight")
 
