@@ -86,7 +86,8 @@ def curves(history: pd.DataFrame | Mapping[str, pd.DataFrame], *, x: str = "epoc
             for column in frame.filter(regex=f"^(.+_)?{kind}$"):
                 values = frame[column].set_axis(at).dropna().astype(float)
                 drawn.append((kind, name, column.removesuffix(kind).rstrip("_"), values))
-    kinds, parts = (list(dict.fromkeys(row[i] for row in drawn if i == 0 or row[0] != "lr")) for i in (0, 2))
+    kinds = list(dict.fromkeys(kind for kind, *_ in drawn))
+    parts = list(dict.fromkeys(part for kind, _, part, _ in drawn if kind != "lr"))
     if not parts:
         raise ValueError("history: no column called, or ending in, loss or accuracy")
     several = len(histories) > 1

@@ -81,7 +81,7 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 def installed_fonts() -> dict[str, frozenset[int]]:
     """The code points that each installed font has."""
     found: dict[str, frozenset[int]] = {}
-    for path in sorted(font_manager.findSystemFonts()):
+    for path in sorted({font.fname for font in font_manager.fontManager.ttflist} | set(font_manager.findSystemFonts())):
         try:
             font_manager.fontManager.addfont(path)  # it may be newer than matplotlib's list
             font = font_manager.get_font(path)

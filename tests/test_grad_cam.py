@@ -32,6 +32,12 @@ def mlp(features):
     return models.mlp_head(features, [16], 4, 0.5)
 
 
+def scaled(heat):
+    """Sums (n, h, w) as Grad-CAM returns them for images of 32 x 32."""
+    heat = F.interpolate(heat.clamp(min=0)[:, None], (32, 32), mode="bilinear", align_corners=False)[:, 0]
+    return torch.stack([one / one.max() if one.max() > 0 else one for one in heat]).detach()
+
+
 def inner(model):
     encoder = model.encoder
     return encoder.encoder if isinstance(encoder, models.Resized) else encoder
@@ -79,9 +85,8 @@ def test_against_a_loop_over_images_channels_and_places(name):
             heat = torch.zeros(maps.shape[2:])
             for d in range(maps.shape[1]):
                 heat += gradient[0, d].mean() * maps[0, d].detach()
-            heat = F.interpolate(heat.clamp(min=0)[None, None], (32, 32), mode="bilinear", align_corners=False)[0, 0]
-            seen += bool(heat.max() > 0)
-            expected = heat / heat.max() if heat.max() > 0 else heat
+            expected = scaled(heat[None])[0]
+            seen += bool(expected.max() > 0)
             torch.testing.assert_close(got[k][i], expected, rtol=1e-3, atol=1e-3)
     assert seen > 2
 
@@ -95,11 +100,8 @@ def test_average_pooling_and_a_linear_head_give_cam():
     cam = torch.einsum("kd,ndhw->nkhw", model.head.weight, maps).detach()
     torch.testing.assert_close(cam.mean((2, 3)) + model.head.bias, logits)
     for k in range(4):
-        heat = F.interpolate(cam[:, k : k + 1].clamp(min=0), (32, 32), mode="bilinear", align_corners=False)[:, 0]
-        largest = heat.amax((1, 2), keepdim=True)
-        expected = torch.where(largest > 0, heat / largest.clamp(min=1e-12), 0)
         got = grad_cam.grad_cam(model, x, [k] * 4)
-        torch.testing.assert_close(got, expected.detach(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(got, scaled(cam[:, k]), rtol=1e-4, atol=1e-5)
         assert set(got.amax((1, 2)).tolist()) <= {0.0, 1.0}
     predicted = grad_cam.grad_cam(model, x)
     torch.testing.assert_close(predicted, grad_cam.grad_cam(model, x, logits.argmax(1)))
@@ -173,11 +175,8 @@ def test_a_mirrored_encoder_sees_both_images():
     model.eval()
     both = torch.stack([x, x.flip(3)]).float() / 255
     maps = [inner(plain).feature_maps(plain.encoder.resize(one)).detach() for one in both]
-    cam = [torch.einsum("nd,ndhw->nhw", model.head.weight, a)[:, None].detach() for a in maps]
-    both = (cam[0] + cam[1].flip(3)).clamp(min=0)
-    expected = F.interpolate(both, (32, 32), mode="bilinear", align_corners=False)[:, 0]
-    expected = expected / expected.amax((1, 2), keepdim=True).clamp(min=1e-12)
-    torch.testing.assert_close(heat, expected, rtol=1e-3, atol=1e-3)
+    cam = [torch.einsum("nd,ndhw->nhw", model.head.weight, a) for a in maps]
+    torch.testing.assert_close(heat, scaled(cam[0] + cam[1].flip(2)), rtol=1e-3, atol=1e-3)
     rates = models.layerwise_rates(model.encoder, 0.5)
     assert set(rates) == {f"encoder.encoder.encoder.{n}." for n in ("conv1", "bn1", "layer1", "layer2", "layer3")}
 

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.path import Path
 from matplotlib.text import Text
 
 from labutil import evaluation, plots, style
@@ -55,7 +56,7 @@ def no_figures_left():
 
 
 def drawn(figure):
-    """Every text that is drawn: (text, its four corners in screen pixels, turned with it)."""
+    """Every text that is drawn: (text, the corners of its box, half a pixel inside)."""
     seen, draw = {}, Text.draw  # an axis has texts that it does not draw
 
     def spy(self, *args, **kwargs):
@@ -73,26 +74,16 @@ def drawn(figure):
         flat = Text.get_window_extent(text)
         text.set_rotation(np.rad2deg(angle))
         turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-        half = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * [flat.width / 2, flat.height / 2]
+        half = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1], [-1, -1]]) * [flat.width / 2 - 0.5, flat.height / 2 - 0.5]
         found.append((text, [(box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2] + half @ turn))
     return found
-
-
-def meet(p, q):
-    """Whether two rectangles share more than a pixel (separating axes)."""
-    for corners in (p, q):
-        for side in (corners[1] - corners[0], corners[2] - corners[1]):
-            a, b = p @ side / np.linalg.norm(side), q @ side / np.linalg.norm(side)
-            if min(a.max(), b.max()) - max(a.min(), b.min()) <= 1:
-                return False
-    return True
 
 
 def faults(figure):
     """Texts that overlap, leave the figure, or are too small to read."""
     found = drawn(figure)
     pairs = itertools.combinations(found, 2)
-    bad = [("overlap", a.get_text(), b.get_text()) for (a, p), (b, q) in pairs if meet(p, q)]
+    bad = [("overlap", a.get_text(), b.get_text()) for (a, p), (b, q) in pairs if Path(p).intersects_path(Path(q))]
     edge = [figure.bbox.width + 1, figure.bbox.height + 1]
     bad += [("outside", t.get_text()) for t, p in found if (p < -1).any() or (p > edge).any()]
     return bad + [("small", t.get_text()) for t, _ in found if t.get_fontsize() < 12]
