@@ -89,8 +89,9 @@ class Run:
         """Keep a figure as figures/<name>.png (None: nothing); the notebook shows it as usual."""
         if figure is None:
             return
-        (self.dir / "figures").mkdir(exist_ok=True)
-        figure.savefig(self.dir / "figures" / f"{name}.png", dpi=110, bbox_inches="tight")
+        path = self.dir / "figures" / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        paths.replace_file(path, lambda temporary: figure.savefig(temporary, dpi=110, bbox_inches="tight"))
 
     def save_predictions(
         self, y_true: np.ndarray | Tensor, probabilities: np.ndarray | Tensor, name: str = "predictions"
