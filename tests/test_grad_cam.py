@@ -145,15 +145,13 @@ def test_the_model_is_left_as_it_was():
     model.train()
     model.encoder.layer1.eval()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    modes = [m.training for m in model.modules()]
-    wanted = [p.requires_grad for p in model.parameters()]
+    modes, wanted = [m.training for m in model.modules()], [p.requires_grad for p in model.parameters()]
     x = images()
     together = grad_cam.grad_cam(model, x)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert [m.training for m in model.modules()] == modes
     assert [p.requires_grad for p in model.parameters()] == wanted
-    assert all(p.grad is None for p in model.parameters())
-    assert "feature_maps" not in vars(model.encoder)
+    assert all(p.grad is None for p in model.parameters()) and "feature_maps" not in vars(model.encoder)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):  # whatever surrounds it
         torch.testing.assert_close(grad_cam.grad_cam(model, x, batch_size=2), together, rtol=1e-3, atol=1e-4)
     model.requires_grad_(False)
@@ -204,6 +202,7 @@ class Odd(nn.Module):
     [
         (nn.Sequential(nn.Flatten(), nn.Linear(3, 2)), images(), None, "Sequential has no feature_maps"),
         (models.Classifier(Odd(), 2), images(), None, "feature_maps of Odd was called 0 times"),
+        ("vit_tiny_patch16_224", images(1), None, r"TimmEncoder are \(1, 197, 192\), not \(N, D, h, w\)"),
         (None, images().float(), None, "expected uint8"),
         (None, images()[0], None, "expected uint8"),
         (None, images(), [1, 2], r"a class for each image, \(5,\), got \(2,\)"),
@@ -212,11 +211,7 @@ class Odd(nn.Module):
     ],
 )
 def test_what_has_no_map_is_refused(model, x, target, message):
+    if isinstance(model, str):
+        model = models.Classifier(models.encoder(model, input_size=224), 2)
     with pytest.raises(ValueError, match=message):
         grad_cam.grad_cam(model or classifier(), x, target)
-
-
-def test_tokens_are_no_maps():
-    model = models.Classifier(models.encoder("vit_tiny_patch16_224", input_size=224), 2)
-    with pytest.raises(ValueError, match=r"feature_maps of TimmEncoder are \(1, 197, 192\), not \(N, D, h, w\)"):
-        grad_cam.grad_cam(model, images(1))

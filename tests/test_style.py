@@ -24,6 +24,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from labutil import plots, style
+from labutil.runs.record import Run
 
 SCRIPTS = ["猫", "犬", "กระต่าย", "กระต่า", "cat"]
 
@@ -154,10 +155,13 @@ def test_a_shown_figure_is_kept_and_closed(tmp_path, monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.get_ipython", object)
     monkeypatch.setattr("IPython.display.display", lambda data, **settings: shown.append((data, settings)))
-    run = type("Run", (), {"save_figure": lambda self, figure, name: figure.savefig(tmp_path / f"{name}.png")})()
+    run = Run(tmp_path, {})
+    run.save_figure(None, "map")
+    plots.show(None, "map", "Nothing to draw", run)
+    assert not shown and not any(tmp_path.iterdir())
     figure = plots.bars(pd.Series({"a": 3}))
     plots.show(figure, "counts", "Three of a", run)
-    assert (tmp_path / "counts.png").exists() and not plt.fignum_exists(figure.number)
+    assert (tmp_path / "figures" / "counts.png").exists() and not plt.fignum_exists(figure.number)
     ((data, settings),) = shown
     assert 'alt="Three of a"' in data["text/html"] and data["text/plain"] == "Three of a"
     assert settings == {"metadata": {"alt": "Three of a"}, "raw": True}
@@ -168,7 +172,6 @@ def test_a_shown_figure_is_kept_and_closed(tmp_path, monkeypatch):
 
 def test_without_a_notebook_nothing_is_shown_and_readings_are_printed(capsys):
     plots.show(plots.bars(pd.Series({"a": 3})), "counts", "Three of a")
-    plots.show(None, "map", "Nothing to draw")
     plots.reading("One sentence.")
     assert capsys.readouterr().out == "One sentence.\n" and not plt.get_fignums()
 
