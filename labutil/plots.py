@@ -99,8 +99,7 @@ def curves(history: pd.DataFrame | Mapping[str, pd.DataFrame], *, x: str = "epoc
         look = {"ls": LINES.get(part, ":"), "ms": 5, "markevery": max(1, len(values) // 10), **look}
         cells[kinds.index(kind)].plot(values.index, values, **look)
     for cell, kind in zip(cells, kinds, strict=True):
-        cell.set_xlabel("training time (s)" if x == "seconds" else x)
-        cell.set_ylabel("learning rate" if kind == "lr" else kind)
+        cell.set(xlabel="training time (s)" if x == "seconds" else x, ylabel="learning rate" if kind == "lr" else kind)
         if x == "epoch":
             cell.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         if kind == "lr":
@@ -209,7 +208,6 @@ def dots(
     for i, word in enumerate(words):
         axes.annotate(word, (1.02, i), xycoords=("axes fraction", "data"), va="center")
     axes.grid(axis="x", color="0.9")
-    axes.set_axisbelow(True)
     axes.margins(x=0.08)
     if chance is not None:
         left, right = axes.get_xlim()
@@ -239,13 +237,12 @@ def confusion(matrix: Any, classes: Sequence[str]) -> Figure:
     k = len(names)
     words = np.where(rates >= 0.5, np.char.mod("%.0f", rates), "") if k <= 15 else False
     figure, axes = plt.subplots(figsize=(WIDTH, 2.6 + 0.3 * k))
-    axes.set_facecolor(PALE)
     colours = sns.blend_palette(["white", COLOURS[4]], as_cmap=True)  # black numbers can be read on all
     look = {"cmap": colours, "vmin": 0, "vmax": 100, "cbar": k > 15, "annot_kws": {"color": "black"}}
     sns.heatmap(rates, annot=words, fmt="", xticklabels=False, yticklabels=False, rasterized=True, ax=axes, **look)
     _name_columns(axes, np.arange(k) + 0.5, names)
     axes.set_yticks(np.arange(k) + 0.5, names)
-    axes.set(xlabel="predicted", ylabel="true", title=title)
+    axes.set(xlabel="predicted", ylabel="true", title=title, facecolor=PALE)
     return figure
 
 

@@ -180,7 +180,7 @@ def _data_url(figure: Figure, kind: str, **settings: Any) -> str:
     file = io.BytesIO()
     figure.savefig(file, format=kind.removesuffix("+xml"), dpi=2 * STYLE["figure.dpi"], **settings)
     if kind == "png":  # lines need few colours
-        picture, file = Image.open(file).convert("RGB").quantize(256, Image.Quantize.FASTOCTREE), io.BytesIO()
+        picture, file = Image.open(file).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE), io.BytesIO()
         picture.save(file, "png", optimize=True)
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 

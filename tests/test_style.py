@@ -137,13 +137,15 @@ def test_lines_are_svg_with_a_picture_for_viewers_that_refuse_it():
     assert parsed(plots.lines(table))[0] == text  # nothing of the time or the machine in it
 
 
-def test_a_picture_for_viewers_that_refuse_svg_has_the_colours_of_thin_lines():
+def test_a_picture_for_viewers_that_refuse_svg_has_the_colours_of_thin_lines_and_pale_cells():
     y, p = np.arange(64) % 8, np.full((64, 8), 1 / 8)  # eight curves on top of each other: a few pixels in the legend
-    _, picture, _, _ = parsed(plots.roc(y, p, list("abcdefgh")))
-    pixels = np.asarray(picture.convert("RGB")).astype(int)
-    for colour in style.COLOURS:
-        wanted = (255 * np.array(matplotlib.colors.to_rgb(colour))).round()
-        assert (np.abs(pixels - wanted).max(-1) <= 8).sum() > 50, colour
+    matrix = plots.confusion([[97, 3], [0, 100]], ["cat", "dog"])
+    pale = matrix.axes[0].collections[0].to_rgba(3)[:3]
+    for figure, colours, error in ((plots.roc(y, p, list("abcdefgh")), style.COLOURS, 8), (matrix, [pale], 1)):
+        pixels = np.asarray(parsed(figure)[1].convert("RGB")).astype(int)
+        for colour in colours:
+            wanted = (255 * np.array(matplotlib.colors.to_rgb(colour))).round()
+            assert (np.abs(pixels - wanted).max(-1) <= error).sum() > 50, colour
 
 
 def test_images_are_jpeg_with_two_pixels_a_page_pixel():
