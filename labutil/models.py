@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from labutil.device import evaluation_mode, unwrapped
-from labutil.networks import RESNETS, BasicCNN, ConvAutoencoder, Mirrored, Resized, ResNet, TimmEncoder, stem_stride
+from labutil.networks import RESNETS, BasicCNN, ConvAutoencoder, Mirrored, Normalize, Resized, ResNet, TimmEncoder
 from labutil.paths import DataError, replace_file
 from labutil.weights import load_weights, normalisation
 
@@ -44,7 +43,7 @@ def encoder(
     """An encoder: images (N, C, H, W) in [0, 1] -> representations h (N, `encoder.num_features`).
 
     name: basic_cnn, resnet8 (0.3 M parameters, for CPUs), resnet18, resnet34, resnet50, or any timm model name.
-    image_size: pixels a side, or (height, width); it chooses a ResNet's stem (`stem_stride`). mean, std: normalisation
+    image_size: pixels a side, or (height, width); it chooses a ResNet's stem. mean, std: normalisation
     per channel; 0.5 and 0.25 when left out. pretrained: ImageNet weights (tf_efficientnet_lite0's are installed).
     weights: a file to take them from instead. See `weights.load_weights`; such an encoder has the stem and the
     normalisation that its weights were trained with, and takes gray images as three equal channels.
@@ -60,14 +59,15 @@ def encoder(
         raise ValueError(f"encoder={name!r} has no pretrained weights: choose resnet18, tf_efficientnet_lite0, ...")
     stem, size = imagenet_stem or trained, input_size or image_size
     inputs = 3 if stem else channels
-    mean, std = normalisation(name) if trained else (mean, std)
+    mean, std = normalisation(name) if trained else (mean or [0.5] * inputs, std or [0.25] * inputs)
+    normalize = Normalize(mean, std)
     if name == "basic_cnn":
         body = BasicCNN(0, inputs, size, mean=mean, std=std)
     elif name in RESNETS:
         side = size if isinstance(size, int) else min(size)
-        body = ResNet(*RESNETS[name], inputs, 4 if stem else stem_stride(side), mean, std)
+        body = ResNet(name, inputs, 224 if stem else side, normalize)
     else:
-        body = TimmEncoder(name, inputs, mean, std)
+        body = TimmEncoder(name, inputs, normalize)
     if trained:
         load_weights(body if name in RESNETS else body.body, name, weights)
     made = Resized(body, input_size) if input_size else body
@@ -77,11 +77,7 @@ def encoder(
 
 
 class Classifier(nn.Module):
-    """An encoder with a head on it: logits = head(encoder(x)).
-
-    Example:
-        logits = Classifier(encoder("resnet8"), num_classes=10)(x)  # (N, 10)
-    """
+    """An encoder with a head on it, a linear layer if none is given: logits (N, num_classes) = head(encoder(x))."""
 
     def __init__(self, encoder: nn.Module, num_classes: int, head: nn.Module | None = None) -> None:
         super().__init__()
@@ -117,13 +113,13 @@ def unfreeze_last(encoder: nn.Module, n: int | None) -> list[str]:
     Example:
         unfreeze_last(encoder("tf_efficientnet_lite0"), 2)  # ["body.conv_head", "body.bn2"]
     """
-    layers = {name: own for name, m in encoder.named_modules() if (own := list(m.parameters(recurse=False)))}
+    layers = [name for name, module in encoder.named_modules() if list(module.parameters(recurse=False))]
     n = len(layers) if n is None else n
     if not 0 <= n <= len(layers):
         raise ValueError(f"n={n} must lie between 0 and {len(layers)}, the number of layers of this encoder")
     encoder.requires_grad_(False)
-    last = list(layers)[len(layers) - n :]
-    for parameter in itertools.chain.from_iterable(layers[name] for name in last):
+    last = layers[len(layers) - n :]
+    for parameter in (p for name in last for p in encoder.get_submodule(name).parameters(recurse=False)):
         parameter.requires_grad_(True)
     return last
 
@@ -249,9 +245,6 @@ def load(
     kind: `ConvAutoencoder` or `Classifier`, where only that will do. image: the shape (C, H, W) of those that it is
     wanted for. settings: for a file that does not hold them.
     Raises DataError, in one line, for a file that is missing, damaged, holds something else, or is for other images.
-
-    Example:
-        model = device.prepare(load("autoencoder.safetensors", kind=ConvAutoencoder))
     """
     path, what = Path(path).expanduser(), "autoencoder" if kind is ConvAutoencoder else "model"
     if not path.is_file():
@@ -288,8 +281,9 @@ def rebuild(settings: Mapping[str, Any]) -> nn.Module:
     if "filters" in settings:
         return ConvAutoencoder(**settings)
     network = dict(settings)
-    name, classes, head = (network.pop(key, None) for key in ("encoder", "num_classes", "head"))
-    mirror, whole = network.pop("mirror", False), network.pop("autoencoder", None)
+    name, classes, head, mirror, whole = (
+        network.pop(key, None) for key in ("encoder", "num_classes", "head", "mirror", "autoencoder")
+    )
     known = ("channels", "image_size", "input_size", "imagenet_stem")
     for key in (*network, "channels", "image_size"):
         if key not in known or key not in network:
@@ -310,9 +304,6 @@ def layer_table(model: nn.Module, image: Sequence[int]) -> pd.DataFrame:
 
     Returns a DataFrame(layer, output, parameters, statistics): output without the batch, "128 x 14 x 14"; statistics
     are batch norm's running means and variances, which are not trained, but count in Keras's summary.
-
-    Example:
-        layer_table(ConvAutoencoder(), (1, 28, 28)).parameters.sum()  # 1184257
     """
     import pandas as pd
 

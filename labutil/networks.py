@@ -88,29 +88,22 @@ RESNETS = {  # name: (block, blocks per stage, channels per stage)
 class ResNet(nn.Module):
     """Residual network (He et al. 2016, arXiv:1512.03385) of torchvision's blocks, without its classifier.
 
-    Layers carry torchvision's names, so its ImageNet weights load as they are (with `stem_stride=4` and 3 channels).
-    block: "basic" or "bottleneck". blocks, widths: how many in each stage, and their channels.
-    stem_stride: 1 or 2 (of a 3x3 convolution), or 4 (the original 7x7 convolution and max pool).
+    Layers carry torchvision's names, so its ImageNet weights load as they are (with side=224 and 3 channels).
+    name: of `RESNETS`. side: of the images; up to 112 pixels they get a 3x3 convolution (of stride 2 above 40) instead
+    of the original 7x7 and max pool, so that the last stage sees 3x3 positions or more.
     """
 
-    def __init__(
-        self,
-        block: str,
-        blocks: Sequence[int],
-        widths: Sequence[int],
-        channels: int = 3,
-        stem_stride: int = 4,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-    ) -> None:
+    def __init__(self, name: str, channels: int, side: int, normalize: Normalize) -> None:
         super().__init__()
         from torchvision.models.resnet import BasicBlock, Bottleneck
 
-        make = BasicBlock if block == "basic" else Bottleneck
-        self.normalize = Normalize(mean or [0.5] * channels, std or [0.25] * channels)
-        kernel = 7 if stem_stride == 4 else 3
-        self.conv1 = nn.Conv2d(channels, widths[0], kernel, min(stem_stride, 2), kernel // 2, bias=False)
-        self.maxpool = nn.MaxPool2d(3, 2, 1) if stem_stride == 4 else nn.Identity()
+        kind, blocks, widths = RESNETS[name]
+        make = BasicBlock if kind == "basic" else Bottleneck
+        self.normalize = normalize
+        original, stride = side > 112, 1 if side <= 40 else 2
+        kernel = 7 if original else 3
+        self.conv1 = nn.Conv2d(channels, widths[0], kernel, stride, kernel // 2, bias=False)
+        self.maxpool = nn.MaxPool2d(3, 2, 1) if original else nn.Identity()
         self.bn1 = nn.BatchNorm2d(widths[0])
         previous, self.stages = widths[0], len(blocks)
         for i, (count, width) in enumerate(zip(blocks, widths, strict=True), start=1):
@@ -139,15 +132,10 @@ class ResNet(nn.Module):
         return self.feature_maps(x).mean((2, 3))
 
 
-def stem_stride(image_size: int) -> int:
-    """How much a ResNet's first layers may shrink an image so that the last stage sees 3x3 positions or more."""
-    return 1 if image_size <= 40 else 2 if image_size <= 112 else 4
-
-
 class TimmEncoder(nn.Module):
     """Any of timm's networks without its classifier; ValueError, with the nearest name, for one that it lacks."""
 
-    def __init__(self, name: str, channels: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
+    def __init__(self, name: str, channels: int, normalize: Normalize) -> None:
         super().__init__()
         import timm
 
@@ -157,7 +145,7 @@ class TimmEncoder(nn.Module):
             raise ValueError(f"encoder={name!r}{hint} is none of {', '.join(ours)}, nor a timm model")
         self.body = timm.create_model(name, in_chans=channels, num_classes=0)
         self.num_features = getattr(self.body, "head_hidden_size", self.body.num_features)
-        self.normalize = Normalize(mean or [0.5] * channels, std or [0.25] * channels)
+        self.normalize = normalize
 
     def feature_maps(self, x: Tensor) -> Tensor:
         """x (N, C, H, W) in [0, 1] -> the last maps before pooling (N, D, h, w)."""

@@ -1,7 +1,4 @@
-"""`fit`: one training loop for every method in the workbook, with checkpoints that resume bit for bit.
-
-A lesson writes the step, which is the method; the loop around it is the same for all.
-"""
+"""`fit`: one training loop for every method; a lesson writes the step, which is the method."""
 
 from __future__ import annotations
 
@@ -77,7 +74,7 @@ def fit(
     step: `step(x, y)` with x float32 (n, C, H, W) in [0, 1] on the device (data of another dtype come as they are) and
         y int64 (n,) -> the loss, a scalar mean over the batch, or (loss, {name: scalar mean}). It runs under autocast.
     modules: what is trained (parameters with requires_grad) and checkpointed; set to train() before each epoch.
-    data: has `.images` (N, ...) and `.labels` (N,). It is moved to the device whole when it fits, else batch by batch.
+    data: has `.images` (N, ...) and `.labels` (N,); on the device whole when it fits, else batch by batch.
     batch_size: at most so many images a batch, over all batches as even as can be, so that no batch of one is left
         over; with drop_last every batch has exactly this size and each epoch leaves out a random remainder.
     lr, optimizer, weight_decay, momentum: see `optimizers.make_optimizer`. schedule, warmup (epochs), factor,
@@ -128,10 +125,8 @@ def fit(
     bar = dev.progress_bar(epochs * batches, name, "batch", state["epoch"] * batches)
     while not state["finished"]:
         started, epoch, sums = time.perf_counter(), state["epoch"], 0
-        for module in modules:
-            module.train()
-        order = torch.randperm(n, generator=dev.generator("order"))
-        order = order[: batches * batch_size] if drop_last else order
+        nn.ModuleList(modules).train()
+        order = torch.randperm(n, generator=dev.generator("order"))[: batches * batch_size]
         for i, index in enumerate(order.tensor_split(batches)):
             updates.follow_schedule(epoch + i / batches, batches)
             with dev.autocast(state["precision"], device):
@@ -155,7 +150,7 @@ def fit(
             row |= evaluate()
         state["history"].append(row | {"seconds": time.perf_counter() - started, "images_per_second": speed})
         state |= {"epoch": epoch + 1, "finished": stop}
-        bar.set_postfix({key: f"{value:.3g}" for key, value in _measures(row).items()})
+        bar.set_postfix(_measures(row))
         if stop and early_stopping is not None:
             checkpoint.put_best_back(state, modules)
         if path:
@@ -163,8 +158,8 @@ def fit(
             run.save_history(name, pd.DataFrame(state["history"]))
     bar.close()
     history = pd.DataFrame(state["history"])
-    facts = {"precision": state["precision"], "epochs_run": len(history), "criterion": criterion}
-    _report(run, name, history, {key: value for key, value in settings.items() if key != "step"} | facts)
+    facts = settings | {"precision": state["precision"], "epochs_run": len(history), "criterion": criterion}
+    _report(run, name, history, facts)
     return history
 
 
@@ -217,4 +212,4 @@ def _report(run: checkpoint.RunDirectory | None, name: str, history: pd.DataFram
     print(f"{name}: {len(history)} epochs in {history.seconds.sum():.1f} s ({speed}): {last}")
     if run:
         run.save_history(name, history)
-        run.save_fit(name, facts)
+        run.save_fit(name, {key: value for key, value in facts.items() if key != "step"})
