@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-import textwrap
 
 import numpy as np
 import pytest
@@ -47,14 +46,10 @@ def slow_sup_con(z, labels, tau):
     """L_out by the book: one anchor, one positive, one term of the sum at a time."""
     z = z / np.linalg.norm(z, axis=1, keepdims=True)
     losses = []
-    for i in range(len(z)):
-        positives = [p for p in range(len(z)) if p != i and labels[p] == labels[i]]
-        if not positives:
-            continue
-        others = [float(z[i] @ z[k]) / tau for k in range(len(z)) if k != i]
-        largest = max(others)
-        log_sum = largest + math.log(sum(math.exp(s - largest) for s in others))
-        losses.append(np.mean([log_sum - float(z[i] @ z[p]) / tau for p in positives]))
+    for i, label in enumerate(labels):
+        total = np.logaddexp.reduce([z[i] @ z[k] / tau for k in range(len(z)) if k != i])
+        positives = [total - z[i] @ z[p] / tau for p in range(len(z)) if p != i and labels[p] == label]
+        losses += [np.mean(positives)] if positives else []
     return np.mean(losses) if losses else 0.0
 
 
@@ -119,19 +114,14 @@ def test_class_balanced_batch_by_hand():
 
 @pytest.mark.parametrize("n", [2, 5, 64])
 @pytest.mark.parametrize("tau", TAUS)
-def test_identical_projections_give_the_log_of_what_there_is_to_choose_from(n, tau):
-    z = torch.ones(n, 4) * 3
-    one_class = torch.zeros(n, dtype=torch.int64)
+def test_closed_forms(n, tau):
+    """Equal projections give the log of what there is to choose from; orthogonal ones are all as far."""
+    z, eye = torch.ones(n, 4) * 3, torch.eye(n, dtype=torch.float64)
     assert info_nce(z, z, tau).item() == pytest.approx(math.log(2 * n - 1), abs=1e-5)
     assert sup_con(z, z, random_labels(n, 3), tau).item() == pytest.approx(math.log(2 * n - 1), abs=1e-5)
-    assert sup_con(z, None, one_class, tau).item() == pytest.approx(math.log(n - 1), abs=1e-5)
-
-
-def test_orthogonal_projections():
-    n, tau = 6, 0.2
-    z = torch.eye(n, dtype=torch.float64)
-    expected = math.log(1 + (2 * n - 2) * math.exp(-1 / tau))
-    assert info_nce(z, z, tau).item() == pytest.approx(expected, rel=1e-12)
+    assert sup_con(z, None, torch.zeros(n, dtype=torch.int64), tau).item() == pytest.approx(math.log(n - 1), abs=1e-5)
+    orthogonal = math.log(1 + (2 * n - 2) * math.exp(-1 / tau))
+    assert info_nce(eye, eye, tau).item() == pytest.approx(orthogonal, rel=1e-9, abs=1e-14)
 
 
 def test_no_positives_cost_nothing():
@@ -271,51 +261,49 @@ def test_wrong_inputs_are_named(call, message):
         call(views()[0])
 
 
-LOSSES = textwrap.dedent(
-    """
-    import sys, torch
-    from torch import nn, distributed
-    from labutil.losses import barlow_twins, info_nce, sup_con
+LOSSES = """
+import sys, torch
+from torch import nn, distributed
+from labutil.losses import barlow_twins, info_nce, sup_con
 
-    LOSSES = {
-        "info_nce": lambda a, b, y: info_nce(a, b, 0.1),
-        "sup_con": lambda a, b, y: sup_con(a, b, y, 0.1),
-        "sup_con, one view": lambda a, b, y: sup_con(a, None, y, 0.1),
-        "barlow_twins": lambda a, b, y: barlow_twins(a, b, 0.01),
-    }
-    SIZES = {"even": (6, 6), "uneven": (7, 5)}
+LOSSES = {
+    "info_nce": lambda a, b, y: info_nce(a, b, 0.1),
+    "sup_con": lambda a, b, y: sup_con(a, b, y, 0.1),
+    "sup_con, one view": lambda a, b, y: sup_con(a, None, y, 0.1),
+    "barlow_twins": lambda a, b, y: barlow_twins(a, b, 0.01),
+}
 
-    def train(loss_function, rows, wrap):
-        g = torch.Generator().manual_seed(0)
-        x = torch.randn(2, 12, 5, generator=g, dtype=torch.float64)
-        y = torch.randint(0, 6, (12,), generator=g)  # some images' only positives are with the other process
-        torch.manual_seed(0)
-        network = wrap(nn.Sequential(nn.Linear(5, 16), nn.Tanh(), nn.Linear(16, 4)).double())
-        optimizer = torch.optim.SGD(network.parameters(), 0.1)
-        seen = []
-        for _ in range(3):
-            z_a, z_b = network(x[:, rows].flatten(0, 1)).chunk(2)
-            loss = loss_function(z_a, z_b, y[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            seen += [loss.detach().reshape(1), *(p.grad.flatten().clone() for p in network.parameters())]
-            optimizer.step()
-        return torch.cat([*seen, *(p.detach().flatten() for p in network.parameters())])
-    """
-)
-PROCESS = LOSSES + textwrap.dedent(
-    """
-    rank, folder = int(sys.argv[1]), sys.argv[2]
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    results = {}
-    for kind, sizes in SIZES.items():
+def train(loss_function, rows, wrap):
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 12, 5, generator=g, dtype=torch.float64)
+    y = torch.randint(0, 6, (12,), generator=g)  # some images' only positives are with the other process
+    torch.manual_seed(0)
+    network = wrap(nn.Sequential(nn.Linear(5, 16), nn.Tanh(), nn.Linear(16, 4)).double())
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
+    seen = []
+    for _ in range(3):
+        z_a, z_b = network(x[:, rows].flatten(0, 1)).chunk(2)
+        loss = loss_function(z_a, z_b, y[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        seen += [loss.detach().reshape(1), *(p.grad.flatten().clone() for p in network.parameters())]
+        optimizer.step()
+    return torch.cat([*seen, *(p.detach().flatten() for p in network.parameters())])
+"""
+PROCESS = (
+    LOSSES
+    + """
+rank, folder = int(sys.argv[1]), sys.argv[2]
+torch.set_num_threads(1)
+distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+results = {}
+for kind, sizes in {"even": (6, 6), "uneven": (7, 5)}.items():
+    for name, loss in LOSSES.items():
         rows = torch.arange(12).split(sizes)[rank]
-        for name, loss in LOSSES.items():
-            results[f"{kind} {name}"] = train(loss, rows, nn.parallel.DistributedDataParallel)
-    torch.save(results, f"{folder}/{rank}.pt")
-    distributed.destroy_process_group()
-    """
+        results[f"{kind} {name}"] = train(loss, rows, nn.parallel.DistributedDataParallel)
+torch.save(results, f"{folder}/{rank}.pt")
+distributed.destroy_process_group()
+"""
 )
 
 

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.utils.class_weight import compute_class_weight
 from timm.optim import Lion
 from torch import nn
 
@@ -45,22 +45,22 @@ def toy_data(n=50, channels=1, side=8, seed=0):
     return SimpleNamespace(images=images, labels=labels)
 
 
-def toy_model(seed=0, dropout=0.2):
-    device.seed_everything(seed)
-    return device.prepare(
-        nn.Sequential(
-            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(dropout), nn.Linear(4 * 6 * 6, 3)
-        )
-    )
-
-
 class Killed(Exception):
     pass
 
 
 def make(seed=0, dropout=0.2, die_in=None):
     """A model and a step that draws from every source of randomness; after `die_in` steps it is killed."""
-    model, seen = toy_model(seed, dropout), []
+    device.seed_everything(seed)
+    layers = (
+        nn.Conv2d(1, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Dropout(dropout),
+        nn.Linear(4 * 6 * 6, 3),
+    )
+    model, seen = device.prepare(nn.Sequential(*layers)), []
 
     def step(x, y):
         if die_in is not None and len(seen) >= die_in:
@@ -75,6 +75,12 @@ def make(seed=0, dropout=0.2, die_in=None):
 
 def weights(model):
     return torch.cat([v.flatten().double() for v in model.state_dict().values()])
+
+
+def fitted(**changed):
+    """A model and the history of its fit."""
+    model, step = make()
+    return model, fit(step, [model], toy_data(), **{"epochs": 5, "batch_size": 25, "lr": 0.1} | changed)
 
 
 def test_one_epoch_equals_a_plain_loop():
@@ -131,8 +137,7 @@ def test_warmup_rises_linearly():
 
 def test_plateau_lowers_the_rate_and_early_stopping_returns_the_best_weights():
     model, step = make()
-    values = iter([3.0, 2.0, 1.0] + [5.0] * 20)
-    kept = {}
+    values, kept = iter([3.0, 2.0, 1.0] + [5.0] * 20), {}
 
     def validate():
         value = next(values)
@@ -148,38 +153,21 @@ def test_plateau_lowers_the_rate_and_early_stopping_returns_the_best_weights():
     assert torch.equal(weights(model), kept[1.0])
 
 
-def test_monitor_of_an_accuracy_is_better_when_higher():
-    model, step = make()
-    values = iter([0.5, 0.9, 0.8, 0.7, 0.6])
-    history = fit(
-        step, [model], toy_data(), epochs=5, batch_size=25, lr=0.1, validate=lambda: {"val_accuracy": next(values)},
-        monitor="val_accuracy", early_stopping=2,
-    )  # fmt: skip
-    assert history.val_accuracy.tolist() == [0.5, 0.9, 0.8, 0.7]
-
-
-def test_evaluate_and_after_step_are_called_when_promised():
-    model, step = make()
-    calls, progress = [], []
-
-    def evaluate():
-        calls.append(1)
-        return {"knn_accuracy": 0.5}
-
-    history = fit(
-        step, [model], toy_data(), epochs=5, batch_size=25, lr=0.1, evaluate=evaluate, evaluate_every=2,
-        after_step=progress.append,
-    )  # fmt: skip
+def test_an_accuracy_is_better_when_higher_and_callbacks_are_called_when_promised():
+    values, progress = iter([0.5, 0.9, 0.8, 0.7, 0.6]), []
+    accuracy = dict(validate=lambda: {"val_accuracy": next(values)}, monitor="val_accuracy", early_stopping=2)
+    assert fitted(**accuracy)[1].val_accuracy.tolist() == [0.5, 0.9, 0.8, 0.7]
+    _, history = fitted(evaluate=lambda: {"knn_accuracy": 0.5}, evaluate_every=2, after_step=progress.append)
     assert history.knn_accuracy.notna().tolist() == [False, True, False, True, True]
     assert progress == pytest.approx([i / 10 for i in range(1, 11)])
 
 
 def test_gradient_clipping_bounds_the_step():
     model, _ = make()
-    before = [p.detach().clone() for p in model.parameters()]
+    before = nn.utils.parameters_to_vector(model.parameters()).detach()
     step = lambda x, y: F.cross_entropy(model(x), y) * 1e4  # noqa: E731
     fit(step, [model], toy_data(), epochs=1, batch_size=50, lr=1.0, optimizer="sgd", clip_norm=0.01, precision="fp32")
-    moved = torch.cat([(a - b).flatten() for a, b in zip(model.parameters(), before, strict=True)])
+    moved = nn.utils.parameters_to_vector(model.parameters()) - before
     assert moved.norm().item() == pytest.approx(0.01, rel=1e-3)
 
 
@@ -194,10 +182,10 @@ def test_resume_is_bit_for_bit(tmp_path, schedule, lr_scale):
 
     def train(run, die_in=None):
         model, inner = make(die_in=die_in)
-        count = [0]
+        steps = []
 
         def step(x, y):
-            count[0] += 1
+            steps.append(1)
             return inner(x, y)
 
         def validate():
@@ -205,17 +193,15 @@ def test_resume_is_bit_for_bit(tmp_path, schedule, lr_scale):
 
         history = fit(step, [model], data, run=run, name="a", validate=validate, early_stopping=4, **settings)
         after = (torch.rand(3), torch.rand(3, generator=device.generator("augment")))
-        return model, history.drop(columns=["seconds", "images_per_second"]), after, count[0]
+        return model, history.drop(columns=["seconds", "images_per_second"]), after, len(steps)
 
     whole, history, after, steps = train(FakeRun(tmp_path / "whole"))
     # 4 batches an epoch: killed in epoch 1 (no checkpoint yet), in 3, at the border after 4, then finished, then found.
     run = FakeRun(tmp_path / "cut")
-    for die_in in (2, 10, 4, None):
-        if die_in is None:
-            model, resumed, later, last = train(run)
-        else:
-            with pytest.raises(Killed):
-                train(run, die_in)
+    for die_in in (2, 10, 4):
+        with pytest.raises(Killed):
+            train(run, die_in)
+    model, resumed, later, last = train(run)
     assert last < steps
     for _ in range(2):
         assert torch.equal(weights(model), weights(whole))
@@ -226,35 +212,31 @@ def test_resume_is_bit_for_bit(tmp_path, schedule, lr_scale):
     assert not list(tmp_path.glob("**/*.tmp"))
 
 
+TRAIN = """
+import os, signal, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from test_training import FakeRun, fit, make, toy_data, weights
+(model, inner), count = make(), 0
+def step(x, y):
+    global count
+    count += 1
+    if count == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return inner(x, y)
+fit(step, [model], toy_data(), epochs=5, batch_size=16, lr=0.1, run=FakeRun(Path(sys.argv[1])), name="a")
+print(weights(model).numpy().tobytes().hex())
+"""
+
+
 def test_kill_9_leaves_a_checkpoint_that_continues_bit_for_bit(tmp_path):
-    script = tmp_path / "train.py"
-    script.write_text(
-        textwrap.dedent(f"""
-        import os, signal, sys
-        from pathlib import Path
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
-        import torch
-        torch.set_num_threads(1)
-        from test_training import FakeRun, fit, make, toy_data, weights
-        model, inner = make()
-        count = 0
-        def step(x, y):
-            global count
-            count += 1
-            if count == int(sys.argv[2]):
-                os.kill(os.getpid(), signal.SIGKILL)
-            return inner(x, y)
-        fit(step, [model], toy_data(), epochs=5, batch_size=16, lr=0.1, run=FakeRun(Path(sys.argv[1])), name="a")
-        print(weights(model).numpy().tobytes().hex())
-        """)
-    )
-    go = lambda where, die: subprocess.run(  # noqa: E731
-        [sys.executable, script, tmp_path / where, str(die)],
-        capture_output=True,
-        text=True,
-        env=os.environ,
-        check=False,
-    )
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+
+    def go(where, die):
+        command = [sys.executable, "-c", TRAIN, tmp_path / where, str(die)]
+        return subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+
     whole = go("whole", 0)
     assert whole.returncode == 0, whole.stderr
     assert go("cut", 11).returncode == -signal.SIGKILL
@@ -348,38 +330,27 @@ def test_lr_scale_of_one_changes_nothing_and_none_keeps_the_optimizers_state(tmp
 def test_lr_scale_applies_to_trainable_parameters_of_every_module():
     first, second = nn.Linear(192, 4), nn.Linear(4, 3)
     first.weight.requires_grad_(False)
-    before = [p.detach().clone() for p in (*first.parameters(), *second.parameters())]
+    every = [*first.parameters(), *second.parameters()]
+    before = [p.detach().clone() for p in every]
     data = SimpleNamespace(images=torch.rand(20, 192), labels=torch.randint(0, 3, (20,)))
-
-    def step(x, y):
-        return F.cross_entropy(second(first(x)), y) * 0 + sum(
-            p.sum() for p in (*first.parameters(), *second.parameters())
-        )
-
     fit(
-        step, [first, second], data, epochs=1, batch_size=20, lr=0.1, optimizer="sgd", lr_scale={"w": 0.01},
-        precision="fp32",
+        lambda x, y: sum(p.sum() for p in every), [first, second], data, epochs=1, batch_size=20, lr=0.1,
+        optimizer="sgd", lr_scale={"w": 0.01}, precision="fp32",
     )  # fmt: skip
-    moved = [(b - p).detach() for b, p in zip(before, (*first.parameters(), *second.parameters()), strict=True)]
-    for move, expected in zip(moved, (0, 0.1, 0.001, 0.1), strict=True):
-        torch.testing.assert_close(move, torch.full_like(move, expected), rtol=1e-3, atol=1e-6)
+    for old, new, expected in zip(before, every, (0, 0.1, 0.001, 0.1), strict=True):
+        torch.testing.assert_close(old - new, torch.full_like(old, expected), rtol=1e-3, atol=1e-6)
 
 
 def test_class_weights_equal_scikit_learns():
-    from sklearn.utils.class_weight import compute_class_weight
-
     labels = torch.tensor([0] * 7 + [1] * 2 + [3] * 11)
-    expected = (
-        compute_class_weight("balanced", classes=np.array([0, 1, 3]), y=labels.numpy()) * 3 / 4
-    )  # K counts all four
+    expected = compute_class_weight("balanced", classes=np.array([0, 1, 3]), y=labels.numpy()) * 3 / 4  # K counts all 4
     got = training.class_weights(labels, 4)
     assert got.dtype == torch.float32
     assert got.tolist() == pytest.approx([expected[0], expected[1], 0, expected[2]])
     full = torch.randint(0, 5, (200,), generator=torch.Generator().manual_seed(0))
     expected = compute_class_weight("balanced", classes=np.arange(5), y=full.numpy())
     assert training.class_weights(full, 5).tolist() == pytest.approx(expected.tolist())
-    logits = torch.randn(20, 4)
-    assert F.cross_entropy(logits, labels, weight=got).isfinite()
+    assert F.cross_entropy(torch.randn(20, 4), labels, weight=got).isfinite()
     for bad, reason in (([0, -1], "from -1 to 0"), ([0, 4], "from 0 to 4"), ([], "there are none")):
         with pytest.raises(ValueError, match=reason):
             training.class_weights(torch.tensor(bad, dtype=torch.int64), 4)
@@ -436,29 +407,25 @@ def test_features_pass_as_they_are():
         ({"validate": lambda: {"val_accuracy": 1.0}}, "monitor='val_loss' is not among"),
         ({"batch_size": 64, "drop_last": True}, "50 training images are too few"),
         ({"evaluate_every": 0}, "evaluate_every=0 must be at least 1"),
-        (
-            {"lr_scale": {"encoder.": 0.1}},
-            "no parameter's name begins with 'encoder.'; they begin with 0., 1.,",
-        ),
+        ({"lr_scale": {"encoder.": 0.1}}, "no parameter's name begins with 'encoder.'; they begin with 0., 1.,"),
         ({"lr_scale": {"0.": 0.1, "conv": 0.2}}, "begins with 'conv'"),
         ({"lr_scale": {"0.": 0.0}}, r"lr_scale\['0.'\]=0.0 must be above 0; to freeze"),
         ({"lr_scale": {"0.": math.nan}}, "must be above 0"),
     ],
 )
 def test_bad_settings_are_named(change, message):
-    model, step = make()
     with pytest.raises(ValueError, match=message):
-        fit(step, [model], toy_data(), **SETTINGS | change)
+        fitted(**SETTINGS | change)
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path):
     model, step = make()
-    count = [0]
+    losses = []
 
     def bad(x, y):
-        count[0] += 1
         loss, extra = step(x, y)
-        return (loss * float("nan") if count[0] == 6 else loss), extra
+        losses.append(loss)
+        return (loss * math.nan if len(losses) == 6 else loss), extra
 
     with pytest.raises(FloatingPointError, match=r"train_loss is nan in epoch 2: lower lr=0\.05"):
         fit(bad, [model], toy_data(), run=FakeRun(tmp_path), name="a", **SETTINGS)
@@ -477,8 +444,7 @@ def test_frozen_modules_outside_the_list_do_not_change():
 
 
 def test_one_line_when_nobody_watches(capsys):
-    model, step = make()
-    fit(step, [model], toy_data(), name="baseline", **SETTINGS)
+    fitted(name="baseline", **SETTINGS)
     out, err = capsys.readouterr()
     assert err == ""
     assert out.startswith("baseline: 6 epochs in ")
