@@ -54,8 +54,7 @@ def load_weights(body: nn.Module, name: str, weights: str | Path | None = None) 
     for key, value in state.items():
         if key in wanted and value.shape != target[key].shape:
             raise WeightsError(f"{another}: {key!r} is {tuple(value.shape)}, not {tuple(target[key].shape)}")
-        ignored = key.startswith(heads[0]) or key.endswith(heads[1])
-        if key not in target and not ignored:
+        if key not in target and not key.startswith(heads[0]) and not key.endswith(heads[1]):
             raise WeightsError(f"{another}: {key!r} is not in it")
     body.load_state_dict({key: state[key] for key in wanted}, strict=False)
 
@@ -77,13 +76,13 @@ def _from_file(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"weights={str(path)!r} is no file: check the path")
     try:
         state = load_state_dict(str(path), weights_only=True)
-    except AttributeError:  # a list, say, or keys that are no text
-        state = {"": None}
+        if not all(isinstance(value, Tensor) for value in state.values()):
+            raise TypeError("no state dict")
     except Exception as error:  # pickle, zip and safetensors each have their own
-        kind = "a whole .safetensors file" if path.suffix == ".safetensors" else "a state dict written by torch.save"
-        raise WeightsError(f"{path} cannot be read as weights: it must be {kind} ({type(error).__name__})") from error
-    if not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError(f"{path} holds no state dict: save it with torch.save(model.state_dict(), path)")
+        raise WeightsError(
+            f"{path} cannot be read as weights ({type(error).__name__}): it must be a whole .safetensors file, or a "
+            "state dict, saved with torch.save(model.state_dict(), path)"
+        ) from error
     return state
 
 

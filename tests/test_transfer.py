@@ -6,8 +6,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
+import torchvision
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from labutil import evaluation, models, representations, training
@@ -47,13 +52,9 @@ def test_training_changes_the_unfrozen_layers_and_nothing_else(name, settings, n
         return F.cross_entropy(model(x), y)
 
     training.fit(step, [model], data(), epochs=2, batch_size=8, lr=0.01, optimizer="adamw", weight_decay=0.1)
-    for key, value in model.state_dict().items():
-        layer, _, _ = key.removeprefix("encoder.").rpartition(".")
-        changes = key.startswith("head.") or layer in trainable
-        assert torch.equal(value, before[key]) != changes, key
-    assert {k for k in before if k.endswith("running_mean") and not torch.equal(before[k], model.state_dict()[k])} == {
-        f"encoder.{layer}.running_mean" for layer in trainable if f"encoder.{layer}.running_mean" in before
-    } | {"head.1.running_mean"}
+    for key, value in model.state_dict().items():  # batch norms' running statistics too
+        layer = key.removeprefix("encoder.").rpartition(".")[0]
+        assert torch.equal(value, before[key]) != (key.startswith("head.") or layer in trainable), key
 
 
 def test_batch_norms_follow_their_own_parameters():
@@ -150,14 +151,14 @@ def test_layerwise_rates_fall_with_depth(name, settings, depths):
 # A probe as a head
 
 
-def features(n=400, dim=60, classes=5, seed=0, zeros=0.3):
+def features(n=400, classes=5):
     """Features as a ReLU leaves them: many exact zeros, some tiny values, labels that depend on them."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     labels = np.arange(n) % classes
-    h = rng.gamma(0.5, 1.0, (n, dim)) + 1.5 * np.eye(classes)[labels] @ rng.random((classes, dim))
-    h[rng.random(h.shape) < zeros] = 0
+    h = rng.gamma(0.5, 1.0, (n, 60)) + 1.5 * np.eye(classes)[labels] @ rng.random((classes, 60))
+    h[rng.random(h.shape) < 0.3] = 0
     h[rng.random(h.shape) < 0.05] = 1e-7
-    h *= np.where(rng.random(dim) < 0.5, -1, 1)
+    h *= np.where(rng.random(60) < 0.5, -1, 1)
     return h.astype(np.float32), labels
 
 
@@ -192,9 +193,8 @@ def test_classes_that_the_probe_has_not_seen(present):
 def test_the_signed_root_and_its_gradient():
     x = torch.tensor([-4.0, -1e-4, -1e-9, 0.0, 1e-12, 2e-4, 0.25, 1e4], requires_grad=True)
     root = models.SignedRoot()(x)
-    torch.testing.assert_close(
-        root, torch.from_numpy(representations.signed_root(x.detach().numpy())), atol=1e-8, rtol=1e-6
-    )
+    expected = torch.from_numpy(representations.signed_root(x.detach().numpy()))
+    torch.testing.assert_close(root, expected, atol=1e-8, rtol=1e-6)
     root.sum().backward()
     expected = torch.tensor([0.25, 50, 100, 100, 100, 0.5 / 2e-4**0.5, 1, 0.005])
     torch.testing.assert_close(x.grad[[0, 2, 3, 4, 5, 6, 7]], expected[[0, 2, 3, 4, 5, 6, 7]])
@@ -207,10 +207,6 @@ def test_the_signed_root_and_its_gradient():
 
 
 def test_only_a_linear_probe_becomes_a_head():
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     h, labels = features(n=100)
     other = make_pipeline(StandardScaler(), LogisticRegression()).fit(h, labels)
     with pytest.raises(ValueError, match="the fitted pipeline that `linear_probe` returns"):
@@ -245,9 +241,6 @@ def test_fine_tuning_begins_as_the_probe_and_comes_back_from_a_file(tmp_path):
 @pytest.mark.parametrize(("name", "n"), [("resnet18", 5), ("tf_efficientnetv2_b0", 2), ("convnext_atto", 4)])
 def test_weights_from_a_file_then_a_step_of_fine_tuning(name, n, tmp_path):
     """The small one of each family: a file of random weights stands for what the hub would give."""
-    import timm
-    import torchvision
-
     torch.manual_seed(0)
     make = getattr(torchvision.models, name) if name.startswith("resnet") else lambda: timm.create_model(name)
     peer = make().state_dict()
