@@ -42,24 +42,23 @@ def get_device() -> torch.device:
     return accelerator().device
 
 
-def default_precision(device: torch.device | None = None) -> str:
+def default_precision() -> str:
     """`"bf16"` where the hardware has it, `"fp16"` (with gradient scaling) on older CUDA cards, else `"fp32"`."""
-    device = device or get_device()
-    if device.type == "cuda":
+    kind = get_device().type
+    if kind == "cuda":
         # Cards before Ampere emulate bf16 slowly, and have fp16 tensor cores since Volta.
-        return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
+        return "bf16" if torch.cuda.get_device_capability()[0] >= 8 else "fp16"
     if platform.machine().lower() in {"aarch64", "arm64"}:
         in_hardware = platform.system() == "Linux" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     else:
         in_hardware = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16" if device.type == "cpu" and in_hardware else "fp32"
+    return "bf16" if kind == "cpu" and in_hardware else "fp32"
 
 
 def autocast(precision: str | None = None, device: torch.device | None = None) -> contextlib.AbstractContextManager:
     """Context in which matrix products and convolutions run in `precision` (None: `default_precision()`)."""
-    device = device or get_device()
-    precision = precision or default_precision(device)
-    return contextlib.nullcontext() if precision == "fp32" else torch.autocast(device.type, PRECISIONS[precision])
+    precision, kind = precision or default_precision(), (device or get_device()).type
+    return contextlib.nullcontext() if precision == "fp32" else torch.autocast(kind, PRECISIONS[precision])
 
 
 def to_float(images: torch.Tensor, device: torch.device | None = None) -> torch.Tensor:
@@ -191,11 +190,10 @@ def progress_bar(total: int | None, text: str, unit: str = "it", initial: int = 
 
 def describe() -> dict[str, str]:
     """Device, precision and versions, for the run record."""
-    device = get_device()
-    on_cpu = f"{device.type}, {torch.get_num_threads()} threads"
+    kind = get_device().type
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else on_cpu,
-        "precision": default_precision(device),
+        "device": torch.cuda.get_device_name() if kind == "cuda" else f"{kind}, {torch.get_num_threads()} threads",
+        "precision": default_precision(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": importlib.metadata.version("torchvision"),

@@ -115,7 +115,7 @@ def fit(
     }  # fmt: skip
     _check(settings, measured=validate is not None)
     state = {"epoch": 0, "finished": False, "history": [], "best": None, "stale": 0}
-    state["precision"] = precision or dev.default_precision(device)
+    state["precision"] = precision or dev.default_precision()
     path = run.dir / "checkpoints" / f"{name}.pt" if run else None
     if path and path.exists() and (run.resume if resume is None else resume):
         state = checkpoint.load(path, settings, modules)

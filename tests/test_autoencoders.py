@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -47,18 +48,11 @@ def test_any_size_comes_back(halving, batch_norm, channels, filters, height, wid
     assert 0 <= x_hat.min() <= x_hat.max() <= 1
     assert h.shape == (2, model.num_features)
     assert model.num_features == (code_size or filters[-1] * model.encoder.feature_maps(x)[0, 0].numel())
-    expected, previous = 0, channels
-    for c in filters:
-        expected += previous * c * kernel_size**2 + c
-        previous = c
-    for c in [*filters[::-1], channels]:
-        expected += previous * c * kernel_size**2 + c
-        previous = c
-    expected += (2 * 2 * sum(filters)) * (batch_norm != "none")
+    widths = [channels, *filters, *filters[::-1], channels]
+    expected = sum(a * b * kernel_size**2 + b for a, b in pairwise(widths)) + 4 * sum(filters) * (batch_norm != "none")
     if code_size:
         maps = filters[-1] * model.encoder.feature_maps(x)[0, 0].numel()
         expected += 2 * maps * code_size + code_size + maps
-    # The decoder's first layer has as many channels out as the encoder's last: counted in the loop above.
     assert models.count_parameters(model) == expected
 
 
@@ -141,10 +135,6 @@ def test_settings_that_cannot_be_are_refused(changed, message):
         ConvAutoencoder(**changed)
 
 
-def sigmoid(z):
-    return 1 / (1 + math.exp(-z))
-
-
 @pytest.mark.parametrize("loss", losses.LOSSES)
 def test_losses_equal_slow_loops_in_value_and_gradient(loss):
     g = torch.Generator().manual_seed(1)
@@ -153,13 +143,10 @@ def test_losses_equal_slow_loops_in_value_and_gradient(loss):
     x[0, 0, 0, 0], x[0, 0, 0, 1] = 0, 1
     total, slopes = 0.0, []
     for z, target in zip(logits.flatten().tolist(), x.flatten().tolist(), strict=True):
-        p = sigmoid(z)
-        if loss == "mse":
-            total += (p - target) ** 2
-            slopes.append(2 * (p - target) * p * (1 - p))
-        else:
-            total += -target * math.log(p) - (1 - target) * math.log(1 - p)
-            slopes.append(p - target)
+        p = 1 / (1 + math.exp(-z))
+        bce = -target * math.log(p) - (1 - target) * math.log(1 - p)
+        total += bce if loss == "bce" else (p - target) ** 2
+        slopes.append((p - target) * (1 if loss == "bce" else 2 * p * (1 - p)))
     value = reconstruction_loss(logits, x, loss)
     (gradient,) = torch.autograd.grad(value, logits)
     assert value.item() == pytest.approx(total / x.numel(), rel=1e-9)

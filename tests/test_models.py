@@ -62,11 +62,7 @@ def test_parameter_counts_by_hand():
     assert models.count_parameters(models.BasicCNN(10, 3, 32)) == expected
     # As torchvision counts resnet18, less its 1,000-class layer.
     assert models.count_parameters(models.encoder("resnet18", image_size=224)) == 11_689_512 - 513_000
-
-
-def test_frozen_parameters_are_not_counted_as_trainable():
-    model = models.Classifier(models.encoder("resnet8"), 10)
-    model.encoder.requires_grad_(False)
+    model = models.Classifier(models.encoder("resnet8").requires_grad_(False), 10)
     assert models.count_parameters(model) == 128 * 10 + 10
     assert models.count_parameters(model, trainable=False) > 300_000
 
@@ -86,12 +82,9 @@ def test_basic_cnn_is_features_dropout_and_a_linear_layer():
     assert models.BasicCNN(0, 1, 28)(x).shape == (3, 256)
 
 
-def test_timm_names_pass_through():
+def test_timm_names_pass_through_and_unknown_ones_get_a_suggestion():
     encoder = models.encoder("mobilenetv3_small_050", channels=1, image_size=64)
     assert encoder(torch.rand(2, 1, 64, 64)).shape == (2, encoder.num_features)
-
-
-def test_unknown_names_get_a_suggestion():
     with pytest.raises(ValueError, match=r"encoder='resnet9' .did you mean 'resnet.*is none of"):
         models.encoder("resnet9")
 

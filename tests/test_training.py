@@ -113,26 +113,24 @@ def test_one_epoch_equals_a_plain_loop():
     assert [len(x) for x, _ in seen] == [16] * 6
 
 
-@pytest.mark.parametrize("schedule", ["multistep", "step", "cosine"])
-def test_schedules_equal_torchs(schedule):
+@pytest.mark.parametrize(
+    ("schedule", "peer", "options"),
+    [
+        ("multistep", torch.optim.lr_scheduler.MultiStepLR, {"milestones": [6, 8], "gamma": 0.1}),
+        ("step", torch.optim.lr_scheduler.StepLR, {"step_size": 3, "gamma": 0.1}),
+        ("cosine", torch.optim.lr_scheduler.CosineAnnealingLR, {"T_max": 10}),
+    ],
+)
+def test_schedules_equal_torchs(schedule, peer, options):
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 1.0)
-    peer = {
-        "multistep": torch.optim.lr_scheduler.MultiStepLR(optimizer, [6, 8], gamma=0.1),
-        "step": torch.optim.lr_scheduler.StepLR(optimizer, 3, gamma=0.1),
-        "cosine": torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10),
-    }[schedule]
-    optimizer.param_groups[0]["lr"] = 1.0
-    peer.base_lrs = [1.0]
+    theirs = peer(optimizer, **options)
     for epoch in range(10):
         ours = lr_factor(schedule, epoch, 10, warmup=0, factor=0.1, step_epochs=3)
-        assert ours == pytest.approx(peer.get_last_lr()[0] if epoch else 1.0, rel=1e-6)
+        assert ours == pytest.approx(theirs.get_last_lr()[0], rel=1e-6)
         optimizer.step()
-        peer.step()
-
-
-def test_warmup_rises_linearly():
-    values = [lr_factor("cosine", e, 10, warmup=2, factor=0.1, step_epochs=1) for e in (0, 0.5, 1, 2, 10)]
-    assert values == pytest.approx([0, 0.25, 0.5, 1, 0], abs=1e-9)
+        theirs.step()
+    warm = [lr_factor("cosine", e, 10, warmup=2, factor=0.1, step_epochs=1) for e in (0, 0.5, 1, 2, 10)]
+    assert warm == pytest.approx([0, 0.25, 0.5, 1, 0], abs=1e-9)
 
 
 def test_plateau_lowers_the_rate_and_early_stopping_returns_the_best_weights():
@@ -285,36 +283,26 @@ def test_twenty_updates_equal_torchs_own_optimizers(optimizer, lr_scale):
 
 @pytest.mark.parametrize("schedule", ["none", "cosine", "plateau"])
 def test_schedules_keep_the_ratios_of_lr_scale(schedule, monkeypatch):
-    rates = []
-    made = optimizers.make_optimizer
-
-    def watched(*args):
-        optimizer = made(*args)
-        step = optimizer.step
-        optimizer.step = lambda *a, **k: (rates.append([g["lr"] for g in optimizer.param_groups]), step(*a, **k))[1]
-        return optimizer
-
-    monkeypatch.setattr(optimizers, "make_optimizer", watched)
+    made, rates = [], []
+    monkeypatch.setattr(optimizers, "make_optimizer", lambda *args: made.append(make_optimizer(*args)) or made[-1])
     # No parameter has scale 1; 1e-3 of the rate passes below 1e-8, where torch's plateau stops lowering.
     settings = dict(
-        epochs=8, batch_size=25, lr=1e-3, schedule=schedule, warmup=0 if schedule == "plateau" else 2, patience=0,
+        epochs=8, lr=1e-3, schedule=schedule, warmup=0 if schedule == "plateau" else 2, patience=0,
         validate=lambda: 1.0, precision="fp32",
+        after_step=lambda _: rates.append([group["lr"] for group in made[0].param_groups]),
     )  # fmt: skip
-    model, step = make()
-    history = fit(step, [model], toy_data(), lr_scale={"": 0.5, "0.": 5e-4}, **settings)
+    _, history = fitted(lr_scale={"": 0.5, "0.": 5e-4}, **settings)
+    assert len(rates) == 16
     assert all(len(pair) == 2 and pair[0] == pytest.approx(1000 * pair[1], rel=1e-9) for pair in rates)
-    plain, inner = make()
-    expected = fit(inner, [plain], toy_data(), **settings)
+    _, expected = fitted(**settings)
     assert history.lr.tolist() == pytest.approx(expected.lr.tolist(), rel=1e-9)
 
 
 def test_lr_scale_of_one_changes_nothing_and_none_keeps_the_optimizers_state(tmp_path):
     results = []
     for scale in (None, {"0.": 1.0}, {}):
-        model, step = make()
         run = FakeRun(tmp_path / repr(scale))
-        fit(step, [model], toy_data(), run=run, name="a", lr_scale=scale, **SETTINGS | {"optimizer": "adamw"})
-        results.append(weights(model))
+        results.append(weights(fitted(run=run, name="a", lr_scale=scale, **SETTINGS | {"optimizer": "adamw"})[0]))
         assert run.fits["a"]["lr_scale"] == scale
     assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
     run = FakeRun(tmp_path / "killed")
@@ -381,15 +369,9 @@ def test_a_changed_setting_refuses_and_names_it(tmp_path):
 
 
 def test_features_pass_as_they_are():
-    head = device.prepare(nn.Linear(5, 3))
+    head, seen = device.prepare(nn.Linear(5, 3)), []
     data = SimpleNamespace(images=torch.randn(20, 5), labels=torch.randint(0, 3, (20,)))
-    seen = []
-
-    def step(x, y):
-        seen.append(x)
-        return F.cross_entropy(head(x), y)
-
-    fit(step, [head], data, epochs=1, batch_size=20, lr=0.1)
+    fit(lambda x, y: head(seen.append(x) or x).sum(), [head], data, epochs=1, batch_size=20, lr=0.1)
     assert sorted(seen[0].tolist()) == sorted(data.images.tolist())
 
 
