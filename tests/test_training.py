@@ -18,8 +18,10 @@ from sklearn.utils.class_weight import compute_class_weight
 from timm.optim import Lion
 from torch import nn
 
-from labutil import device, optimizers, training
+from labutil import device, models, optimizers, training
+from labutil.augment import simclr_views
 from labutil.checkpoint import ResumeError
+from labutil.losses import byol
 from labutil.optimizers import OPTIMIZERS, lr_factor, make_optimizer
 from labutil.training import fit
 
@@ -240,6 +242,37 @@ def test_kill_9_leaves_a_checkpoint_that_continues_bit_for_bit(tmp_path):
     assert go("cut", 11).returncode == -signal.SIGKILL
     assert (tmp_path / "cut" / "checkpoints" / "a.pt").exists()
     assert go("cut", 0).stdout.splitlines()[-1] == whole.stdout.splitlines()[-1]
+
+
+def train_byol(directory, die_in=None):
+    """As notebook 04 writes it."""
+    device.seed_everything(0)
+    online = nn.Sequential(models.encoder("resnet8", image_size=16), models.mlp_head(128, (16,), 8))
+    online, predictor = device.prepare(online, models.mlp_head(8, (16,), 8))
+    target, views, steps = models.momentum_copy(online), simclr_views(16), []
+    start = weights(target)
+
+    def step(x, y):
+        steps.append(1)
+        if len(steps) == die_in:
+            raise Killed
+        a, b = views(x), views(x)
+        return byol(predictor(online(a)), target(b)) + byol(predictor(online(b)), target(a))
+
+    fit(
+        step, [online, predictor, target], toy_data(24, 3, 16), epochs=3, batch_size=8, lr=0.05, optimizer="sgd",
+        run=FakeRun(directory),
+        after_step=lambda progress: models.update_target(target, online, models.byol_momentum(progress, base=0.8)),
+    )  # fmt: skip
+    assert not any(p.requires_grad for p in target.parameters()) and target.training
+    assert not any(torch.equal(weights(target), other) for other in (weights(online), start))
+    return torch.cat([weights(module) for module in (online, predictor, target)])
+
+
+def test_a_moving_average_target_resumes_bit_for_bit(tmp_path):
+    with pytest.raises(Killed):
+        train_byol(tmp_path / "cut", die_in=6)  # in the second of three epochs
+    assert torch.equal(train_byol(tmp_path / "cut"), train_byol(tmp_path / "whole"))
 
 
 # Discriminative learning rates: the toy model's parameters are 0. (convolution), 1. (batch norm), 5. (linear)
