@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from itertools import pairwise
 
@@ -180,21 +181,19 @@ def test_it_learns_to_reconstruct(halving):
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     losses = []
     for _ in range(60):
-        loss = reconstruction_loss(model.decode(model.encode(x)), x, "bce")
+        losses.append(reconstruction_loss(model.decode(model.encode(x)), x, "bce"))
         optimizer.zero_grad()
-        loss.backward()
+        losses[-1].backward()
         optimizer.step()
-        losses.append(loss.item())
     assert losses[-1] < 0.1 * losses[0]
 
 
 def test_layer_table_leaves_the_model_as_it_was():
     model = ConvAutoencoder(3, (4,), 16)
     model.encoder.eval()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
+    before = copy.deepcopy(model.state_dict())
     layer_table(model, (3, 16, 16))
-    assert model.training
-    assert not model.encoder.training
+    assert model.training and not model.encoder.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any(module._forward_hooks for module in model.modules())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from lightly.loss import BarlowTwinsLoss, NegativeCosineSimilarity, NTXentLoss
 from pytorch_metric_learning.losses import NTXentLoss as MetricLearningNTXent
 from pytorch_metric_learning.losses import SupConLoss
+from scipy.linalg import hadamard
 
 from labutil import device
 from labutil.losses import barlow_twins, byol, cross_correlation, info_nce, sup_con
@@ -145,16 +147,13 @@ def test_byol_equals_lightly(n, d, dtype):
     p, z = views(n, d, dtype)
     ours, peer = byol(p, z), 2 + 2 * NegativeCosineSimilarity()(p, z.detach())
     assert_same(ours, peer, [p])
-    by_loops = np.mean(
-        [2 - 2 * (a @ b) / np.sqrt((a @ a) * (b @ b)) for a, b in zip(stacked(p), stacked(z), strict=True)]
-    )
-    assert ours.item() == pytest.approx(by_loops, rel=1e-5)
+    by_loops = [2 - 2 * (a @ b) / np.sqrt((a @ a) * (b @ b)) for a, b in zip(stacked(p), stacked(z), strict=True)]
+    assert ours.item() == pytest.approx(np.mean(by_loops), rel=1e-5)
 
 
 def test_byol_ends_and_stops_at_the_target():
     p, z = views()
-    assert byol(p, 5 * p).item() == pytest.approx(0, abs=1e-12)
-    assert byol(p, -p).item() == pytest.approx(4)
+    assert byol(p, 5 * p).item() == pytest.approx(0, abs=1e-12) and byol(p, -p).item() == pytest.approx(4)
     assert torch.autograd.grad(byol(p, z), z, allow_unused=True)[0] is None
 
 
@@ -167,19 +166,15 @@ def test_barlow_twins_equals_lightly_and_loops(n, d, lambd, dtype):
     assert_same(ours, BarlowTwinsLoss(lambd)(z_a.double(), z_b.double()), [z_a, z_b])
     a, b = ((z - z.mean(0)) / np.sqrt(z.var(0) + 1e-5) for z in (stacked(z_a), stacked(z_b)))
     by_loops = 0.0
-    for i in range(d):
-        for j in range(d):
-            c = sum(a[k, i] * b[k, j] for k in range(n)) / n
-            by_loops += (1 - c) ** 2 if i == j else lambd * c**2
+    for i, j in itertools.product(range(d), range(d)):
+        c = sum(a[k, i] * b[k, j] for k in range(n)) / n
+        by_loops += (1 - c) ** 2 if i == j else lambd * c**2
     assert ours.item() == pytest.approx(by_loops, rel=1e-5)
 
 
 def test_barlow_twins_closed_forms():
     # Columns of a Hadamard matrix: mean 0, variance 1, uncorrelated.
-    h = torch.tensor([[1.0]], dtype=torch.float64)
-    for _ in range(3):
-        h = torch.cat([torch.cat([h, h], 1), torch.cat([h, -h], 1)])
-    z = h[:, 1:] * 100
+    z = torch.from_numpy(hadamard(8, dtype=float))[:, 1:] * 100
     assert barlow_twins(z, z + 40, 0.1).item() == pytest.approx(0, abs=1e-12)
     assert torch.allclose(cross_correlation(z, -z), -torch.eye(7, dtype=torch.float64))
     same = z[:, :1].repeat(1, 5)  # one feature five times: every correlation is 1

@@ -60,7 +60,7 @@ def test_training_changes_the_unfrozen_layers_and_nothing_else(name, settings, n
 def test_batch_norms_follow_their_own_parameters():
     model = classifier("resnet8")
     norms = {name: m for name, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
-    assert all(m.train(True) is m for m in [model]) and all(m.training for m in norms.values())
+    assert model.train() is model and all(m.training for m in norms.values())
     models.unfreeze_last(model.encoder, 0)
     assert not any(p.requires_grad for p in model.encoder.parameters())
     for mode in (True, False, True):
@@ -70,10 +70,8 @@ def test_batch_norms_follow_their_own_parameters():
     model.encoder.bn1.bias.requires_grad_(True)  # one of its two parameters learns
     assert model.train().encoder.bn1.training
     models.unfreeze_last(model.encoder, None)
-    model.train()
-    assert all(m.training for m in norms.values())
-    bare = models.Classifier(nn.BatchNorm2d(3, affine=False), 2, nn.Flatten()).train()
-    assert bare.encoder.training
+    assert model.train() is model and all(m.training for m in norms.values())
+    assert models.Classifier(nn.BatchNorm2d(3, affine=False), 2, nn.Flatten()).train().encoder.training
 
 
 def test_a_layer_is_what_holds_parameters_in_order_of_definition():
@@ -100,19 +98,6 @@ def test_a_layer_is_what_holds_parameters_in_order_of_definition():
 # Learning rates by depth
 
 
-def by_parameter(encoder, decay, prefix=""):
-    """Each parameter's scale, as `fit` reads it, and the prefixes that no parameter has."""
-    scale = models.layerwise_rates(encoder, decay, prefix)
-    found, unused = {}, set(scale)
-    for name, _ in encoder.named_parameters():
-        fitting = [p for p in scale if f"{prefix}{name}".startswith(p)]
-        assert len(fitting) == 1, (name, fitting)  # each in one block
-        unused -= set(fitting)
-        found[name] = scale[fitting[0]]
-    assert not unused
-    return found
-
-
 @pytest.mark.parametrize(
     ("name", "settings", "depths"),
     [
@@ -136,7 +121,12 @@ def by_parameter(encoder, decay, prefix=""):
 def test_layerwise_rates_fall_with_depth(name, settings, depths):
     with torch.device("meta"):
         encoder = models.encoder(name, **settings)
-    found = by_parameter(encoder, 0.5, "encoder.")
+    scale = models.layerwise_rates(encoder, 0.5)
+    names = [name for name, _ in encoder.named_parameters()]
+    fitting = {name: [prefix for prefix in scale if f"encoder.{name}".startswith(prefix)] for name in names}
+    assert all(len(found) == 1 for found in fitting.values())  # each in one block, and no block is empty
+    assert {prefix for found in fitting.values() for prefix in found} == set(scale)
+    found = {name: scale[prefix] for name, (prefix,) in fitting.items()}
     assert {key: found[key] for key in depths} == {key: 0.5**depth for key, depth in depths.items()}
     values = list(found.values())
     if name != "vit_tiny_patch16_224":
@@ -162,27 +152,17 @@ def features(n=400, classes=5):
     return h.astype(np.float32), labels
 
 
-@pytest.mark.parametrize("classes", [2, 3, 5])
-def test_the_heads_softmax_is_the_probes(classes):
-    h, labels = features(classes=classes)
-    probe = representations.linear_probe(h[:300], labels[:300])
-    head = representations.probe_head(probe, classes)
-    assert [type(m).__name__ for m in head] == ["SignedRoot", "Linear"]
-    p = head(torch.from_numpy(h)).softmax(1)
-    np.testing.assert_allclose(p.detach().numpy(), probe.predict_proba(h), atol=1e-4)
-    assert p.requires_grad and all(q.requires_grad for q in head.parameters())
-
-
-@pytest.mark.parametrize("present", [[1, 4], [0, 2, 3]])
-def test_classes_that_the_probe_has_not_seen(present):
-    h, labels = features(n=300, classes=5)
+@pytest.mark.parametrize(("classes", "present"), [(2, [0, 1]), (5, range(5)), (5, [1, 4]), (5, [0, 2, 3])])
+def test_the_heads_softmax_is_the_probes_also_for_classes_it_has_not_seen(classes, present):
+    h, labels = features(300, classes)
     kept = np.isin(labels, present)
     probe = representations.linear_probe(h[kept], labels[kept])
-    head = representations.probe_head(probe, 6)
+    head = representations.probe_head(probe, max(present) + 2)
+    assert [type(m).__name__ for m in head] == ["SignedRoot", "Linear"]
     logits = head(torch.from_numpy(h))
     p = logits.softmax(1).detach().numpy()
     np.testing.assert_allclose(p[:, present], probe.predict_proba(h), atol=1e-4)
-    absent = [k for k in range(6) if k not in present]
+    absent = [k for k in range(max(present) + 2) if k not in present]
     assert p[:, absent].max() < 1e-12
     assert logits[:, present].amax(1).min() > -1e-3
     assert logits.bfloat16().isfinite().all() and logits.half().isfinite().all()
@@ -207,7 +187,7 @@ def test_the_signed_root_and_its_gradient():
 
 
 def test_only_a_linear_probe_becomes_a_head():
-    h, labels = features(n=100)
+    h, labels = features(100)
     other = make_pipeline(StandardScaler(), LogisticRegression()).fit(h, labels)
     with pytest.raises(ValueError, match="the fitted pipeline that `linear_probe` returns"):
         representations.probe_head(other, 5)
