@@ -48,7 +48,7 @@ def sup_con(z_a: Tensor, z_b: Tensor | None, labels: Tensor, tau: float) -> Tens
     """
     _check(z_a, z_a if z_b is None else z_b, tau)
     if labels.shape != z_a.shape[:1] or labels.is_floating_point():
-        raise ValueError(f"labels: expected integers ({len(z_a)},), one an image, got {_kind(labels)}")
+        raise ValueError(f"labels: expected integers ({len(z_a)},), got {labels.dtype} {tuple(labels.shape)}")
     views = [z_a] if z_b is None else [z_a, z_b]
     with _full_precision(z_a):
         z = torch.cat(_gather(torch.stack([_unit(z) for z in views], 1)).unbind(1))
@@ -124,11 +124,7 @@ def reconstruction_loss(logits: Tensor, x: Tensor, loss: str = "mse", reduction:
 
 
 class ReconstructionError(nn.Module):
-    """x (N, C, H, W) -> the loss of each image (N,), so that `evaluation.predict` can take any number of images.
-
-    Example:
-        evaluation.predict(ReconstructionError(model), data.val.images).mean()  # mean squared error
-    """
+    """x (N, C, H, W) -> the loss of each image (N,), for `evaluation.predict`, which takes any number of images."""
 
     def __init__(self, model: nn.Module, loss: str = "mse") -> None:
         super().__init__()
@@ -144,12 +140,12 @@ def _similarities(z: Tensor, tau: float) -> Tensor:
     return (z @ z.mT / tau).fill_diagonal_(-torch.inf)
 
 
-def _unit(z: Tensor) -> Tensor:
-    return F.normalize(_at_least_float32(z), dim=1)
-
-
 def _at_least_float32(z: Tensor) -> Tensor:
     return z if z.dtype == torch.float64 else z.float()
+
+
+def _unit(z: Tensor) -> Tensor:
+    return F.normalize(_at_least_float32(z), dim=1)
 
 
 def _full_precision(z: Tensor) -> torch.autocast:
@@ -159,13 +155,10 @@ def _full_precision(z: Tensor) -> torch.autocast:
 
 def _check(z_a: Tensor, z_b: Tensor, tau: float = 1.0) -> None:
     if z_a.ndim != 2 or z_a.shape != z_b.shape or not len(z_a) or not z_a.is_floating_point():
-        raise ValueError(f"expected two views, each float (N, D), of the same images; got {_kind(z_a)}, {_kind(z_b)}")
+        got = ", ".join(f"{z.dtype} {tuple(z.shape)}" for z in (z_a, z_b))
+        raise ValueError(f"expected two views, each float (N, D), of the same images; got {got}")
     if not tau > 0:
         raise ValueError(f"tau={tau} must be above 0")
-
-
-def _kind(values: Tensor) -> str:
-    return f"{str(values.dtype).removeprefix('torch.')} {tuple(values.shape)}"
 
 
 def _gather(x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import ParamsT
 
 from labutil import device as dev
 from labutil.paths import check_choice
@@ -18,15 +19,11 @@ MILESTONES = (0.6, 0.8)  # multistep: fractions of the run after which the rate 
 
 
 def make_optimizer(
-    name: str,
-    parameters: Sequence[nn.Parameter] | Sequence[dict[str, Any]],
-    lr: float,
-    weight_decay: float = 0.0,
-    momentum: float = 0.9,
+    name: str, parameters: ParamsT, lr: float, weight_decay: float = 0.0, momentum: float = 0.9
 ) -> torch.optim.Optimizer:
     """sgd (with plain momentum), adam, adamw, or lion (Chen et al. 2023, arXiv:2302.06675; wants a smaller lr).
 
-    parameters: as torch's optimizers take them. weight_decay is for all of them, biases and norms too.
+    weight_decay is for all parameters, biases and norms too.
     """
     from timm.optim import create_optimizer_v2
 
