@@ -156,7 +156,7 @@ def layerwise_rates(encoder: nn.Module, decay: float, prefix: str = "encoder.") 
 
 
 class SignedRoot(nn.Module):
-    """sign(x) sqrt(|x|), as `probes.signed_root` in NumPy: no single large feature decides (Jegou et al. 2012).
+    """sign(x) sqrt(|x|), as `representations.signed_root`: no single large feature decides (Jegou et al. 2012).
 
     Below 0.0001 its gradient is 100, that of the straight line to the curve: the root's own is infinite at 0.
     """

@@ -6,6 +6,7 @@ import difflib
 import math
 import os
 from collections.abc import Callable, Collection
+from numbers import Real
 from pathlib import Path
 
 
@@ -33,8 +34,8 @@ def check_number(parameter: str, value: object, low: float, high: float = math.i
 
 
 def is_number(value: object) -> bool:
-    """Whether `value` is an int or a finite float; True and False are neither."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether `value` is a finite number, also one of NumPy's; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def check_choice(parameter: str, value: str, choices: Collection[str]) -> None:
