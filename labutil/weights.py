@@ -21,10 +21,10 @@ def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     if name in BUNDLED:  # (pixel - 127) / 128
         return (127 / 255,) * 3, (128 / 255,) * 3
     import timm
+    from timm.models import PretrainedCfg
 
-    config = timm.get_pretrained_cfg(name)
-    imagenet = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    return (tuple(config.mean), tuple(config.std)) if config else imagenet
+    config = timm.get_pretrained_cfg(name) or PretrainedCfg()  # ImageNet's
+    return tuple(config.mean), tuple(config.std)
 
 
 def load_weights(body: nn.Module, name: str, weights: str | Path | None = None) -> None:

@@ -10,7 +10,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from lightly.loss import BarlowTwinsLoss, NegativeCosineSimilarity, NTXentLoss
 from pytorch_metric_learning.losses import NTXentLoss as MetricLearningNTXent
 from pytorch_metric_learning.losses import SupConLoss
@@ -107,13 +106,6 @@ def test_unlabelled_images_are_their_own_class():
     assert not torch.isclose(sup_con(z_a, z_b, some, 0.1), sup_con(z_a, z_b, labels, 0.1))
 
 
-def test_class_balanced_batch_by_hand():
-    """Two classes of two images, one view: classes are opposite points, so each anchor has cosines 1, -1, -1."""
-    z = torch.tensor([[1.0, 0], [1, 0], [-1, 0], [-1, 0]], dtype=torch.float64)
-    expected = math.log(1 + 2 * math.exp(-2 / 0.5))
-    assert sup_con(z, None, torch.tensor([7, 7, 3, 3]), 0.5).item() == pytest.approx(expected, rel=1e-12)
-
-
 @pytest.mark.parametrize("n", [2, 5, 64])
 @pytest.mark.parametrize("tau", TAUS)
 def test_closed_forms(n, tau):
@@ -126,11 +118,13 @@ def test_closed_forms(n, tau):
     assert info_nce(eye, eye, tau).item() == pytest.approx(orthogonal, rel=1e-9, abs=1e-14)
 
 
-def test_no_positives_cost_nothing():
-    z, _ = views()
-    loss = sup_con(z, None, torch.arange(12), 0.1)
-    assert loss.item() == 0
-    assert torch.equal(torch.autograd.grad(loss, z)[0], torch.zeros_like(z))
+def test_two_classes_by_hand_and_no_positives_cost_nothing():
+    """Classes are opposite points, two images each, one view: each anchor has cosines 1, -1, -1."""
+    z = torch.tensor([[1.0, 0], [1, 0], [-1, 0], [-1, 0]], dtype=torch.float64, requires_grad=True)
+    expected = math.log(1 + 2 * math.exp(-2 / 0.5))
+    assert sup_con(z, None, torch.tensor([7, 7, 3, 3]), 0.5).item() == pytest.approx(expected, rel=1e-12)
+    alone = sup_con(z, None, torch.arange(4), 0.1)
+    assert alone.item() == 0 and not torch.autograd.grad(alone, z)[0].any()
 
 
 def test_the_same_image_twice_in_a_batch():
@@ -220,20 +214,6 @@ def test_hard_cases_stay_finite():
         for loss in every_loss(z, z.flip(0)):
             assert loss.isfinite(), name
             assert torch.autograd.grad(loss, z)[0].isfinite().all(), name
-
-
-def test_descent_brings_views_together():
-    """Each loss, minimised over free projections, makes an image's two views more alike."""
-    for index in range(4):
-        z_a, z_b = (z.detach().clone().requires_grad_() for z in views(8, 8, torch.float32, seed=3))
-        before = F.cosine_similarity(z_a, z_b).mean()
-        optimizer = torch.optim.Adam([z_a, z_b], 0.05)
-        for _ in range(200):
-            loss = every_loss(z_a, z_b, tau=0.2)[index]
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        assert F.cosine_similarity(z_a, z_b).mean() > before + 0.1
 
 
 @pytest.mark.parametrize(
