@@ -812,8 +812,8 @@ def test_what_is_wrong_with_idx_files(tmp_path: Path) -> None:
     assert "cut short" in says(images.read_bytes()[:-20])
     assert "30 x 9 x 11 in its header, but 2969 bytes" in says(whole[:-1])
     assert "30 x 9 x 11 in its header, but 2971 bytes" in says(whole + b"!")
-    assert "holds labels (magic number 2049)" in says(labels.read_bytes())
-    assert "holds images (magic number 2051)" in says(whole, labels=images)
+    assert "holds labels, where an IDX file of images is expected" in says(labels.read_bytes())
+    assert "holds images, where an IDX file of labels is expected" in says(whole, labels=images)
     assert "starts with 7465" in says(b"text")
     assert "nothing" in says(b"")
     assert "30 labels for 29 images" in says(idx_bytes(noise(29, 9, 11)))
@@ -865,7 +865,7 @@ def test_a_second_load_decodes_nothing_and_reads_no_file(tmp_path: Path, monkeyp
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("read or decoded again")
 
-    for module, name in ((decoding, "_opened"), (store, "_hash"), (store, "write_images"), (loading, "_read")):
+    for module, name in ((decoding, "_opened"), (store, "combine"), (store, "write_images"), (loading, "_read_arrays")):
         monkeypatch.setattr(module, name, refuse)
     for spec, data in zip(specs, first, strict=True):
         again = load_dataset(spec, image_size=16)

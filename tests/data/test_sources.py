@@ -199,8 +199,6 @@ def test_medmnist_facts_are_complete() -> None:
     assert set(catalogue.MD5) == set(catalogue.CLASSES)
     sums = [md5 for row in catalogue.MD5.values() for md5 in row]
     assert len(set(sums)) == 44 and all(len(bytes.fromhex(md5)) == 16 for md5 in sums)
-    assert catalogue.url("bloodmnist", 64).endswith("/bloodmnist_64.npz?download=1")
-    assert catalogue.url("bloodmnist", 28).endswith("/bloodmnist.npz?download=1")
 
 
 def test_folders_do_not_depend_on_the_current_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
