@@ -19,7 +19,7 @@ from functools import cache
 
 import numpy as np
 
-from labutil.paths import check_choice
+from labutil.paths import check_choice, check_number
 
 VERSION = 1  # part of cache keys: raise it whenever a changed line changes a pixel
 SIZE = 96  # pixels a side
@@ -159,10 +159,9 @@ Draw = Callable[[object, object], Array]
 def generate(n: int, seed: int, laboratory: str = "home", kinds: str = "known") -> tuple[Array, Array, tuple[str, ...]]:
     """Draw `n` images of blood cells.
 
-    n: at least 1. seed: at least 0. laboratory: `"home"`, or `"shifted"` with other stain, white balance, optics, noise
-    and framing. kinds: `"known"` for `CLASSES`, which come with `FREQUENCIES`, or `"unseen"` for `UNSEEN_CLASSES`,
-    types that are not among them, equally often. Image and label i depend on `seed`, `laboratory`, `kinds` and i alone,
-    not on `n`; the two laboratories photograph different cells.
+    laboratory: `"home"`, or `"shifted"` with other cells, stain, white balance, optics, noise and framing. kinds:
+    `"known"` for `CLASSES`, which come with `FREQUENCIES`, or `"unseen"` for `UNSEEN_CLASSES`, equally often. Image and
+    label i depend on `seed`, `laboratory`, `kinds` and i alone, not on `n`.
 
     Returns images uint8 (n, 3, 96, 96), labels int64 (n,), and the class names that labels index. Raises ValueError
     when an argument is out of range.
@@ -170,10 +169,8 @@ def generate(n: int, seed: int, laboratory: str = "home", kinds: str = "known") 
     Example:
         images, labels, classes = generate(1000, seed=0)
     """
-    if n < 1:
-        raise ValueError(f"n={n} must be at least 1")
-    if seed < 0:
-        raise ValueError(f"seed={seed} must not be negative")
+    check_number("n", n, 1, whole=True)
+    check_number("seed", seed, 0, whole=True)
     check_choice("laboratory", laboratory, LABORATORIES)
     check_choice("kinds", kinds, KINDS)
     images, labels = np.empty((n, 3, SIZE, SIZE), np.uint8), np.empty(n, np.int64)

@@ -107,13 +107,11 @@ def _pages(data: bytes, image: Image.Image) -> int:
 
 
 def decode(files: Sequence[File], height: int, width: int, channels: int, bits: int = 16) -> Iterator[np.ndarray]:
-    """All images, in chunks uint8 (n, C, H, W).
+    """All images, in chunks uint8 (n, C, H, W). Raises DataError where a file cannot be decoded.
 
     An image of another size is cut to the target's proportions around its centre and scaled, antialiased. EXIF
     rotation is applied, transparent parts become white, of an animation or several pages the first is taken. Gray
     values of more than 8 bits count from 0 to 2 ** `bits` - 1, of which the upper 8 bits are kept.
-
-    Raises DataError where a file cannot be decoded.
     """
     length = store.chunk_length((channels, height, width))
     images = store.in_threads(lambda file: _decode(file, height, width, channels, bits), files)

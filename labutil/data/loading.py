@@ -44,15 +44,14 @@ def load_dataset(
     and its centre is kept. One channel if all are stored without colour, else three. A line on standard output says
     where gray values of more than 8 bits were scaled, or pages left out.
 
-    spec: such as "cells", "cifar10", "bloodmnist@64", "folder:PATH", "npz:PATH", "idx:DIR". image_size: 8 to 1024,
-    pixels a side of square images. None: the source's own; for a folder the common size if all images have one (of 8 to
-    1024 pixels), else the median of the shorter sides, at most 224. val_fraction: in (0, 1), of the images that are not
-    test. subset: keep about this many training images, never more, stratified and nested (the images of a smaller
-    subset are in every larger one), validation in proportion, at most as many unlabelled, test whole; at least one a
-    class. data_seed: at least 0; drives generated images and the splits.
+    image_size: 8 to 1024, pixels a side of square images. None: the source's own; for a folder the common size if all
+    images have one (of 8 to 1024 pixels), else the median of the shorter sides, at most 224. val_fraction: in (0, 1),
+    of the images that are not test. subset: keep at most this many training images, stratified and nested (a smaller
+    subset is in every larger one), validation in proportion, as many unlabelled, test whole. data_seed: at least 0;
+    drives generated images and the splits.
 
-    Returns a `Dataset`; images uint8 (N, C, H, W), labels int64 (N,). Raises DataError for a parameter out of range, an
-    unknown name, or data that cannot be used: one line that says which file, what is wrong and what to do.
+    Raises DataError for a parameter out of range, an unknown name, or data that cannot be used: one line that says
+    which file, what is wrong and what to do.
 
     Example:
         data = load_dataset("cells", image_size=32)
@@ -64,8 +63,7 @@ def load_dataset(
         check_number("data_seed", data_seed, 0, whole=True)
     except ValueError as error:
         raise DataError(str(error)) from error
-    # as plain numbers, since those of NumPy are no JSON
-    image_size, data_seed = None if image_size is None else int(image_size), int(data_seed)
+    image_size, data_seed = image_size and int(image_size), int(data_seed)  # numbers of NumPy are no JSON
     source = parse(spec)
     stored = load_source(source, image_size, data_seed)
     for note in stored.notes:
@@ -73,8 +71,7 @@ def load_dataset(
     rows = splits.split(stored.labels, stored.parts, source.name, val_fraction, data_seed)
     fingerprint = split_fingerprint(stored.content, data_seed, val_fraction, rows)
     if subset is not None:
-        rows = splits.take_subset(rows, stored.labels, source.name, int(subset), data_seed)
-
+        rows = splits.take_subset(rows, stored.labels, source.name, subset, data_seed)
     sets = {part: _image_set(stored, index) for part, index in rows.items()}
     channels, height, width = stored.images.shape[1:]
     mean, std = mean_std(sets["train"].images, stored.sums[:, rows["train"]])
@@ -105,19 +102,16 @@ def _image_set(stored: store.Stored, rows: np.ndarray) -> ImageSet:
 def load_source(
     source: Source, image_size: int | tuple[int, int] | None = None, data_seed: int = 0, *, lenient: bool = False
 ) -> store.Stored:
-    """The images of a source, undivided and in its order, with labels, parts, classes, names, a hash of the content,
-    and notes for the user.
+    """The images of a source, undivided and in its order.
 
     image_size: pixels a side, or (height, width); None: the source's own, as for `load_dataset`. data_seed: of
     generated images. lenient: for a use that needs no labels, such as a prediction. A folder may then hold images in
     any way (the outermost folder of an image is its class, those in none have label -1), and an .npz any of its keys.
-    A source of the kind "image" is one file. `parts` are those that the source brings, else one, train.
 
     Raises DataError as `load_dataset`, and for arrays that would have to be scaled to a size that is not square.
 
     Example:
-        found = load_source(parse("folder:new_images"), 32, lenient=True)
-        found.images, found.names  # uint8 (N, C, 32, 32), ("a/1.png", ...)
+        load_source(parse("folder:new_images"), 32, lenient=True).names  # ("a/1.png", ...)
     """
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     files_of_their_own = source.kind in {"folder", "image", "tiny_imagenet"}
@@ -235,8 +229,7 @@ def split_fingerprint(content: str, data_seed: int, val_fraction: float, rows: d
 def mean_std(images: Tensor, sums: np.ndarray | None = None) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of uint8 images (N, C, H, W), a channel each, of values in [0, 1]: exact.
 
-    sums: int64 (2, N, C), as `store.image_sums`, where they are known. The deviation is one gray level at least, so
-    that a constant channel divides.
+    sums: as `store.image_sums`, where they are known. The deviation is one gray level at least, so that it divides.
     """
     if sums is None:
         parts = images.split(store.chunk_length(images.shape[1:]))

@@ -26,6 +26,7 @@ from labutil import device
 from labutil.data import catalogue
 from labutil.data.readers import Arrays, as_arrays, read_idx_parts, read_npz
 from labutil.data.sources import File, Source, stat_file
+from labutil.data.store import writable
 from labutil.paths import DataError, data_dir
 
 _TINY_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -120,26 +121,20 @@ def _torchvision_class(kind: str) -> type:
 def fetch(urls: Sequence[str], path: Path, md5: str) -> Path:
     """Download a file to `path`, or verify the one that already lies there; returns `path`.
 
-    urls: each is asked in turn, and all three times, as connections are lost and servers busy. md5: in hexadecimal.
-    Bytes arrive in `path` + `.part`, which moves to `path` when its checksum is right and is removed otherwise. Two
-    processes that ask for one file download it once.
+    urls: each is asked in turn, and all three times, as connections are lost and servers busy. What arrives lies in
+    `path` + `.part` until its checksum is right. Two processes that ask for one file download it once.
 
     Raises DataError when offline, or when the file is not there or another; says how to place it by hand.
-
-    Example:
-        fetch(["https://zenodo.org/records/10519652/files/bloodmnist.npz"], data_dir() / "bloodmnist.npz", md5)
     """
     from torchvision.datasets.utils import check_integrity
 
     if not path.exists():
-        with _lock(path):
+        with writable(path.parent), FileLock(path.with_name(path.name + ".lock")):
             if not path.exists():
                 _download(urls, path, md5)
     if not check_integrity(path, md5):
-        raise DataError(
-            f"{path} is not the file of {urls[-1]}: its MD5 checksum is not {md5}; "
-            f"delete it to download it again, or place the right one there"
-        )
+        advice = "delete it to download it again, or place the right one there"
+        raise DataError(f"{path} is not the file of {urls[-1]}: its MD5 checksum is not {md5}; {advice}")
     return path
 
 
@@ -158,14 +153,12 @@ def _download(urls: Sequence[str], path: Path, md5: str) -> None:
                 return
             except (OSError, HTTPException, RuntimeError) as error:
                 if getattr(error, "errno", None) in {errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EROFS}:
-                    raise DataError(f"{part} cannot be written ({error.strerror}): free or choose a place") from error
+                    raise  # not the network's fault
                 failure = f"{url} cannot be downloaded ({_reason(error)})"
             finally:
                 part.unlink(missing_ok=True)
-    raise DataError(
-        f"{failure}: check the connection, or get the file by other means and place it as {path}; "
-        f"data/README.md lists every file"
-    )
+    advice = f"check the connection, or get the file by other means and place it as {path}"
+    raise DataError(f"{failure}: {advice}; data/README.md lists every file")
 
 
 @contextlib.contextmanager
@@ -191,22 +184,12 @@ def _reason(error: Exception) -> str:
     return getattr(inner, "strerror", None) or str(inner) or type(inner).__name__
 
 
-def _lock(path: Path) -> FileLock:
-    """One process at a time for `path`, whose folder is made."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        advice = "set LABUTIL_DATA to a folder you may write"
-        raise DataError(f"{path.parent} cannot be made ({error.strerror}): {advice}") from error
-    return FileLock(path.with_name(path.name + ".lock"))
-
-
 def _unpacked(url: str, archive_name: str, md5: str, name: str) -> Path:
     """The folder `name` of the data folder, unpacked whole or not at all out of an archive, which is downloaded where
     it is missing and verified in any case. Raises DataError where that fails."""
     folder = data_dir() / name
     temporary = folder.with_name(name + ".unpacking")
-    with _lock(folder):
+    with writable(folder.parent), FileLock(folder.with_name(name + ".lock")):
         if folder.exists():
             return folder
         archive = fetch([url], data_dir() / archive_name, md5)
@@ -221,7 +204,7 @@ def _unpacked(url: str, archive_name: str, md5: str, name: str) -> Path:
             os.replace(temporary / name, folder)
         except (OSError, EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError) as error:
             advice = "make room, or delete it to get it again"
-            raise DataError(f"{archive} cannot be unpacked into {folder.parent} ({error}): {advice}") from error
+            raise DataError(f"{archive} cannot be unpacked ({error}): {advice}") from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return folder

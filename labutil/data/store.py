@@ -57,14 +57,13 @@ def make_key(*facts: object) -> str:
 def stored(key: str, write: Callable[[Path], None]) -> Stored:
     """What the cache holds under `key`; if nothing, `write(folder)` fills a folder that then becomes it.
 
-    Several processes may ask at once: one writes, the others wait. What a killed writer left is removed by the next.
-    Raises DataError where there is no room, or no right to write.
+    Of several processes one writes, the others wait. Raises DataError where there is no room, or no right to write.
     """
     folder = data_dir() / "cache" / key
     if found := _open(folder):
         return found
     temporary = folder.with_suffix(".tmp")
-    with _writable(folder.parent), FileLock(folder.with_suffix(".lock")):
+    with writable(folder.parent), FileLock(folder.with_suffix(".lock")):
         if found := _open(folder):
             return found
         for leftover in folder.parent.glob("*.tmp"):  # of killed writers: nobody holds their locks
@@ -154,18 +153,15 @@ def remember(files: Sequence[File], find: Callable[[], dict]) -> dict:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         found = find()
-    with _writable(path.parent):
+    with writable(path.parent):
         replace_file(path, lambda temporary: temporary.write_text(json.dumps(found), encoding="utf-8"))
     return found
 
 
 def in_threads(function: Callable[[File], Any], files: Sequence[File]) -> Iterator[Any]:
-    """`function(file)` for each file, in order, by a pool of threads.
-
-    A task for 64 files, since a task costs about as much as decoding a small image; and only so many tasks that results
-    which nobody has taken yet stay few.
-    """
+    """`function(file)` for each file, in order, by a pool of threads."""
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # a task for 64 files, since a task costs as much as decoding one; and few at once, as results wait to be taken
     tasks = [files[i : i + 64] for i in range(0, len(files), 64)]
     with ThreadPoolExecutor(workers) as pool:
         for i in range(0, len(tasks), 4 * workers):
@@ -174,16 +170,14 @@ def in_threads(function: Callable[[File], Any], files: Sequence[File]) -> Iterat
 
 
 @contextmanager
-def _writable(folder: Path) -> Iterator[None]:
-    """Make a folder; what cannot be written inside the block is one line."""
+def writable(folder: Path) -> Iterator[None]:
+    """Make a folder. An OSError inside the block, of a full disk or a missing right, becomes a DataError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
-        raise DataError(
-            f"{folder} cannot be written ({error.strerror or error}): make room, or set LABUTIL_DATA to a folder where "
-            f"there is"
-        ) from error
+        advice = "make room, or set LABUTIL_DATA to a folder where there is"
+        raise DataError(f"{folder} cannot be written ({error.strerror or error}): {advice}") from error
 
 
 def _open(folder: Path) -> Stored | None:
