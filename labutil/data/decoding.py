@@ -106,7 +106,7 @@ def _pages(data: bytes, image: Image.Image) -> int:
     return 1  # those of photographs (MPO) and of layered files are previews and parts
 
 
-def decode(files: Sequence[File], height: int, width: int, channels: int, bits: int = 16) -> Iterator[np.ndarray]:
+def decode(files: Sequence[File], height: int, width: int, channels: int, bits: int) -> Iterator[np.ndarray]:
     """All images, in chunks uint8 (n, C, H, W). Raises DataError where a file cannot be decoded.
 
     An image of another size is cut to the target's proportions around its centre and scaled, antialiased. EXIF

@@ -72,15 +72,12 @@ def load_dataset(
     fingerprint = split_fingerprint(stored.content, data_seed, val_fraction, rows)
     if subset is not None:
         rows = splits.take_subset(rows, stored.labels, source.name, subset, data_seed)
-    sets = {part: _image_set(stored, index) for part, index in rows.items()}
+    sets = {"unlabelled": None} | {part: _image_set(stored, index) for part, index in rows.items()}
     channels, height, width = stored.images.shape[1:]
     mean, std = mean_std(sets["train"].images, stored.sums[:, rows["train"]])
     return Dataset(
         name=source.name,
-        train=sets["train"],
-        val=sets["val"],
-        test=sets["test"],
-        unlabelled=sets.get("unlabelled"),
+        **sets,
         mean=mean,
         std=std,
         fingerprint=fingerprint,
@@ -138,10 +135,8 @@ def to_channels(images: np.ndarray, channels: int) -> np.ndarray:
 def _load_arrays(
     source: Source, size: tuple[int, int] | None, data_seed: int, *, lenient: bool = False
 ) -> store.Stored:
-    found: list[File] = []
-    if source.kind in GENERATED:
-        content = f"{source.kind}:{source.number} version {cells.VERSION} seed {data_seed}"
-    else:
+    content, found = f"{source.kind}:{source.number} version {cells.VERSION} seed {data_seed}", []
+    if source.kind not in GENERATED:
         found = files(source) if source.paths else published.published_files(source)
         content = store.content(found)
     key = store.make_key(content, source.kind, *(["lenient"] if lenient else []))

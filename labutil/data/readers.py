@@ -108,7 +108,7 @@ def as_arrays(
 
     arrays: {"train_images": (text, values), "train_labels": ..., ...}. classes, lenient: as for `read_npz`.
     """
-    images = {part: as_images(*arrays[f"{part}_images"]) for part in PARTS if f"{part}_images" in arrays}
+    images = {part: _as_images(*arrays[f"{part}_images"]) for part in PARTS if f"{part}_images" in arrays}
     if len({found.shape[1:] for found in images.values()}) > 1:
         sizes = ", ".join(f"{part} {'x'.join(map(str, found.shape[1:]))}" for part, found in images.items())
         raise DataError(f"{where} has images of several shapes ({sizes}): make them alike")
@@ -136,7 +136,7 @@ def as_arrays(
     return Arrays(images, numbers, classes or tuple(map(str, values)))
 
 
-def as_images(where: str, array: np.ndarray) -> np.ndarray:
+def _as_images(where: str, array: np.ndarray) -> np.ndarray:
     """Check an array of images and turn it into uint8 (N, C, H, W); `where` starts the message of an error."""
     shape = "x".join(map(str, array.shape))
     if array.ndim == 3:

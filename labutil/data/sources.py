@@ -208,11 +208,11 @@ def _number(spec: str, text: str, least: int) -> int:
 
 
 def _parse_paths(kind: str, rest: str) -> Source:
-    texts = rest.split(",") if kind == "idx" else [rest]
-    if not all(text.strip() for text in texts) or len(texts) not in {1, 2, 4}:
+    texts = [text.strip() for text in (rest.split(",") if kind == "idx" else [rest])]
+    if not all(texts) or len(texts) not in {1, 2, 4}:
         usage = "DIR or IMAGES[,LABELS[,TESTIMAGES,TESTLABELS]]" if kind == "idx" else "PATH"
         raise DataError(f"data set '{kind}:{rest}' must have the form '{kind}:{usage}'")
-    paths = tuple(Path(os.path.abspath(os.path.expanduser(text.strip()))) for text in texts)
+    paths = tuple(Path(os.path.abspath(os.path.expanduser(text))) for text in texts)
     for path in paths:
         if not path.exists():
             raise DataError(f"{path} does not exist: check the path in '{kind}:{rest}'")
