@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from labutil.data import cells, decoding, folders, published, readers, splits, store
 from labutil.data.sources import GENERATED, File, Source, files, parse
 from labutil.images import Dataset, ImageSet
-from labutil.paths import DataError, check_number
+from labutil.paths import DataError, check_number, is_number
 
 
 def load_dataset(
@@ -56,9 +56,10 @@ def load_dataset(
     Example:
         data = load_dataset("cells", image_size=32)
     """
+    if not is_number(val_fraction) or not 0 < val_fraction < 1:
+        raise DataError(f"val_fraction={val_fraction!r} must be a number between 0 and 1, such as 0.1")
     try:
         check_number("image_size", 8 if image_size is None else image_size, 8, 1024, whole=True)
-        check_number("val_fraction", val_fraction, 1e-6, 1 - 1e-6)
         check_number("subset", 1 if subset is None else subset, 1, whole=True)
         check_number("data_seed", data_seed, 0, whole=True)
     except ValueError as error:

@@ -54,12 +54,9 @@ def published_files(source: Source) -> list[File]:
         raw = data_dir() / published.__name__ / "raw"
         files, parts = [], ("train_images", "train_labels", "test_images", "test_labels")
         for part, (name, md5) in zip(parts, published.resources, strict=True):
-            path = raw / name
-            if not path.exists() and (unpacked := path.with_suffix("")).exists():
-                path = unpacked
-            elif not path.exists():
-                fetch([mirror + name for mirror in published.mirrors], path, md5)
-            files.append(stat_file(part, path))
+            found = next((path for path in (raw / name, raw / Path(name).stem) if path.exists()), None)
+            urls = [mirror + name for mirror in published.mirrors]
+            files.append(stat_file(part, found or fetch(urls, raw / name, md5)))
         return files
     names = [name for name, _ in published.train_list + published.test_list]
     names.append("class_names.txt" if source.kind == "stl10" else published.meta["filename"])
@@ -188,11 +185,12 @@ def _unpacked(url: str, archive_name: str, md5: str, name: str) -> Path:
     """The folder `name` of the data folder, unpacked whole or not at all out of an archive, which is downloaded where
     it is missing and verified in any case. Raises DataError where that fails."""
     folder = data_dir() / name
-    temporary = folder.with_name(name + ".unpacking")
+    if folder.exists():
+        return folder
+    archive, temporary = fetch([url], data_dir() / archive_name, md5), folder.with_name(name + ".unpacking")
     with writable(folder.parent), FileLock(folder.with_name(name + ".lock")):
         if folder.exists():
             return folder
-        archive = fetch([url], data_dir() / archive_name, md5)
         shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
         try:
             if zipfile.is_zipfile(archive):
