@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from http.client import HTTPException
 from pathlib import Path
-from urllib.error import HTTPError
+from urllib.error import URLError
 
 import numpy as np
 from filelock import FileLock
@@ -175,9 +175,7 @@ def _reason(error: Exception) -> str:
     """Why a download failed, in a few words: "Connection refused"."""
     if type(error) is RuntimeError:
         return "what came is cut short or another file, by its checksum, and was deleted"
-    if isinstance(error, HTTPError):
-        return f"the server answers {error.code} {error.reason}"
-    inner = getattr(error, "reason", error)
+    inner = error.reason if type(error) is URLError else error
     return getattr(inner, "strerror", None) or str(inner) or type(inner).__name__
 
 
