@@ -93,7 +93,8 @@ def read_npz(path: Path | str, classes: tuple[str, ...] | None = None, *, lenien
         raise DataError(f"{path} {what} ({error}): get it again, or save it again with numpy.savez") from error
     if "train_images" not in arrays and not (lenient and any(name.endswith("images") for name in arrays)):
         found = ", ".join(keys) or "nothing"
-        raise DataError(f"{path} must have the key 'train_images' or 'images', but holds {found}: save it so")
+        advice = "save the images under one of these with numpy.savez"
+        raise DataError(f"{path} must have the key 'train_images' or 'images', but holds {found}: {advice}")
     return as_arrays(str(path), arrays, classes, lenient=lenient)
 
 
