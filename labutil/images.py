@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
-    Array = ArrayLike | torch.Tensor
+Array = ArrayLike | Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,21 +44,18 @@ class Dataset:
 
 def to_numpy(values: Array) -> np.ndarray:
     """Any array-like as NumPy; torch's bfloat16, which NumPy lacks, as float32."""
-    if isinstance(values, torch.Tensor):
+    if isinstance(values, Tensor):
         values = values.detach().cpu()
         return (values.float() if values.is_floating_point() else values).numpy()
     return np.asarray(values)
 
 
 def stratified_order(labels: Array, seed: int | Sequence[int] = 0, *, first: float = 0.5) -> np.ndarray:
-    """All images at random, so that every beginning of the order holds the classes in their proportions.
+    """All images at random, so that every beginning of the order holds the classes in their proportions: int64 (N,).
 
     labels: integers (N,). seed: the same order on any machine, and in any release of NumPy. first: the j-th of a
     class's n images comes at (j + first) / n: with 0.5 beginnings are as proportional as they can be, with 0 one image
-    of each class comes before the second of any. Returns int64 (N,).
-
-    Example:
-        few = stratified_order(data.train.labels, first=0)[:100]  # none of up to 100 classes is missing
+    of each class comes before the second of any.
     """
     y = to_numpy(labels)
     # the raw stream of a bit generator is the same in every release of NumPy
@@ -74,11 +67,9 @@ def stratified_order(labels: Array, seed: int | Sequence[int] = 0, *, first: flo
 
 
 def stratified_sample(labels: Array, n: int, seed: int = 0) -> np.ndarray:
-    """Indices of n images in which every class keeps its share, to less than one image.
+    """Indices of n images in which every class keeps its share, to less than one image: int64 (min(n, N),), rising.
 
-    labels: integers (N,); -1 (unlabelled) is a group like any other. n: how many; all N where n is larger. seed: of the
-    function's own generator. Returns int64 (min(n, N),), rising, without repeats. A beginning of `stratified_order` is
-    as good where one draw shall hold another, but may miss a share by more than an image when there are many classes.
+    labels: integers (N,); -1 (unlabelled) is a group like any other. seed: of the function's own generator.
 
     Example:
         xy = tsne(features[stratified_sample(data.val.labels, 500)])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 import math
+import numbers
 import os
 from collections.abc import Callable, Collection
-from numbers import Real
 from pathlib import Path
 
 
@@ -28,14 +28,14 @@ def did_you_mean(word: str, known: Collection[str]) -> str:
 
 def check_number(parameter: str, value: object, low: float, high: float = math.inf, whole: bool = False) -> None:
     """Raise ValueError, naming the parameter, unless `value` is a finite (`whole`: a whole) number in [low, high]."""
-    if not is_number(value) or not low <= value <= high or (whole and value != int(value)):
+    if not is_number(value) or not low <= value <= high or (whole and not isinstance(value, numbers.Integral)):
         kind, at_most = "whole number" if whole else "number", f" and at most {high:g}" if high < math.inf else ""
         raise ValueError(f"{parameter}={value!r} must be a {kind}, at least {low:g}{at_most}")
 
 
 def is_number(value: object) -> bool:
-    """Whether `value` is a finite number, also one of NumPy's; True and False are none."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether `value` is a whole number or a finite one, of Python or NumPy; True and False are neither."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def check_choice(parameter: str, value: str, choices: Collection[str]) -> None:

@@ -6,8 +6,8 @@ except dermamnist, which is CC BY-NC 4.0.
 
 from __future__ import annotations
 
+URL = "https://zenodo.org/records/10519652/files"
 SIZES = (28, 64, 128, 224)  # pixels a side
-MULTI_LABEL = ("chestmnist",)  # several labels an image: not a classification task of one class an image
 _ORGANS = (
     "bladder | femur left | femur right | heart | kidney left | kidney right | liver | lung left | lung right | "
     "pancreas | spleen"
@@ -56,13 +56,3 @@ _SUMS = """
 _WORDS = _SUMS.split()
 # name -> MD5 of the .npz, in the order of SIZES
 MD5: dict[str, tuple[str, ...]] = {_WORDS[i]: tuple(_WORDS[i + 1 : i + 5]) for i in range(0, len(_WORDS), 5)}
-
-
-def file_name(name: str, size: int) -> str:
-    """The name of a set's file, on Zenodo and in the data folder: `bloodmnist.npz`, `bloodmnist_64.npz`."""
-    return f"{name}.npz" if size == SIZES[0] else f"{name}_{size}.npz"
-
-
-def url(name: str, size: int) -> str:
-    """Where a set's file is published."""
-    return f"https://zenodo.org/records/10519652/files/{file_name(name, size)}?download=1"

@@ -19,7 +19,7 @@ from functools import cache
 
 import numpy as np
 
-from labutil.paths import check_choice
+from labutil.paths import check_choice, check_number
 
 VERSION = 1  # part of cache keys: raise it whenever a changed line changes a pixel
 SIZE = 96  # pixels a side
@@ -135,6 +135,9 @@ _TYPES = [
         size=(12, 18), wobble=(0.5, 1), hair=(0.5, 1.5), smear=(1, 1), lobe=(0.75, 1), folds=(0.5, 1.1),
         chromatin=(0.3, 0.65), clumps=(0.15, 0.4), blue=(0, 0.06), pink=(0, 0.06))),
 ]  # fmt: skip
+# Lower and upper end of every property, float32 (rows of _TYPES, entries of _COMMON, 2).
+_RANGES = np.array([list((_COMMON | own).values()) for *_, own in _TYPES], np.float32)
+_RANGES[:, list(_COMMON).index("lobes"), 1] += 1  # a whole number, drawn as floor(low to high + 1)
 # Optical density in red, green and blue of one unit of each dye (haemoglobin: of a red cell's full thickness), the
 # light that reaches the empty film, and ranges of everything that varies from photograph to photograph.
 _LABORATORIES = {
@@ -159,10 +162,9 @@ Draw = Callable[[object, object], Array]
 def generate(n: int, seed: int, laboratory: str = "home", kinds: str = "known") -> tuple[Array, Array, tuple[str, ...]]:
     """Draw `n` images of blood cells.
 
-    n: at least 1. seed: at least 0. laboratory: `"home"`, or `"shifted"` with other stain, white balance, optics, noise
-    and framing. kinds: `"known"` for `CLASSES`, which come with `FREQUENCIES`, or `"unseen"` for `UNSEEN_CLASSES`,
-    types that are not among them, equally often. Image and label i depend on `seed`, `laboratory`, `kinds` and i alone,
-    not on `n`; the two laboratories photograph different cells.
+    laboratory: `"home"`, or `"shifted"` with other cells, stain, white balance, optics, noise and framing. kinds:
+    `"known"` for `CLASSES`, which come with `FREQUENCIES`, or `"unseen"` for `UNSEEN_CLASSES`, equally often. Image and
+    label i depend on `seed`, `laboratory`, `kinds` and i alone, not on `n`.
 
     Returns images uint8 (n, 3, 96, 96), labels int64 (n,), and the class names that labels index. Raises ValueError
     when an argument is out of range.
@@ -170,10 +172,8 @@ def generate(n: int, seed: int, laboratory: str = "home", kinds: str = "known") 
     Example:
         images, labels, classes = generate(1000, seed=0)
     """
-    if n < 1:
-        raise ValueError(f"n={n} must be at least 1")
-    if seed < 0:
-        raise ValueError(f"seed={seed} must not be negative")
+    check_number("n", n, 1, whole=True)
+    check_number("seed", seed, 0, whole=True)
     check_choice("laboratory", laboratory, LABORATORIES)
     check_choice("kinds", kinds, KINDS)
     images, labels = np.empty((n, 3, SIZE, SIZE), np.uint8), np.empty(n, np.int64)
@@ -205,8 +205,7 @@ def _uniforms(stream: np.random.PCG64, count: int) -> Array:
 
 def _choose(uniforms: Array, kinds: str) -> tuple[Array, Array]:
     """Label and row of `_TYPES` for each image, from its first two numbers."""
-    classes = CLASSES if kinds == "known" else UNSEEN_CLASSES
-    frequencies = FREQUENCIES if kinds == "known" else [1 / len(UNSEEN_CLASSES)] * len(UNSEEN_CLASSES)
+    classes, frequencies = (CLASSES, FREQUENCIES) if kinds == "known" else (UNSEEN_CLASSES, [1 / 6] * 6)
     edges = np.cumsum(frequencies)[:-1]
     labels = np.searchsorted(edges, uniforms[:, 0].astype(np.float64), side="right")
     row = np.empty(len(labels), np.int64)
@@ -229,8 +228,7 @@ def _draw(uniforms: Array, row: Array, lab: dict, noise: Array) -> Array:
     def draw(low: object, high: object) -> Array:
         return (low + (high - low) * next(columns))[:, None, None]
 
-    low, high = _ranges()
-    cell = {name: draw(low[row, k], high[row, k]) for k, name in enumerate(_COMMON)}
+    cell = {name: draw(*_RANGES[row, k].T) for k, name in enumerate(_COMMON)}
     zoom = draw(*lab["zoom"])  # pixels a micrometre
     place = (np.arange(SIZE, dtype=np.float32) - (SIZE - 1) / 2) / zoom
     x = place + draw(-lab["shift"], lab["shift"])
@@ -428,12 +426,3 @@ def _textures() -> dict[str, Array]:
             dy, dx = (grid - own)[:, None] - di - py[i, j], (grid - own)[None] - dj - px[i, j]
             spots = np.maximum(spots, (0.3 + 0.7 * rank[i, j]) * (1 - 2.5 * (dx * dx + dy * dy)))
     return {"smooth": noise(16), "fine": noise(5), "spots": spots.ravel()}
-
-
-@cache
-def _ranges() -> tuple[Array, Array]:
-    """Lower and upper ends of every property, float32 (rows of _TYPES, entries of _COMMON)."""
-    rows = [[{**_COMMON, **own}[name] for name in _COMMON] for _, _, own in _TYPES]
-    table = np.array(rows, np.float32)
-    table[:, list(_COMMON).index("lobes"), 1] += 1  # a whole number, drawn as floor(low to high + 1)
-    return table[..., 0], table[..., 1]

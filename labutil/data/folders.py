@@ -11,13 +11,8 @@ from pathlib import Path
 from labutil.data.sources import File, is_clutter, natural, stat_file, walk
 from labutil.paths import DataError, printable
 
-_PARTS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
-    "unlabelled": ("unlabelled", "unlabeled"),
-}
-_SPLITS = {name: part for part, names in _PARTS.items() for name in names}
+_SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
+_SPLITS |= {"test": "test", "testing": "test", "unlabelled": "unlabelled", "unlabeled": "unlabelled"}
 _TINY_LABELS, _TINY_WORDS = "val/val_annotations.txt", "words.txt"
 
 
@@ -31,7 +26,7 @@ class Plan:
     classes: tuple[str, ...]
 
 
-def plan_folder(folder: Path, files: Sequence[File]) -> Plan:
+def plan_folder(folder: Path, files: Sequence[File], *, lenient: bool = False) -> Plan:
     """Sort the files below `folder` into splits and classes.
 
     `train/`, `val/` (also `valid`, `validation`), `test/` and `unlabelled/` are splits, in small letters or capitals;
@@ -39,115 +34,85 @@ def plan_folder(folder: Path, files: Sequence[File]) -> Plan:
     everything below them; images without a class folder have no label (-1). Two Unicode spellings of a name are one
     class. Classes and files are in natural order.
 
+    lenient: for a use that needs no labels. Nothing but an empty folder is refused, and there are splits only where
+    all images lie in some.
+
     Raises DataError for no images, images beside class folders or splits, class names that differ between splits, and
     splits or classes that lie further down.
     """
-    top = _top_folders(folder, files)
-    splits = {name: _SPLITS[name.lower()] for name in top if name.lower() in _SPLITS}
-    divided = "train" in splits.values()
-    if not divided:
-        _check_levels(folder, files, sorted(splits))
-    elif len(set(splits.values())) < len(splits):
-        raise DataError(f"{folder} has two folders for one split ({', '.join(sorted(splits))}): rename one")
-    groups: dict[str, list[tuple[File, str]]] = {}
-    for file in files:
-        name = file.name.partition("/")[0]
-        if divided and name not in splits:
-            raise DataError(f"{file.path} lies beside train/ but in no split: move it into train/, val/, test/ or away")
-        groups.setdefault(splits[name] if divided else "train", []).append((file, _class_of(file, int(divided))))
-    where = {split: folder / name for name, split in splits.items()} if divided else {"train": folder}
-    classes = {part: _classes(where[part], pairs) for part, pairs in groups.items() if part != "unlabelled"}
-    _check_classes(where, classes)
-    if "unlabelled" in groups:
-        groups["unlabelled"] = [(file, "") for file, _ in groups["unlabelled"]]
-    return _arrange(groups, classes["train"])
-
-
-def plan_tree(folder: Path, files: Sequence[File]) -> Plan:
-    """Any tree of images, in natural order, for a use that needs no labels: nothing but an empty one is refused.
-
-    Where all lie in `train/`, `val/`, `test/` or `unlabelled/` (names as in `plan_folder`), these are parts; else all
-    are one part, train. The outermost folder of an image, inside its part, is its class; an image in none has label -1.
-    """
-    top = _top_folders(folder, files)
-    divided = all("/" in file.name for file in files) and {name.lower() for name in top} <= set(_SPLITS)
-    groups: dict[str, list[tuple[File, str]]] = {}
-    for file in files:
-        part = _SPLITS[file.name.partition("/")[0].lower()] if divided else "train"
-        groups.setdefault(part, []).append((file, _class_of(file, int(divided))))
-    return _arrange(groups, _classes(None, [pair for pairs in groups.values() for pair in pairs]))
-
-
-def _top_folders(folder: Path, files: Sequence[File]) -> set[str]:
     if not files:
         raise DataError(f"{folder} holds no images: check the path")
-    return {file.name.partition("/")[0] for file in files if "/" in file.name}
+    top = {file.name.partition("/")[0] for file in files if "/" in file.name}
+    splits = {name: _SPLITS[name.lower()] for name in sorted(top) if name.lower() in _SPLITS}
+    divided = "train" in splits.values()
+    if lenient:
+        divided = all("/" in file.name and file.name.partition("/")[0] in splits for file in files)
+    else:
+        _check_levels(folder, files, splits, divided)
+    members: dict[str, list[tuple[File, str]]] = {split: [] for split in _SPLITS.values()}
+    for file in sorted(files, key=lambda file: [natural(piece) for piece in _composed(file.name).split("/")]):
+        split = splits[file.name.partition("/")[0]] if divided else "train"
+        above = _composed(file.name).split("/")[int(divided) : -1]
+        members[split].append((file, above[0] if above and (lenient or split != "unlabelled") else ""))
+    members = {split: pairs for split, pairs in members.items() if pairs}
+    if not lenient:
+        _check_classes(
+            {split: folder / name for name, split in splits.items()} if divided else {"train": folder}, members
+        )
+    pairs = [pair for found in members.values() for pair in found]
+    classes = sorted({name for _, name in pairs} - {""}, key=natural)
+    number = {"": -1} | {name: label for label, name in enumerate(classes)}
+    parts = {split: len(found) for split, found in members.items()}
+    return Plan([file for file, _ in pairs], [number[name] for _, name in pairs], parts, tuple(classes))
 
 
-def _class_of(file: File, depth: int) -> str:
-    """The name of the folder `depth` levels down that holds a file; "" for none."""
-    above = unicodedata.normalize("NFC", file.name).split("/")[depth:-1]
-    return above[0] if above else ""
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
-def _classes(folder: Path | None, pairs: list[tuple[File, str]]) -> tuple[str, ...]:
-    """Names of the class folders in `folder`, in order; none where all images lie in it. None: nothing is refused."""
-    names = {name for _, name in pairs} - {""}
-    if names and folder is not None:
-        if loose := next((file for file, name in pairs if not name), None):
-            raise DataError(f"{loose.path} lies beside class folders: move it into one, or away")
-        for entry in sorted(folder.iterdir()):
-            spelled = unicodedata.normalize("NFC", printable(entry.name))
-            if entry.is_dir() and spelled not in names and not is_clutter(entry.name):
-                raise DataError(f"{entry} is a class folder without images: fill or remove it")
-    return tuple(sorted(names, key=natural))
-
-
-def _check_classes(where: dict[str, Path], classes: dict[str, tuple[str, ...]]) -> None:
-    """Refuse splits that know other classes than train, and a test split that lacks some."""
-    for split, names in classes.items():
-        missing, extra = set(classes["train"]) - set(names), set(names) - set(classes["train"])
-        if missing and not names:
-            raise DataError(
-                f"{where[split]} has images but no class folders, as train/ has: name it unlabelled/ to use them "
-                f"without labels, or make the folders"
-            )
-        if extra or (missing and split == "test"):
-            only = {"train": missing if split == "test" else (), split: extra}
-            different = "; ".join(
-                f"only in {part}/: {', '.join(sorted(few, key=natural))}" for part, few in only.items() if few
-            )
-            raise DataError(
-                f"{where['train'].parent}: train/ and {split}/ must have the same classes ({different}): rename or add "
-                f"folders"
-            )
-
-
-def _check_levels(folder: Path, files: Sequence[File], splits: list[str]) -> None:
-    """Refuse a folder without train/ where the splits or the classes lie further down: it would be one class."""
+def _check_levels(folder: Path, files: Sequence[File], splits: dict[str, str], divided: bool) -> None:
+    """Refuse images beside splits, and a folder whose splits or classes lie further down: it would be one class."""
+    if divided:
+        if len(set(splits.values())) < len(splits):
+            raise DataError(f"{folder} has two folders for one split ({', '.join(splits)}): rename one")
+        if loose := [file for file in files if file.name.partition("/")[0] not in splits]:
+            where = f"{loose[0].path} lies beside train/ but in no split"
+            raise DataError(f"{where}: move it into train/, val/, test/ or away")
+        return
     if splits:
-        raise DataError(f"{folder} has {splits[0]}/ but no train/: add one, or name a folder inside it")
+        raise DataError(f"{folder} has {next(iter(splits))}/ but no train/: add one, or name a folder inside it")
     shared = os.path.commonpath([file.name.rpartition("/")[0] for file in files])
     below = [file.name[len(shared) + 1 :] for file in files]
     if shared and all("/" in name for name in below):
-        inner = {name.partition("/")[0].lower() for name in below}
-        what = "train/ lies" if "train" in {_SPLITS.get(name) for name in inner} else "its classes lie"
-        levels = shared.count("/") + 1
-        down = "one level" if levels == 1 else f"{levels} levels"
-        raise DataError(f"{folder}: {what} {down} down, in {shared}/: write 'folder:{folder / shared}'")
+        inner = {_SPLITS.get(name.partition("/")[0].lower()) for name in below}
+        what, levels = "train/ lies" if "train" in inner else "its classes lie", shared.count("/") + 1
+        down = f"{levels} levels down" if levels > 1 else "one level down"
+        raise DataError(f"{folder}: {what} {down}, in {shared}/: write 'folder:{folder / shared}'")
 
 
-def _arrange(groups: dict[str, list[tuple[File, str]]], classes: tuple[str, ...]) -> Plan:
-    """`groups`: the images of each part, each with the name of its class."""
-    number = {name: label for label, name in enumerate(classes)}
-    parts = {part: sorted(groups[part], key=lambda pair: _pieces(pair[0])) for part in _PARTS if part in groups}
-    pairs = [pair for part in parts.values() for pair in part]
-    labels = [number.get(name, -1) for _, name in pairs]
-    return Plan([file for file, _ in pairs], labels, {part: len(found) for part, found in parts.items()}, classes)
-
-
-def _pieces(file: File) -> list[tuple]:
-    return [natural(piece) for piece in unicodedata.normalize("NFC", file.name).split("/")]
+def _check_classes(where: dict[str, Path], members: dict[str, list[tuple[File, str]]]) -> None:
+    """Refuse images beside class folders, empty ones, splits that know other classes than train, and a test split that
+    lacks some. `where`: the folder of each split."""
+    known = {name for _, name in members["train"]} - {""}
+    for split, pairs in members.items():
+        if split == "unlabelled":
+            continue
+        names = {name for _, name in pairs} - {""}
+        if names and (loose := [file for file, name in pairs if not name]):
+            raise DataError(f"{loose[0].path} lies beside class folders: move it into one, or away")
+        for entry in sorted(where[split].iterdir()) if names else []:
+            if entry.is_dir() and _composed(printable(entry.name)) not in names and not is_clutter(entry.name):
+                raise DataError(f"{entry} is a class folder without images: fill or remove it")
+        if known and not names:
+            advice = "name it unlabelled/ to use them without labels, or make the folders"
+            raise DataError(f"{where[split]} has images but no class folders, as train/ has: {advice}")
+        if names - known or (known - names and split == "test"):
+            only = {"train": known - names if split == "test" else (), split: names - known}
+            different = "; ".join(
+                f"only in {part}/: {', '.join(sorted(few, key=natural))}" for part, few in only.items() if few
+            )
+            parts = f"{where['train'].parent}: train/ and {split}/"
+            raise DataError(f"{parts} must have the same classes ({different}): rename or add folders")
 
 
 def tiny_imagenet_files(folder: Path) -> list[File]:

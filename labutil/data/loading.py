@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,7 @@ from torch.nn import functional as F
 from labutil.data import cells, decoding, folders, published, readers, splits, store
 from labutil.data.sources import GENERATED, File, Source, files, parse
 from labutil.images import Dataset, ImageSet
-from labutil.paths import DataError
-
-_SIDES = (8, 1024)  # least and greatest image_size
+from labutil.paths import DataError, check_number, is_number
 
 
 def load_dataset(
@@ -45,22 +44,27 @@ def load_dataset(
     and its centre is kept. One channel if all are stored without colour, else three. A line on standard output says
     where gray values of more than 8 bits were scaled, or pages left out.
 
-    spec: such as "cells", "cifar10", "bloodmnist@64", "folder:PATH", "npz:PATH", "idx:DIR". image_size: 8 to 1024,
-    pixels a side of square images. None: the source's own; for a folder the common size if all images have one (of 8 to
-    1024 pixels), else the median of the shorter sides, at most 224. val_fraction: in (0, 1), of the images that are not
-    test. subset: keep about this many training images, never more, stratified and nested (the images of a smaller
-    subset are in every larger one), validation in proportion, at most as many unlabelled, test whole; at least one a
-    class. data_seed: at least 0; drives generated images and the splits.
+    image_size: 8 to 1024, pixels a side of square images. None: the source's own; for a folder the common size if all
+    images have one (of 8 to 1024 pixels), else the median of the shorter sides, at most 224. val_fraction: in (0, 1),
+    of the images that are not test. subset: keep at most this many training images, stratified and nested (a smaller
+    subset is in every larger one), validation in proportion, as many unlabelled, test whole. data_seed: at least 0;
+    drives generated images and the splits.
 
-    Returns a `Dataset`; images uint8 (N, C, H, W), labels int64 (N,). Raises DataError for a parameter out of range, an
-    unknown name, or data that cannot be used: one line that says which file, what is wrong and what to do.
+    Raises DataError for a parameter out of range, an unknown name, or data that cannot be used: one line that says
+    which file, what is wrong and what to do.
 
     Example:
         data = load_dataset("cells", image_size=32)
-        data.train.images.shape, data.classes[data.train.labels[0]]
     """
-    _check(image_size, val_fraction, subset, data_seed)
-    image_size, data_seed = None if image_size is None else int(image_size), int(data_seed)  # NumPy's are no JSON
+    if not is_number(val_fraction) or not 0 < val_fraction < 1:
+        raise DataError(f"val_fraction={val_fraction!r} must be a number between 0 and 1, such as 0.1")
+    try:
+        check_number("image_size", 8 if image_size is None else image_size, 8, 1024, whole=True)
+        check_number("subset", 1 if subset is None else subset, 1, whole=True)
+        check_number("data_seed", data_seed, 0, whole=True)
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    image_size, data_seed = image_size and int(image_size), int(data_seed)  # numbers of NumPy are no JSON
     source = parse(spec)
     stored = load_source(source, image_size, data_seed)
     for note in stored.notes:
@@ -69,68 +73,53 @@ def load_dataset(
     fingerprint = split_fingerprint(stored.content, data_seed, val_fraction, rows)
     if subset is not None:
         rows = splits.take_subset(rows, stored.labels, source.name, subset, data_seed)
-
-    images, labels = torch.from_numpy(stored.images), torch.from_numpy(stored.labels)
-    sets = {
-        part: ImageSet(_take(images, index), _take(labels, index), stored.classes, stored.names_of(index))
-        for part, index in rows.items()
-    }
-    mean, std = _mean_std(stored.sums[:, rows["train"]].sum(1), len(sets["train"]) * math.prod(images.shape[2:]))
-    height, width = images.shape[2:]
+    sets = {"unlabelled": None} | {part: _image_set(stored, index) for part, index in rows.items()}
+    channels, height, width = stored.images.shape[1:]
+    mean, std = mean_std(sets["train"].images, stored.sums[:, rows["train"]])
     return Dataset(
         name=source.name,
-        train=sets["train"],
-        val=sets["val"],
-        test=sets["test"],
-        unlabelled=sets.get("unlabelled"),
+        **sets,
         mean=mean,
         std=std,
         fingerprint=fingerprint,
         classes=stored.classes,
-        channels=images.shape[1],
+        channels=channels,
         image_size=height if height == width else (height, width),
     )
 
 
-def _check(image_size: int | None, val_fraction: float, subset: int | None, data_seed: int) -> None:
-    whole = {
-        "image_size": (image_size, *_SIDES),
-        "subset": (subset, 1, math.inf),
-        "data_seed": (data_seed, 0, math.inf),
-    }
-    for name, (value, least, greatest) in whole.items():
-        if value is None and name != "data_seed":
-            continue
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= greatest:
-            between = f"between {least} and {greatest}" if greatest < math.inf else f"of at least {least}"
-            raise DataError(f"{name}={value!r} must be a whole number {between}")
-    if isinstance(val_fraction, bool) or not isinstance(val_fraction, int | float) or not 0 < val_fraction < 1:
-        raise DataError(f"val_fraction={val_fraction!r} must be a number between 0 and 1, such as 0.1")
+def _image_set(stored: store.Stored, rows: np.ndarray) -> ImageSet:
+    """Some rows, ascending: a view where they are a block, so that memory-mapped images stay so; else a copy."""
+    start, stop = int(rows[0]), int(rows[-1]) + 1
+    index = slice(start, stop) if stop - start == len(rows) else torch.from_numpy(rows)
+    images, labels = torch.from_numpy(stored.images)[index], torch.from_numpy(stored.labels)[index]
+    names = None if stored.names is None else tuple(stored.names[row] for row in rows)
+    return ImageSet(images, labels, stored.classes, names)
 
 
 def load_source(
     source: Source, image_size: int | tuple[int, int] | None = None, data_seed: int = 0, *, lenient: bool = False
 ) -> store.Stored:
-    """The images of a source, undivided and in its order, with labels, parts, classes, names, a hash of the content,
-    and notes for the user.
+    """The images of a source, undivided and in its order.
 
     image_size: pixels a side, or (height, width); None: the source's own, as for `load_dataset`. data_seed: of
     generated images. lenient: for a use that needs no labels, such as a prediction. A folder may then hold images in
     any way (the outermost folder of an image is its class, those in none have label -1), and an .npz any of its keys.
-    A source of the kind "image" is one file. `parts` are those that the source brings, else one, train.
 
     Raises DataError as `load_dataset`, and for arrays that would have to be scaled to a size that is not square.
 
     Example:
-        found = load_source(parse("folder:new_images"), 32, lenient=True)
-        found.images, found.names  # uint8 (N, C, 32, 32), ("a/1.png", ...)
+        load_source(parse("folder:new_images"), 32, lenient=True).names  # ("a/1.png", ...)
     """
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    files_of_their_own = source.kind in {"folder", "image", "tiny_imagenet"}
+    load = _load_files if files_of_their_own else partial(_load_arrays, data_seed=data_seed)
     try:
-        return _load(source, image_size, data_seed)
+        return load(source, size)
     except DataError:
         if not lenient or source.kind not in {"folder", "npz"}:
             raise
-        return _load(source, image_size, data_seed, lenient=True)
+        return load(source, size, lenient=True)
 
 
 def to_channels(images: np.ndarray, channels: int) -> np.ndarray:
@@ -144,22 +133,17 @@ def to_channels(images: np.ndarray, channels: int) -> np.ndarray:
     return ((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16).astype(np.uint8)[:, None]
 
 
-def _load(
-    source: Source, image_size: int | tuple[int, int] | None, data_seed: int, lenient: bool = False
+def _load_arrays(
+    source: Source, size: tuple[int, int] | None, data_seed: int, *, lenient: bool = False
 ) -> store.Stored:
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size
-    if source.kind in {"folder", "image", "tiny_imagenet"}:
-        return _load_files(source, size, lenient)
-    if source.kind in GENERATED:
-        found = []
-        content = f"{source.kind}:{source.number} version {cells.VERSION} seed {data_seed}"
-    else:
+    content, found = f"{source.kind}:{source.number} version {cells.VERSION} seed {data_seed}", []
+    if source.kind not in GENERATED:
         found = files(source) if source.paths else published.published_files(source)
         content = store.content(found)
     key = store.make_key(content, source.kind, *(["lenient"] if lenient else []))
 
     def write(folder: Path) -> None:
-        arrays = _read(source, found, data_seed, lenient)
+        arrays = _read_arrays(source, found, data_seed, lenient)
         parts = {part: len(images) for part, images in arrays.images.items()}
         shape = (sum(parts.values()), *next(iter(arrays.images.values())).shape[1:])
         length = store.chunk_length(shape[1:])
@@ -168,8 +152,7 @@ def _load(
         store.write_images(folder, chunks, shape, labels, parts, arrays.classes, source.name)
 
     def write_resized(folder: Path) -> None:
-        shape = (*native.images.shape[:2], *size)
-        chunks = resize(native.images, size[0])
+        shape, chunks = (*native.images.shape[:2], *size), resize(native.images, size[0])
         store.write_images(folder, chunks, shape, native.labels, native.parts, native.classes, source.name)
 
     native = store.stored(key, write)
@@ -182,26 +165,23 @@ def _load(
     return replace(store.stored(store.make_key(key, size[0]), write_resized), content=content)
 
 
-def _read(source: Source, found: list[File], data_seed: int, lenient: bool) -> readers.Arrays:
+def _read_arrays(source: Source, found: list[File], data_seed: int, lenient: bool) -> readers.Arrays:
     if source.kind in GENERATED:
         images, labels, classes = cells.generate(source.number, data_seed, *GENERATED[source.kind])
         return readers.Arrays({"train": images}, {"train": labels}, classes)
     if source.kind == "npz":
         return readers.read_npz(source.paths[0], lenient=lenient)
-    if source.kind == "idx":
-        return readers.read_idx_parts(found)
-    return published.read_published(source, found)
+    return readers.read_idx_parts(found) if source.kind == "idx" else published.read_published(source, found)
 
 
-def _load_files(source: Source, size: tuple[int, int] | None, lenient: bool) -> store.Stored:
-    """Images that are files of their own."""
+def _load_files(source: Source, size: tuple[int, int] | None, *, lenient: bool = False) -> store.Stored:
     if source.kind == "tiny_imagenet":
         root, plan_files = published.tiny_imagenet_folder(), folders.plan_tiny_imagenet
         found = folders.tiny_imagenet_files(root)
         facts = {"content": store.content(found), "size": (64, 64), "channels": 3, "bits": 8, "notes": []}
     else:
         root, found = source.paths[0], files(source)
-        plan_files = folders.plan_tree if lenient or source.kind == "image" else folders.plan_folder
+        plan_files = partial(folders.plan_folder, lenient=lenient or source.kind == "image")
 
         def look() -> dict:
             plan_files(root, found)  # what is wrong with names is told before every file is read
@@ -234,12 +214,6 @@ def resize(images: np.ndarray, side: int) -> Iterator[np.ndarray]:
         yield F.interpolate(x, size=(side, side), mode="bilinear", antialias=True).numpy()
 
 
-def _take(values: Tensor, rows: np.ndarray) -> Tensor:
-    """Rows of a tensor: a view where they are a block, so that memory-mapped images stay so; else a copy."""
-    start, stop = int(rows[0]), int(rows[-1]) + 1
-    return values[start:stop] if stop - start == len(rows) else values[torch.from_numpy(rows)]
-
-
 def split_fingerprint(content: str, data_seed: int, val_fraction: float, rows: dict[str, np.ndarray]) -> str:
     """16 hex digits that differ when images (by a hash of their content), the seed, or the splits drawn from it do."""
     total = hashlib.sha256(json.dumps([content, data_seed, float(val_fraction)]).encode())
@@ -248,17 +222,15 @@ def split_fingerprint(content: str, data_seed: int, val_fraction: float, rows: d
     return total.hexdigest()[:16]
 
 
-def mean_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of uint8 images (N, C, H, W), a channel each, of values in [0, 1]: exact."""
-    parts = images.split(store.chunk_length(images.shape[1:]))
-    sums = sum(store.image_sums(part.numpy()).sum(1) for part in parts)
-    return _mean_std(sums, len(images) * math.prod(images.shape[2:]))
+def mean_std(images: Tensor, sums: np.ndarray | None = None) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of uint8 images (N, C, H, W), a channel each, of values in [0, 1]: exact.
 
-
-def _mean_std(sums: np.ndarray, count: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Exact, from whole-number sums of `count` values a channel. One gray level at least, so that a constant channel
-    divides."""
-    pairs = [(int(s), int(q)) for s, q in sums.T]
+    sums: as `store.image_sums`, where they are known. The deviation is one gray level at least, so that it divides.
+    """
+    if sums is None:
+        parts = images.split(store.chunk_length(images.shape[1:]))
+        sums = np.concatenate([store.image_sums(part.numpy()) for part in parts], 1)
+    count = len(images) * math.prod(images.shape[2:])
+    pairs = [(int(s), int(q)) for s, q in sums.sum(1).T]  # whole numbers of any length
     mean = tuple(s / (255 * count) for s, _ in pairs)
-    std = tuple(max(1.0, math.sqrt(count * q - s * s) / count) / 255 for s, q in pairs)
-    return mean, std
+    return mean, tuple(max(1.0, math.sqrt(count * q - s * s) / count) / 255 for s, q in pairs)

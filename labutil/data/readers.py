@@ -7,8 +7,6 @@ import math
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +15,13 @@ import numpy as np
 from labutil.data.sources import File, natural
 from labutil.paths import DataError
 
-_MIN_SIDE = 8  # pixels
+_IDX_MAGIC = {"images": "00000803", "labels": "00000801"}
+PARTS = ("train", "val", "test", "unlabelled")  # in the order in which they are stored
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """A source in memory. Parts are train, val, test, unlabelled: where present, in this order."""
+    """A source in memory, by part."""
 
     images: dict[str, np.ndarray]  # uint8 (N, C, H, W)
     labels: dict[str, np.ndarray]  # int64 (N,), -1: none
@@ -32,37 +31,37 @@ class Arrays:
 def read_idx(path: Path | str, what: str) -> np.ndarray:
     """An IDX file as of MNIST (http://yann.lecun.com/exdb/mnist/), gzipped or not: big-endian sizes, then uint8 values.
 
-    what: "images" (N, H, W) or "labels" (N,). Raises DataError for a file that is damaged, cut short, or the other of
-    the two.
+    what: "images" (N, H, W) or "labels" (N,). Raises DataError for a file that is damaged or holds something else.
 
     Example:
         images = read_idx("train-images-idx3-ubyte.gz", "images")  # (60000, 28, 28)
     """
-    path = Path(path)
     try:
-        data = path.read_bytes()
+        data = Path(path).read_bytes()
         if data[:2] == b"\x1f\x8b":
             data = gzip.decompress(data)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path} is damaged or cut short ({error}): get it again") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror or error}): check the path") from error
-    magic = {"images": 2051, "labels": 2049}
-    found = int.from_bytes(data[:4], "big")
-    other = "labels" if what == "images" else "images"
-    if found == magic[other] and len(data) >= 4:
-        raise DataError(f"{path} holds {other} (magic number {found}) where {what} are expected: swap the two files")
-    if found != magic[what] or len(data) < 4:
-        raise DataError(
-            f"{path} is no IDX file of {what}: it starts with {data[:4].hex() or 'nothing'}, not {magic[what]:08x}"
-        )
-    dimensions = 3 if what == "images" else 1
-    shape = tuple(int.from_bytes(data[4 * i : 4 * i + 4], "big") for i in range(1, dimensions + 1))
-    start = 4 + 4 * dimensions
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is damaged, cut short or not readable ({error}): check it, or get it again") from error
+    magic = data[:4].hex()
+    if magic != _IDX_MAGIC[what]:
+        other = [kind for kind, start in _IDX_MAGIC.items() if start == magic]
+        found = f"holds {other[0]}" if other else f"starts with {magic or 'nothing'}"
+        raise DataError(f"{path} {found}, where an IDX file of {what} is expected: check the order of the files")
+    start = 16 if what == "images" else 8
+    shape = tuple(int.from_bytes(data[i : i + 4], "big") for i in range(4, start, 4))
     if len(data) - start != math.prod(shape):
         sizes = " x ".join(map(str, shape))
         raise DataError(f"{path} says {sizes} in its header, but {len(data) - start} bytes follow: get it again")
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+
+
+def read_idx_parts(files: list[File], classes: tuple[str, ...] | None = None) -> Arrays:
+    """MNIST-format files, named by part (`train_images`, `train_labels`, `test_images`, `test_labels`).
+
+    classes: as for `read_npz`. Raises DataError as `read_idx`, and where images and labels are not as many.
+    """
+    arrays = {file.name: (file.path, read_idx(file.path, file.name.partition("_")[2])) for file in files}
+    return as_arrays(files[0].path, arrays, classes)
 
 
 def read_npz(path: Path | str, classes: tuple[str, ...] | None = None, *, lenient: bool = False) -> Arrays:
@@ -75,87 +74,51 @@ def read_npz(path: Path | str, classes: tuple[str, ...] | None = None, *, lenien
 
     Raises DataError for a file that is no .npz, missing keys, or arrays of another kind.
     """
-    path = Path(path)
-    images, labels = {}, {}
-    with _opened_npz(path) as archive:
-        bare = "images" in archive and "train_images" not in archive
-        for part in ("train", "val", "test", "unlabelled"):
-            prefix = "" if bare and part == "train" else f"{part}_"
-            if f"{prefix}images" in archive:
-                images[part] = as_images(_member(path, archive, f"{prefix}images"), f"{path} ({prefix}images)")
-                if f"{prefix}labels" in archive and part != "unlabelled":
-                    array = _member(path, archive, f"{prefix}labels")
-                    labels[part] = as_labels(array, len(images[part]), f"{path} ({prefix}labels)")
-        if "train" not in images and not (images and lenient):
-            keys = ", ".join(archive.files) or "nothing"
-            raise DataError(f"{path} must have the key 'train_images' or 'images', but holds {keys}: rename a key")
-    return as_arrays(str(path), images, labels, classes, lenient=lenient)
-
-
-def as_images(array: np.ndarray, where: str) -> np.ndarray:
-    """Check an array of images and turn it into uint8 (N, C, H, W); `where` starts the message of an error."""
-    if array.dtype.kind == "f":
-        if np.isnan(array).any():
-            raise DataError(f"{where} has NaN: repair the images, and save them as uint8 from 0 to 255")
-        scale = "(255 * images).round()" if array.size and array.min() >= 0 and array.max() <= 1 else "images.round()"
-        raise DataError(f"{where} has {array.dtype} values: save {scale}.astype('uint8'), from 0 to 255")
-    if array.dtype.kind not in "ui":
-        raise DataError(f"{where} has values of type {array.dtype}: save the images as uint8 from 0 to 255")
-    shape = "x".join(map(str, array.shape))
-    if array.ndim == 3:
-        array = array[:, None]
-    elif array.ndim == 4 and array.shape[3] in {1, 3}:
-        array = array.transpose(0, 3, 1, 2)
-    if array.ndim != 4 or array.shape[1] not in {1, 3}:
-        raise DataError(
-            f"{where} has the shape {shape}: it must be N x H x W, N x H x W x 3 or N x 3 x H x W (or 1 for 3)"
-        )
-    if not len(array):
-        raise DataError(f"{where} has no images: check how it was made")
-    if min(array.shape[2:]) < _MIN_SIDE:
-        raise DataError(f"{where} has the shape {shape}: sides must have at least {_MIN_SIDE} pixels")
-    if array.dtype != np.uint8:
-        if array.min() < 0 or array.max() > 255:
-            raise DataError(f"{where} has values from {array.min()} to {array.max()}: scale them to 0 to 255, as uint8")
-        array = array.astype(np.uint8)
-    return array
-
-
-def as_labels(array: np.ndarray, count: int, where: str) -> np.ndarray:
-    """Check an array of labels and turn it into (N,); `where` starts the message of an error."""
-    if array.ndim == 2 and array.shape[1] > 1:
-        raise DataError(
-            f"{where} has {array.shape[1]} labels an image, which no lesson handles: save one class number each"
-        )
-    if array.dtype.kind not in "uibUS":
-        raise DataError(
-            f"{where} has labels of type {array.dtype}: save class numbers (labels.astype(int)) or class names"
-        )
-    array = array.reshape(-1) if array.ndim == 2 else array
-    if array.ndim != 1 or len(array) != count:
-        raise DataError(
-            f"{where} has {len(array) if array.ndim else 0} labels for {count} images: they must be as many"
-        )
-    array = np.char.decode(array, "utf-8", "replace") if array.dtype.kind == "S" else array
-    # two Unicode spellings of a name are one class
-    return np.array([unicodedata.normalize("NFC", text) for text in array]) if array.dtype.kind == "U" else array
+    wanted = [f"{part}_{what}" for part in PARTS for what in ("images", "labels")][:-1]  # no unlabelled_labels
+    arrays, key = {}, ""
+    try:
+        with open(path, "rb") as file:  # numpy leaves a file open that turns out to be no archive
+            archive = np.load(file, allow_pickle=False)
+            keys = getattr(archive, "files", ["one array"])
+            bare = "images" in keys and "train_images" not in keys
+            for name in wanted:
+                key = name.removeprefix("train_") if bare else name
+                if key in keys:
+                    arrays[name] = (f"{path} ({key})", archive[key])
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        if key and isinstance(error, ValueError):
+            what = "Python objects, which are not loaded since they may run code: save plain arrays, images of one size"
+            raise DataError(f"{path} ({key}) holds {what}") from error
+        what = "is not a whole .npz archive" if not key else f"({key}) is damaged"
+        raise DataError(f"{path} {what} ({error}): get it again, or save it again with numpy.savez") from error
+    if "train_images" not in arrays and not (lenient and any(name.endswith("images") for name in arrays)):
+        found = ", ".join(keys) or "nothing"
+        advice = "save the images under one of these with numpy.savez"
+        raise DataError(f"{path} must have the key 'train_images' or 'images', but holds {found}: {advice}")
+    return as_arrays(str(path), arrays, classes, lenient=lenient)
 
 
 def as_arrays(
     where: str,
-    images: dict[str, np.ndarray],
-    labels: dict[str, np.ndarray],
+    arrays: dict[str, tuple[str, np.ndarray]],
     classes: tuple[str, ...] | None = None,
     *,
     lenient: bool = False,
 ) -> Arrays:
-    """Number the labels 0 to K-1, and check that the parts fit each other; `where` starts the message of an error.
-    `lenient`: labels may be missing or differ between parts."""
-    shapes = {array.shape[1:] for array in images.values()}
-    if len(shapes) > 1:
-        sizes = ", ".join(f"{part} {'x'.join(map(str, array.shape[1:]))}" for part, array in images.items())
+    """Check arrays and number their labels 0 to K-1; `where`, and the texts in `arrays`, start messages of errors.
+
+    arrays: {"train_images": (text, values), "train_labels": ..., ...}. classes, lenient: as for `read_npz`.
+    """
+    images = {part: _as_images(*arrays[f"{part}_images"]) for part in PARTS if f"{part}_images" in arrays}
+    if len({found.shape[1:] for found in images.values()}) > 1:
+        sizes = ", ".join(f"{part} {'x'.join(map(str, found.shape[1:]))}" for part, found in images.items())
         raise DataError(f"{where} has images of several shapes ({sizes}): make them alike")
-    numbers = {part: np.full(len(array), -1) for part, array in images.items()}
+    labels = {
+        part: _as_labels(*arrays[f"{part}_labels"], len(found))
+        for part, found in images.items()
+        if f"{part}_labels" in arrays
+    }
+    numbers = {part: np.full(len(found), -1) for part, found in images.items()}
     if not labels:
         return Arrays(images, numbers, ())
     if (bare := [part for part in images if part not in labels and part != "unlabelled"]) and not lenient:
@@ -163,57 +126,55 @@ def as_arrays(
     values = np.unique(np.concatenate(list(labels.values())) if lenient else labels["train"])
     if classes:
         values = np.arange(len(classes))
-    for part, array in labels.items():
-        if len(strange := np.setdiff1d(array, values)):
-            known = f"the {len(classes)} classes" if classes else "the training images"
-            raise DataError(f"{where}: {part} has the label {strange[0]}, which {known} do not have: check the labels")
-    if values.dtype.kind == "U":
+    elif values.dtype.kind == "U":
         values = np.array(sorted(values, key=natural))
     order = np.argsort(values)
-    for part, array in labels.items():
-        numbers[part] = order[np.searchsorted(values, array, sorter=order)].astype(np.int64)
-    return Arrays(images, numbers, classes or tuple(str(value) for value in values))
+    for part, found in labels.items():
+        if len(strange := np.setdiff1d(found, values)):
+            known = f"the {len(classes)} classes" if classes else "the training images"
+            raise DataError(f"{where}: {part} has the label {strange[0]}, which {known} do not have: check the labels")
+        numbers[part] = order[np.searchsorted(values, found, sorter=order)].astype(np.int64)
+    return Arrays(images, numbers, classes or tuple(map(str, values)))
 
 
-@contextmanager
-def _opened_npz(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
-    with ExitStack() as stack:
-        try:
-            # opened here, since numpy leaves a file open that turns out to be no archive
-            archive = np.load(stack.enter_context(open(path, "rb")), allow_pickle=False)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise DataError(
-                f"{path} is not a whole .npz archive: check it, or save it again with numpy.savez"
-            ) from error
-        if isinstance(archive, np.ndarray):
-            raise DataError(f"{path} is one array (.npy), not an .npz archive: save images and labels with numpy.savez")
-        yield archive
+def _as_images(where: str, array: np.ndarray) -> np.ndarray:
+    """Check an array of images and turn it into uint8 (N, C, H, W); `where` starts the message of an error."""
+    shape = "x".join(map(str, array.shape))
+    if array.ndim == 3:
+        array = array[:, None]
+    elif array.ndim == 4 and array.shape[3] in {1, 3}:
+        array = array.transpose(0, 3, 1, 2)
+    if array.dtype.kind == "f" and np.isnan(array).any():
+        wrong = "has NaN: repair the images, and save them as uint8 from 0 to 255"
+    elif array.dtype.kind == "f":
+        scale = "(255 * images).round()" if array.size and array.min() >= 0 and array.max() <= 1 else "images.round()"
+        wrong = f"has {array.dtype} values: save {scale}.astype('uint8'), from 0 to 255"
+    elif array.dtype.kind not in "ui":
+        wrong = f"has values of type {array.dtype}: save the images as uint8 from 0 to 255"
+    elif array.ndim != 4 or array.shape[1] not in {1, 3}:
+        wrong = f"has the shape {shape}: it must be N x H x W, N x H x W x 3 or N x 3 x H x W (or 1 for 3)"
+    elif not len(array):
+        wrong = "has no images: check how it was made"
+    elif min(array.shape[2:]) < 8:
+        wrong = f"has the shape {shape}: sides must have at least 8 pixels"
+    elif array.dtype != np.uint8 and (array.min() < 0 or array.max() > 255):
+        wrong = f"has values from {array.min()} to {array.max()}: scale them to 0 to 255, as uint8"
+    else:
+        return array.astype(np.uint8, copy=False)
+    raise DataError(f"{where} {wrong}")
 
 
-def _member(path: Path, archive: np.lib.npyio.NpzFile, key: str) -> np.ndarray:
-    try:
-        return archive[key]
-    except ValueError as error:
-        raise DataError(
-            f"{path} ({key}) holds Python objects, which are not loaded since they may run code: save plain arrays, "
-            f"images all of one size"
-        ) from error
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} ({key}) is damaged ({error}): get or save the file again") from error
-
-
-def read_idx_parts(files: list[File]) -> Arrays:
-    """MNIST-format files, named by part (`train_images`, `train_labels`, `test_images`, `test_labels`).
-
-    Raises DataError as `read_idx`, and where images and labels are not as many.
-    """
-    paths = {file.name: Path(file.path) for file in files}
-    images, labels = {}, {}
-    for part in ("train", "test"):
-        if (path := paths.get(f"{part}_images")) is not None:
-            images[part] = as_images(read_idx(path, "images"), str(path))
-            if (label_path := paths.get(f"{part}_labels")) is not None:
-                labels[part] = as_labels(
-                    read_idx(label_path, "labels"), len(images[part]), f"{label_path}, beside {path.name},"
-                )
-    return as_arrays(str(files[0].path), images, labels)
+def _as_labels(where: str, array: np.ndarray, count: int) -> np.ndarray:
+    """Check an array of `count` labels, and turn it into (N,)."""
+    kind = array.dtype.kind
+    if array.ndim == 2 and array.shape[1] != 1:
+        wrong = f"has {array.shape[1]} labels an image, which no lesson handles: save one class number each"
+    elif kind not in "uibUS":
+        wrong = f"has labels of type {array.dtype}: save class numbers (labels.astype(int)) or class names"
+    elif array.ndim not in {1, 2} or len(array) != count:
+        wrong = f"has {len(array) if array.ndim else 0} labels for {count} images: they must be as many"
+    else:
+        array = np.char.decode(array.ravel(), "utf-8", "replace") if kind == "S" else array.ravel()
+        # two Unicode spellings of a name are one class
+        return array if kind in "uib" else np.array([unicodedata.normalize("NFC", text) for text in array])
+    raise DataError(f"{where} {wrong}")

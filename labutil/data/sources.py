@@ -42,10 +42,10 @@ _CLUTTER = re.compile(
     re.I,
 )
 _IDX_NAMES = {
-    "train_images": "train-images{}idx3-ubyte",
-    "train_labels": "train-labels{}idx1-ubyte",
-    "test_images": "t10k-images{}idx3-ubyte",
-    "test_labels": "t10k-labels{}idx1-ubyte",
+    "train_images": ("train-images", "idx3"),
+    "train_labels": ("train-labels", "idx1"),
+    "test_images": ("t10k-images", "idx3"),
+    "test_labels": ("t10k-labels", "idx1"),
 }
 
 
@@ -82,12 +82,12 @@ def parse(spec: str) -> Source:
         raise DataError(f"data set {spec!r} must be a name such as 'cells' or a path such as 'folder:PATH'")
     spec = spec.strip()
     kind, colon, rest = spec.partition(":")
+    name, at, side = spec.partition("@")
     if kind in PATH_KINDS:
         return _parse_paths(kind, rest)
     if kind in GENERATED:
         number = _number(spec, rest, 10) if colon else GENERATED_IMAGES
         return Source(kind, kind if number == GENERATED_IMAGES else f"{kind}:{number}", number)
-    name, at, side = spec.partition("@")
     if name in catalogue.CLASSES:
         number = _number(spec, side, 1) if at else catalogue.SIZES[0]
         if number not in catalogue.SIZES:
@@ -95,46 +95,40 @@ def parse(spec: str) -> Source:
         return Source(name, name if number == catalogue.SIZES[0] else f"{name}@{number}", number)
     if spec in NAMES:
         return Source(spec, spec)
-    if name in catalogue.MULTI_LABEL:
-        raise DataError(f"data set {spec!r} has several labels an image, which no lesson handles: choose another")
-    if name in NAMES or kind in NAMES:
-        raise DataError(
-            f"data set {spec!r}: {kind.partition('@')[0]!r} is a name alone; image_size=N sets another size"
-        )
-    if os.path.exists(spec):
+    word = kind.partition("@")[0]
+    if name == "chestmnist":
+        wrong = " has several labels an image, which no lesson handles: choose another"
+    elif name in NAMES or kind in NAMES:
+        wrong = f": {word!r} is a name alone; image_size=N sets another size"
+    elif os.path.exists(spec):
         example = "folder" if os.path.isdir(spec) else "npz" if spec.endswith(".npz") else "idx"
-        raise DataError(f"data set {spec!r} is a path without its kind: write '{example}:{spec}'")
-    hint = did_you_mean(kind.partition("@")[0], (*NAMES, *PATH_KINDS)) or "; data/README.md lists them"
-    raise DataError(f"data set {spec!r} is not known{hint}")
+        wrong = f" is a path without its kind: write '{example}:{spec}'"
+    else:
+        hint = did_you_mean(word, (*NAMES, *PATH_KINDS)) or "; data/README.md lists them"
+        wrong = f" is not known{hint}"
+    raise DataError(f"data set {spec!r}{wrong}")
 
 
 def resolve(spec: str) -> str:
     """The specification with its paths made absolute (they count from the current folder, `~` is the home folder), so
-    that it means the same in any process.
-
-    Raises DataError as `parse`.
+    that it means the same in any process. Raises DataError as `parse`.
 
     Example:
         resolve("idx:../shared/data")  # "idx:/home/me/shared/data"
     """
     source = parse(spec)
-    if source.kind in PATH_KINDS:
-        return f"{source.kind}:{','.join(map(str, source.paths))}"
-    return source.name
+    return f"{source.kind}:{','.join(map(str, source.paths))}" if source.paths else source.name
 
 
 def stamp(spec: str) -> str:
     """A short text that changes when the data behind a specification does, without reading it: names, sizes and times
-    of files; the name and the generator's version of generated sets; else the name.
-
-    Raises DataError as `parse`.
-    """
+    of files; the name and the generator's version of generated sets; else the name. Raises DataError as `parse`."""
     source = parse(spec)
     if source.kind in GENERATED:
         from labutil.data import cells
 
         return f"{source.kind}:{source.number} version {cells.VERSION}"
-    if source.kind in PATH_KINDS:
+    if source.paths:
         lines = (f"{file.name}\0{file.size}\0{file.mtime_ns}\n" for file in files(source))
         return f"{source.kind}:{hashlib.sha256(''.join(lines).encode()).hexdigest()[:16]}"
     return source.name
@@ -145,13 +139,21 @@ def files(source: Source) -> list[File]:
 
     Raises DataError where a file is missing, or a folder cannot be read.
     """
+    path = source.paths[0]
     if source.kind == "folder":
-        return sorted(walk(source.paths[0]))
-    if source.kind in {"npz", "image"}:
-        return [stat_file("npz" if source.kind == "npz" else source.paths[0].name, source.paths[0])]
-    if source.paths[0].is_dir():
-        return [stat_file(part, path) for part, path in _find_idx(source.paths[0]).items()]
-    return [stat_file(part, path) for part, path in zip(_IDX_NAMES, source.paths, strict=False)]
+        return sorted(walk(path))
+    if source.kind != "idx":
+        return [stat_file("npz" if source.kind == "npz" else path.name, path)]
+    if not path.is_dir():
+        return [stat_file(part, path) for part, path in zip(_IDX_NAMES, source.paths, strict=False)]
+    found = []
+    for part, (images_or_labels, kind) in _IDX_NAMES.items():
+        # of two that differ in `.gz` alone, the one without
+        names = [f"{images_or_labels}{dash}{kind}-ubyte{end}" for end in ("", ".gz") for dash in "-."]
+        found += [stat_file(part, path / name) for name in names if (path / name).is_file()][:1]
+    if not found or found[0].name != "train_images":
+        raise DataError(f"{path} has no train-images-idx3-ubyte(.gz): check the path, or list the files themselves")
+    return found
 
 
 def walk(folder: Path | str) -> Iterator[File]:
@@ -173,11 +175,9 @@ def walk(folder: Path | str) -> Iterator[File]:
                     if entry.is_dir():
                         pending.append((entry.path, f"{prefix}{entry.name}/", above | {here}))
                     elif not _NO_IMAGE.fullmatch(entry.name):
-                        yield _file(prefix + entry.name, entry.path, entry.stat())
-        except FileNotFoundError as error:
-            raise DataError(f"{error.filename} is a link that leads nowhere: mend or remove it") from error
+                        yield stat_file(prefix + entry.name, entry.path)
         except OSError as error:
-            raise DataError(f"{error.filename or path} cannot be read ({error.strerror or error})") from error
+            raise DataError(f"{path} cannot be read ({error.strerror or error}): check its permissions") from error
 
 
 def is_clutter(name: str) -> bool:
@@ -188,19 +188,17 @@ def is_clutter(name: str) -> bool:
 def stat_file(name: str, path: Path | str) -> File:
     """`path` as a `File` under `name`. Raises DataError where there is no such file."""
     try:
-        return _file(name, str(path), os.stat(path))
+        status = os.stat(path)
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}): check the path") from error
+        what = "is a link that leads nowhere" if os.path.islink(path) else f"cannot be read ({error.strerror})"
+        raise DataError(f"{path} {what}: check the path") from error
+    return File(printable(name), str(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def natural(text: str) -> tuple:
     """Sort key that puts "10" after "9", and capitals beside small letters."""
     pieces = re.split(r"([0-9]+)", text)  # text and digits in turn, so that like meets like
     return [int(piece) if i % 2 else piece.casefold() for i, piece in enumerate(pieces)], text
-
-
-def _file(name: str, path: str, status: os.stat_result) -> File:
-    return File(printable(name), path, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _number(spec: str, text: str, least: int) -> int:
@@ -210,11 +208,11 @@ def _number(spec: str, text: str, least: int) -> int:
 
 
 def _parse_paths(kind: str, rest: str) -> Source:
-    texts = rest.split(",") if kind == "idx" else [rest]
-    if not all(text.strip() for text in texts) or len(texts) not in {1, 2, 4}:
+    texts = [text.strip() for text in (rest.split(",") if kind == "idx" else [rest])]
+    if not all(texts) or len(texts) not in {1, 2, 4}:
         usage = "DIR or IMAGES[,LABELS[,TESTIMAGES,TESTLABELS]]" if kind == "idx" else "PATH"
         raise DataError(f"data set '{kind}:{rest}' must have the form '{kind}:{usage}'")
-    paths = tuple(Path(os.path.abspath(os.path.expanduser(text.strip()))) for text in texts)
+    paths = tuple(Path(os.path.abspath(os.path.expanduser(text))) for text in texts)
     for path in paths:
         if not path.exists():
             raise DataError(f"{path} does not exist: check the path in '{kind}:{rest}'")
@@ -223,15 +221,3 @@ def _parse_paths(kind: str, rest: str) -> Source:
         if path.is_dir() and (kind == "npz" or len(paths) > 1):
             raise DataError(f"{path} is a folder, not a file: name the file, or write 'folder:{path}'")
     return Source(kind, f"{kind}:{printable(paths[0].name)}", paths=paths)
-
-
-def _find_idx(folder: Path) -> dict[str, Path]:
-    """The MNIST-named files in a folder; of two that differ in `.gz` alone, the one without."""
-    found = {}
-    for part, pattern in _IDX_NAMES.items():
-        candidates = [folder / (pattern.format(sep) + end) for end in ("", ".gz") for sep in "-."]
-        if path := next((path for path in candidates if path.is_file()), None):
-            found[part] = path
-    if "train_images" not in found:
-        raise DataError(f"{folder} has no train-images-idx3-ubyte(.gz): check the path, or list the files themselves")
-    return found

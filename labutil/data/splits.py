@@ -17,8 +17,7 @@ def split(
     """Row numbers of train, val, test and, where there is one, unlabelled; ascending.
 
     `parts` are the splits that the source `name` brings, and their sizes, in the order of `labels`. What lacks of test
-    and val is taken from train, in this order: another `val_fraction` leaves test as it is. Raises DataError where
-    there are too few images.
+    and val is taken from train, test first. Raises DataError where there are too few images.
     """
     stops = np.cumsum(list(parts.values()))
     rows = {part: np.arange(stop - count, stop) for (part, count), stop in zip(parts.items(), stops, strict=True)}
@@ -26,9 +25,8 @@ def split(
         if part not in rows:
             kept, rows[part] = _hold_out(rows["train"], labels, fraction, data_seed, stream)
             if not len(rows[part]):
-                raise DataError(
-                    f"{name} has too few images ({len(rows['train'])}) to take {part} images from: add some"
-                )
+                have = f"{name} has too few images ({len(rows['train'])})"
+                raise DataError(f"{have} to take {part} images from: add some")
             rows["train"] = kept
     return rows
 
@@ -37,9 +35,7 @@ def take_subset(
     rows: dict[str, np.ndarray], labels: np.ndarray, name: str, subset: int, data_seed: int
 ) -> dict[str, np.ndarray]:
     """`rows` with at most `subset` for train, val in proportion, at most `subset` unlabelled, test whole. Each is
-    stratified, and holds what any smaller subset holds. Raises DataError where `subset` is smaller than the number of
-    classes.
-    """
+    stratified, and holds what any smaller subset holds. Raises DataError where `subset` is less than the classes."""
     present = len(np.unique(labels[rows["train"]]))
     if subset < present:
         raise DataError(f"subset={subset} must be at least {present}: one image for each class of {name}")
@@ -66,15 +62,13 @@ def _hold_out(
 def stratified_folds(labels: np.ndarray, folds: int, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
     """Cross-validation: (rows to train on, rows to validate on) for each fold, int64, ascending.
 
-    Every row is in exactly one validation part. Every class is spread evenly: the parts hold the same number of its
-    images, or one more; so are the parts' sizes. A class with fewer images than folds is missing from some parts.
+    Every row is in one validation part. These hold the same number of images of each class, and in all, or one more.
 
-    labels: int (N,), NumPy or torch. folds: 2 to N. seed: of the function's own generator; the same on any machine.
-    Raises ValueError for labels of -1 (unlabelled), or too few images.
+    labels: int (N,), NumPy or torch. folds: 2 to N. seed: the same folds on any machine. Raises ValueError for labels
+    of -1 (unlabelled), or too few images.
 
     Example:
-        for train, val in stratified_folds(data.train.labels, folds=5, seed=0):
-            model = fit_on(data.train.images[train])
+        for train, val in stratified_folds(data.train.labels, folds=5):
     """
     y = np.asarray(labels)
     if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):

@@ -22,17 +22,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from labutil.data.sources import File
-from labutil.device import progress_bar as progress
+from labutil.device import progress_bar
 from labutil.paths import DataError, data_dir, replace_file
 
 FORMAT = 2  # part of every key: raise it when decoding, resizing or the files above change
 CHUNK = 16 << 20  # bytes of images handled at once
-T, R = TypeVar("T"), TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,6 @@ class Stored:
     content: str = ""  # a hash of the source's content
     notes: tuple[str, ...] = ()  # what the user should know about it, a line each
 
-    def names_of(self, rows: np.ndarray) -> tuple[str, ...] | None:
-        """The names of some images, where they have any."""
-        return None if self.names is None else tuple(self.names[i] for i in rows)
-
 
 def make_key(*facts: object) -> str:
     """The name of a cache folder, from everything that decides its bytes."""
@@ -61,19 +57,20 @@ def make_key(*facts: object) -> str:
 def stored(key: str, write: Callable[[Path], None]) -> Stored:
     """What the cache holds under `key`; if nothing, `write(folder)` fills a folder that then becomes it.
 
-    Several processes may ask at once: one writes, the others wait. What a killed writer left is removed by the next.
-    Raises DataError where there is no room, or no right to write.
+    Of several processes one writes, the others wait. Raises DataError where there is no room, or no right to write.
     """
-    from filelock import FileLock
-
     folder = data_dir() / "cache" / key
     if found := _open(folder):
         return found
-    with _writable(folder.parent), FileLock(folder.with_suffix(".lock")):
+    temporary = folder.with_suffix(".tmp")
+    with writable(folder.parent), FileLock(folder.with_suffix(".lock")):
         if found := _open(folder):
             return found
-        _remove_leftovers(folder)
-        temporary = folder.with_suffix(".tmp")
+        for leftover in folder.parent.glob("*.tmp"):  # of killed writers: nobody holds their locks
+            with suppress(Timeout), FileLock(leftover.with_suffix(".lock"), timeout=0):
+                shutil.rmtree(leftover, ignore_errors=True)
+        for damaged in (folder, temporary):
+            shutil.rmtree(damaged, ignore_errors=True)
         temporary.mkdir()
         try:
             write(temporary)
@@ -93,26 +90,22 @@ def write_images(
     text: str,
     names: Sequence[str] | None = None,
 ) -> None:
-    """Fill a cache folder. `chunks` are uint8 (n, C, H, W) and make up `shape` together; `text` is for the progress
-    bar. Raises DataError where the disk has no room for them."""
+    """Fill a cache folder with `chunks`, uint8 (n, C, H, W), `shape` together; `text` is for the progress bar. Raises
+    DataError where the disk has no room for them."""
     need, free = math.prod(shape), shutil.disk_usage(folder).free
     if need > free:
         raise DataError(
             f"{text}: {shape[0]} images of {shape[3]}x{shape[2]} need {need / 1e9:.1f} GB in {folder.parent}, where "
             f"{free / 1e9:.1f} GB are free: give a smaller image_size, or set LABUTIL_DATA to a larger disk"
         )
-    sums = np.empty((2, shape[0], shape[1]), np.int64)
-    start = 0
-    with open(folder / "images.bin", "wb") as file, progress(shape[0], text, "image") as bar:
+    sums = []
+    with open(folder / "images.bin", "wb") as file, progress_bar(shape[0], text, "image") as bar:
         for chunk in chunks:
-            chunk = np.ascontiguousarray(chunk, np.uint8)  # noqa: PLW2901
-            file.write(chunk)
-            stop = start + len(chunk)
-            sums[:, start:stop] = image_sums(chunk)
-            start = stop
+            file.write(np.ascontiguousarray(chunk))
+            sums.append(image_sums(chunk))
             bar.update(len(chunk))
     np.save(folder / "labels.npy", labels.astype(np.int64))
-    np.save(folder / "sums.npy", sums)
+    np.save(folder / "sums.npy", np.concatenate(sums, 1))
     meta = {"shape": shape, "parts": parts, "classes": classes, "names": names}
     (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
 
@@ -131,7 +124,15 @@ def chunk_length(image_shape: Sequence[int]) -> int:
 
 def content(files: Sequence[File]) -> str:
     """SHA-256 of the names and bytes of files, remembered while their sizes and times stay."""
-    return remember(files, lambda: {"content": combine(zip(files, in_threads(_hash, files), strict=True))})["content"]
+
+    def digest(file: File) -> bytes:
+        try:
+            with open(file.path, "rb") as handle:
+                return hashlib.file_digest(handle, "sha256").digest()
+        except OSError as error:
+            raise DataError(f"{file.path} cannot be read ({error.strerror}): check its permissions") from error
+
+    return remember(files, lambda: {"content": combine(zip(files, in_threads(digest, files), strict=True))})["content"]
 
 
 def combine(hashes: Iterable[tuple[File, bytes]]) -> str:
@@ -152,65 +153,40 @@ def remember(files: Sequence[File], find: Callable[[], dict]) -> dict:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         found = find()
-    with _writable(path.parent):
+    with writable(path.parent):
         replace_file(path, lambda temporary: temporary.write_text(json.dumps(found), encoding="utf-8"))
     return found
 
 
-def in_threads(function: Callable[[T], R], items: Sequence[T], at_once: int = 64) -> Iterator[R]:
-    """`function(item)` for each item, in order, by a thread pool that takes `at_once` items at a time.
-
-    A task a batch, since a task costs about as much as decoding a small image; and only so many tasks that results
-    which nobody has taken yet stay few.
-    """
+def in_threads(function: Callable[[File], Any], files: Sequence[File]) -> Iterator[Any]:
+    """`function(file)` for each file, in order, by a pool of threads."""
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    batches = [items[i : i + at_once] for i in range(0, len(items), at_once)]
+    # a task for 64 files, since a task costs as much as decoding one; and few at once, as results wait to be taken
+    tasks = [files[i : i + 64] for i in range(0, len(files), 64)]
     with ThreadPoolExecutor(workers) as pool:
-        for i in range(0, len(batches), 4 * workers):
-            for results in pool.map(lambda batch: [function(item) for item in batch], batches[i : i + 4 * workers]):
+        for i in range(0, len(tasks), 4 * workers):
+            for results in pool.map(lambda task: [function(file) for file in task], tasks[i : i + 4 * workers]):
                 yield from results
 
 
-def _hash(file: File) -> bytes:
-    try:
-        with open(file.path, "rb") as handle:
-            return hashlib.file_digest(handle, "sha256").digest()
-    except OSError as error:
-        raise DataError(f"{file.path} cannot be read ({error.strerror}): check its permissions") from error
-
-
 @contextmanager
-def _writable(folder: Path) -> Iterator[None]:
-    """Make a folder; what cannot be written inside the block is one line."""
+def writable(folder: Path) -> Iterator[None]:
+    """Make a folder. An OSError inside the block, of a full disk or a missing right, becomes a DataError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
-        raise DataError(
-            f"{folder} cannot be written ({error.strerror or error}): make room, or set LABUTIL_DATA to a folder where "
-            f"there is"
-        ) from error
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Remove a damaged `folder`, and what killed writers left, of this key and of any that nobody is writing."""
-    from filelock import FileLock, Timeout
-
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.rmtree(folder.with_suffix(".tmp"), ignore_errors=True)
-    for leftover in folder.parent.glob("*.tmp"):
-        with suppress(Timeout), FileLock(leftover.with_suffix(".lock"), timeout=0):
-            shutil.rmtree(leftover, ignore_errors=True)
+        advice = "make room, or set LABUTIL_DATA to a folder where there is"
+        raise DataError(f"{folder} cannot be written ({error.strerror or error}): {advice}") from error
 
 
 def _open(folder: Path) -> Stored | None:
     """The images of a cache folder; None where there is none, or a damaged one."""
     path = folder / "images.bin"
     try:
-        # the folder appears at once; the size guards against a disk that lost power before all was on it
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         shape, names = tuple(meta["shape"]), meta["names"]
-        if path.stat().st_size != math.prod(shape):
+        if path.stat().st_size != math.prod(shape):  # a disk lost power before all was on it
             return None
     except (OSError, ValueError, KeyError):
         return None

@@ -155,8 +155,8 @@ def test_every_type_is_described():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((0, 0), "n=0 must be at least 1"),
-        ((1, -1), "seed=-1"),
+        ((0, 0), "n=0 must be a whole number, at least 1"),
+        ((1, -1), "seed=-1 must be"),
         ((1, 0, "abroad"), "laboratory='abroad' is not one of home, shifted"),
         ((1, 0, "home", "rare"), "kinds='rare' is not one of known, unseen"),
     ],

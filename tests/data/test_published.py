@@ -1,4 +1,5 @@
-"""Published sets by stand-ins of the same format: placed by hand, damaged, offline."""
+"""Published sets by stand-ins of the same format: from a server on this machine that misbehaves on request, out of
+hostile archives, placed by hand, damaged, offline."""
 
 import gzip
 import hashlib
@@ -6,8 +7,14 @@ import io
 import os
 import pickle
 import socket
+import tarfile
+import threading
+import time
 import urllib.request
 import zipfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.error import URLError
 
@@ -15,8 +22,156 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from labutil.data import catalogue, download, load_dataset, published
+from labutil import device
+from labutil.data import catalogue, load_dataset, published
+from labutil.data.published import fetch
 from labutil.paths import DataError
+
+BODY = bytes(range(256)) * 4096  # 1 MiB
+MD5 = hashlib.md5(BODY).hexdigest()
+DEAD = "http://127.0.0.1:9/set.npz"  # nobody listens there
+
+
+class Server(ThreadingHTTPServer):
+    """Serves BODY. `script` holds one behaviour for each download, the last for all that follow."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.script = ["whole"]
+        self.met: list[str] = []
+
+    def url(self, name: str = "set.npz") -> str:
+        return f"http://127.0.0.1:{self.server_port}/{name}"
+
+    def handle_error(self, *_: object) -> None:
+        pass  # torchvision asks twice, and hangs up the first time
+
+
+class Handler(BaseHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        server: Server = self.server
+        behaviour = server.script[min(len(server.met), len(server.script) - 1)]
+        if self.path == "/moved.npz":
+            self.send_response(302)
+            self.send_header("Location", server.url())
+            self.end_headers()
+            return
+        asks_where = self.headers["Method"] == "HEAD"  # torchvision's first request, which follows redirects
+        if behaviour.isdigit() or not asks_where:
+            server.met.append(behaviour)
+        if behaviour.isdigit():
+            self.send_error(int(behaviour))
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(BODY)))
+        self.end_headers()
+        if behaviour == "silent" and not asks_where:
+            time.sleep(2)
+        self.wfile.write({"wrong": BODY[::-1], "cut": BODY[:400_000], "silent": b""}.get(behaviour, BODY))
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(published, "_WAITS", (0, 0, 0))
+    with Server() as running:
+        threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        yield running
+        running.shutdown()
+
+
+def left(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.suffix != ".lock"}
+
+
+@pytest.mark.parametrize("script", ["whole", "500 429 whole", "cut cut whole", "wrong whole", "silent whole"])
+@pytest.mark.parametrize("name", ["set.npz", "moved.npz"])
+def test_fetch_gets_the_whole_file(server, tmp_path, monkeypatch, capfd, script: str, name: str) -> None:
+    server.script = script.split()
+    monkeypatch.setattr(published, "_TIMEOUT", 1 if "silent" in script else 30)
+    path = fetch([server.url(name)], tmp_path / "sub" / "set.npz", MD5)
+    assert path.read_bytes() == BODY and server.met == server.script
+    assert left(path.parent) == {"set.npz"}
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("first", ["404", "wrong", "dead"])
+def test_fetch_asks_the_next_server(server: Server, tmp_path: Path, first: str) -> None:
+    server.script = [first, "whole"] if first != "dead" else ["whole"]
+    urls = [DEAD if first == "dead" else server.url(), server.url("mirror.npz")]
+    assert fetch(urls, tmp_path / "set.npz", MD5).read_bytes() == BODY
+    assert server.met == server.script and left(tmp_path) == {"set.npz"}
+
+
+@pytest.mark.parametrize("stale", [b"other", BODY[:1000], BODY + b"longer", BODY])
+def test_fetch_beside_what_a_killed_process_left(server: Server, tmp_path: Path, stale: bytes) -> None:
+    (tmp_path / "set.npz.part").write_bytes(stale)
+    assert fetch([server.url()], tmp_path / "set.npz", MD5).read_bytes() == BODY
+    assert left(tmp_path) == {"set.npz"}
+
+
+FAILURES = {"404": "HTTP Error 404: Not Found", "500": "500", "wrong": "another file, by its checksum, and was"}
+FAILURES |= {"cut": "deleted", "dead": "Connection refused"}
+
+
+@pytest.mark.parametrize(("behaviour", "says"), FAILURES.items())
+def test_fetch_failures_are_one_line_that_helps(server, tmp_path, capfd, behaviour: str, says: str) -> None:
+    server.script = [behaviour]
+    url, path = DEAD if behaviour == "dead" else server.url(), tmp_path / "set.npz"
+    with pytest.raises(DataError) as caught:
+        fetch([url], path, MD5)
+    message = str(caught.value)
+    assert "\n" not in message and "urlopen" not in message
+    assert all(text in message for text in (url, f"place it as {path}", says, "data/README.md"))
+    assert server.met == [behaviour] * (0 if behaviour == "dead" else 3)
+    assert left(tmp_path) == set() and capfd.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_fetch_on_a_full_disk(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "set.npz.part").symlink_to("/dev/full")
+    with pytest.raises(DataError, match=r"cannot be written \(No space left on device\): make room"):
+        fetch([server.url()], tmp_path / "set.npz", MD5)
+    assert server.met == ["whole"] and left(tmp_path) == set()
+
+
+def test_an_interrupted_fetch_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(url: str, root: str, filename: str, md5: str) -> None:
+        Path(root, filename).write_bytes(BODY[:1000])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        fetch([DEAD], tmp_path / "set.npz", MD5)
+    assert left(tmp_path) == set()
+
+
+def test_who_watches_sees_a_bar_on_standard_output(server, tmp_path, monkeypatch, capfd) -> None:
+    monkeypatch.setattr(device, "person_watches", lambda: True)
+    fetch([server.url()], tmp_path / "set.npz", MD5)
+    out, err = capfd.readouterr()
+    assert "100%" in out and err == ""
+
+
+def test_fetch_verifies_a_file_that_is_there(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "set.npz"
+    path.write_bytes(BODY)
+    assert fetch([server.url()], path, MD5) == path
+    path.write_bytes(b"placed by hand, but wrong")
+    with pytest.raises(DataError, match="checksum is not"):
+        fetch([server.url()], path, MD5)
+    assert path.exists()  # the user's file is the user's to delete
+    assert server.met == []
+
+
+def test_two_fetches_download_once(server: Server, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: fetch([server.url()], tmp_path / "set.npz", MD5), range(4)))
+    assert (tmp_path / "set.npz").read_bytes() == BODY
+    assert server.met == ["whole"]
 
 
 def noise(*shape: int) -> np.ndarray:
@@ -36,6 +191,86 @@ def write(path: Path, content: bytes) -> list[str]:
     path.parent.mkdir(exist_ok=True, parents=True)
     path.write_bytes(content)
     return [path.name, hashlib.md5(content).hexdigest()]
+
+
+def make_zip(path: Path, members: dict[str, bytes], link: str = "") -> None:
+    with zipfile.ZipFile(path, "w") as file:
+        for name, data in members.items():
+            file.writestr(name, data)
+        if link:
+            info = zipfile.ZipInfo(link)
+            info.external_attr = 0o120777 << 16
+            file.writestr(info, "/etc/passwd")
+
+
+def make_tar(path: Path, members: dict[str, bytes], special: bytes = b"", target: str = "/etc/passwd") -> None:
+    with tarfile.open(path, "w:gz") as file:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            file.addfile(info, io.BytesIO(data))
+        if special:
+            info = tarfile.TarInfo("set/special")
+            info.type, info.linkname = special, target
+            file.addfile(info)
+
+
+def unpacked(archive: Path) -> Path:
+    """The folder `set` of the data folder, out of an archive there."""
+    md5 = hashlib.md5(archive.read_bytes()).hexdigest()
+    return published._unpacked(DEAD, archive.name, md5, "set")
+
+
+@pytest.mark.parametrize("make", [make_zip, make_tar])
+def test_unpacks_whole_clears_what_was_killed_and_leaves_what_is_there(folder: Path, make: Callable) -> None:
+    make(folder / "packed", {"set/a.txt": b"A", "set/sub/b.txt": b"B"})
+    (folder / "set.unpacking" / "set").mkdir(parents=True)
+    (folder / "set.unpacking" / "set" / "half").write_text("of a killed process")
+    inside = unpacked(folder / "packed")
+    assert (inside / "a.txt").read_bytes() == b"A" and (inside / "sub" / "b.txt").read_bytes() == b"B"
+    assert left(inside) == {"a.txt", "sub"}
+    (inside / "a.txt").write_text("mine")
+    assert (unpacked(folder / "packed") / "a.txt").read_text() == "mine"
+    assert left(folder) == {"packed", "set"}
+
+
+def damage(archive: Path, change: Callable[[bytes], bytes]) -> None:
+    archive.write_bytes(change(archive.read_bytes()))
+
+
+REFUSED = {
+    "tar up": lambda path: make_tar(path, {"set/a": b"", "../escaped": b"!"}),
+    "tar link": lambda path: make_tar(path, {"set/a": b""}, tarfile.SYMTYPE),
+    "tar hard link": lambda path: make_tar(path, {"set/a": b""}, tarfile.LNKTYPE, "../../escaped"),
+    "tar device": lambda path: make_tar(path, {"set/a": b""}, tarfile.CHRTYPE),
+    "zip cut": lambda path: (make_zip(path, {"set/a": BODY}), damage(path, lambda data: data[:-100])),
+    "zip flipped": lambda path: (make_zip(path, {"set/a": BODY}), damage(path, lambda x: x[:500] + b"?" + x[501:])),
+    "tar cut": lambda path: (make_tar(path, {"set/a": os.urandom(3000)}), damage(path, lambda data: data[:-100])),
+    "text": lambda path: path.write_bytes(b"<html>not found</html>"),
+    "another folder": lambda path: make_zip(path, {"other/a": b""}),
+}
+
+
+@pytest.mark.parametrize("make", REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_unpacked_leaves_nothing(folder: Path, make: Callable) -> None:
+    make(folder / "packed")
+    with pytest.raises(DataError, match=f"^{folder / 'packed'} cannot be unpacked [^\n]*delete it to get it again$"):
+        unpacked(folder / "packed")
+    assert left(folder) == {"packed"}
+    assert not list(folder.parent.rglob("escaped"))
+
+
+@pytest.mark.parametrize("make", [make_zip, make_tar])
+def test_members_that_name_another_place_stay_inside(folder: Path, make: Callable) -> None:
+    outside = folder.parent / "escaped"
+    members = {"set/a": b"", str(outside): b"!"}
+    if make is make_zip:
+        make(folder / "packed", members | {"set/../../escaped": b"!", "../escaped": b"!"}, link="set/link")
+    else:
+        make(folder / "packed", members)
+    inside = unpacked(folder / "packed")
+    assert not outside.exists() and left(folder) == {"packed", "set"}
+    assert not any(path.is_symlink() for path in inside.rglob("*"))
 
 
 @pytest.mark.parametrize(("name", "key"), [("cifar10", "labels"), ("cifar100", "fine_labels")])
@@ -110,9 +345,7 @@ def test_mnist_where_torchvision_keeps_it(folder: Path, name: str, place: str, s
         ("tiny_imagenet", "tiny-imagenet-200.zip"),
     ],
 )
-def test_offline_says_what_to_place_where(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd, name: str, place: str
-) -> None:
+def test_offline_says_what_to_place_where(folder: Path, monkeypatch, capfd, name: str, place: str) -> None:
     asked = []
 
     def no_network(request: urllib.request.Request) -> None:
@@ -120,7 +353,7 @@ def test_offline_says_what_to_place_where(
         raise URLError(socket.gaierror(-2, "Name or service not known"))
 
     monkeypatch.setattr(urllib.request, "urlopen", no_network)
-    monkeypatch.setattr(download, "_WAITS", (0, 0, 0))
+    monkeypatch.setattr(published, "_WAITS", (0, 0, 0))
     with pytest.raises(DataError, match=rf"\(Name or service not known\).* place it as {folder / place}; data/README"):
         load_dataset(name)
     assert len(set(asked)) == (2 if name == "mnist" else 1)  # its mirrors
