@@ -43,25 +43,21 @@ def judge(board: Board, claims: Sequence[tuple], *, replicates: int = significan
     Example:
         judge(board, [("SupCon is better than SimCLR", "87.20 against 86.09%", "05, 04", "better", "SupCon", "SimCLR")])
     """
-    compare = methods.comparer(board, replicates=replicates)
     rows = []
     for claim, report, needs, kind, *what in claims:
-        pairs = [] if kind == "drop" else _pairs(board, kind, *what)
-        found = _drop(board) if kind == "drop" else _verdict(kind, pairs, [compare(b, a) for a, b in pairs])
+        if kind == "drop":
+            found = _drop(board)
+        else:
+            pairs = _pairs(board, kind, *what)
+            found = _verdict(kind, pairs, [methods.compare(board, b, a, replicates=replicates) for a, b in pairs])
         rows.append((claim, report, *(found or (f"needs {NEEDS[kind]} {needs}", OPEN))))
     return pd.DataFrame(rows, columns=["claim", "report", "here", "verdict"])
-
-
-def speaker(board: Board, name: str) -> Method | None:
-    """The method that speaks for a name: not at smoke size if there is another, then most seeds, then the newest."""
-    order = lambda m: (m.recipe != "smoke", len(m.members), str(m.members[0].record.get("started")))  # noqa: E731
-    return max(board.find(name), key=order, default=None)
 
 
 def changes(board: Board, parameter: str, *names: str) -> list[Pair]:
     """Pairs of methods of one notebook that differ in one parameter only, (smaller value, larger value)."""
     known = [m for m in board.find(*names) if m.params.get(parameter) is not None]
-    others = {m: settings_key(m.members[0].record, parameter) for m in known}
+    others = {m: settings_key(m.records[0], parameter) for m in known}
     return [
         (a, b) if _size(a, parameter) < _size(b, parameter) else (b, a)
         for a, b in itertools.combinations(known, 2)
@@ -71,14 +67,20 @@ def changes(board: Board, parameter: str, *names: str) -> list[Pair]:
 
 def _pairs(board: Board, kind: str, *what: Any) -> list[Pair]:
     if kind in {"better", "alike"}:
-        speaking = [speaker(board, name) for name in what]
-        pairs = [] if None in speaking else list(itertools.combinations(speaking, 2))
+        named = [board.find(name) for name in what]
+        speaking = [max(same, key=_weight) for same in named if same]
+        pairs = list(itertools.combinations(speaking, 2)) if all(named) else []
         return [(b, a) for a, b in pairs] if kind == "better" else pairs
     if kind == "larger":
         return changes(board, *what)
     parameter, before, after, *names = what
     either_way = [pair for a, b in changes(board, parameter, *names) for pair in ((a, b), (b, a))]
     return [(a, b) for a, b in either_way if _size(b, parameter) == after and before in {None, _size(a, parameter)}]
+
+
+def _weight(method: Method) -> tuple:
+    """Who speaks for a name: not a method at smoke size if there is another, then most seeds, then the newest."""
+    return method.recipe != "smoke", len(method.dirs), str(method.records[0].get("started"))
 
 
 def _size(method: Method, parameter: str) -> float:
@@ -116,8 +118,8 @@ def _drop(board: Board) -> tuple[str, str] | None:
         at_home, shifted = method.metric("test_accuracy"), method.metric("shifted_accuracy")
         home, away = at_home.mean(), shifted.mean()
         if math.isfinite(away):
-            n = len(board.y_true)  # the shifted set may be larger; then this is on the careful side
-            by_images = (home * (1 - home) + away * (1 - away)) / n
+            # The shifted set may be larger than the board's; then this is on the careful side.
+            by_images = (home * (1 - home) + away * (1 - away)) / len(board.y_true)
             by_seeds = np.var(at_home - shifted, ddof=1) / len(shifted) if len(shifted) > 1 else 0.0
             texts.append(f"{method.label}: {home:.1%} at home, {away:.1%} shifted")
             z.append((home - away) / max(math.sqrt(by_images + by_seeds), 1e-9))
