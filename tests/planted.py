@@ -56,6 +56,7 @@ def leave_run(
     classes: tuple[str, ...] = CLASSES,
     dataset: str = "cells",
     fingerprint: str = "f" * 16,
+    image_size: int = 16,
     fits: dict[str, dict] | None = None,
     metrics: dict[str, float] | None = None,
     probabilities: np.ndarray | None = None,
@@ -63,16 +64,16 @@ def leave_run(
     model: str | None = None,
     label: str | None = None,
 ) -> Path:
-    """One complete run below root, of images of 16 x 16; its directory.
+    """One complete run below root; its directory.
 
     label, and a criterion in each of fits: as the notebook's lesson gives them, where they are left out; "": none.
     """
-    params = {"dataset": dataset, "image_size": 16, "data_seed": 0} | (params or {}) | {"seed": seed}
+    params = {"dataset": dataset, "image_size": image_size, "data_seed": 0} | (params or {}) | {"seed": seed}
     directory = root / notebook / f"run{len(list(root.glob('*/*'))):03d}"
     directory.mkdir(parents=True)
     record = runs.new_record(notebook, recipe, params) | {"started": started}
     record["dataset"] = {
-        "name": dataset, "fingerprint": fingerprint, "classes": list(classes), "image_size": 16,
+        "name": dataset, "fingerprint": fingerprint, "classes": list(classes), "image_size": image_size,
         "sizes": {"train": 4 * len(y_true), "val": len(y_true), "test": len(y_true)},
     }  # fmt: skip
     record["label"] = label_of(notebook, params) if label is None else label or None
@@ -86,7 +87,7 @@ def leave_run(
     run.log(chance_accuracy=float(np.bincount(y_true).max() / len(y_true)), **(metrics or {}))
     run.save_predictions(y_true, probabilities)
     if model:
-        run.save_model(models.rebuild({"encoder": model, "channels": 3, "image_size": 16, "num_classes": k}))
+        run.save_model(models.rebuild({"encoder": model, "channels": 3, "image_size": image_size, "num_classes": k}))
     record["status"] = "complete"
     run.save()
     return directory

@@ -34,11 +34,8 @@ def pareto(cost: np.ndarray, score: np.ndarray) -> np.ndarray:
 
 @styled
 def intervals(table: pd.DataFrame, *, chance: float, random_encoder: float | None = None) -> Figure:
-    """Accuracy of each method, a dot, with its interval, a line, on an axis that fits them.
-
-    table: as `methods.summary` gives it. chance, random_encoder: lines to compare with; far from all dots they are only
-    named.
-    """
+    """Accuracy of each method, a dot, with its interval, a line, on an axis that fits them. table: as `methods.summary`
+    gives it. chance, random_encoder: lines to compare with, only named where they lie far from all dots."""
     ends = [table[[name]].set_axis([""], axis=1) for name in ("low", "accuracy", "high")]
     axes, _ = _dots(*ends, [[look["color"] for look in _looks(table.index)]])
     for i, row in enumerate(table.itertuples()):
@@ -107,14 +104,11 @@ def _looks(labels: Iterable[Any]) -> list[dict[str, Any]]:
 
 @styled
 def cost(table: pd.DataFrame) -> Figure:
-    """Accuracy against training time and against parameters; a line joins the methods that no other beats (Pareto).
-
-    table: as `methods.summary` gives it; NaN where a cost is unknown.
-    """
+    """Accuracy against training time and against parameters, as `methods.summary` gives them, NaN where unknown; a line
+    joins the methods that no other beats (Pareto)."""
     figure, cells = plt.subplots(1, 2, figsize=(WIDTH, 3.4), sharey=True)
-    for cell, column, label in zip(
-        cells, ("train_seconds", "parameters"), ("training time (s)", "parameters"), strict=True
-    ):
+    costs = {"train_seconds": "training time (s)", "parameters": "parameters"}
+    for cell, (column, label) in zip(cells, costs.items(), strict=True):
         front = table[pareto(table[column], table.accuracy)].sort_values(column, kind="stable")
         line = {"color": PALE, "lw": 4, "marker": "o", "ms": 16, "zorder": 0, "label": "no other is cheaper and better"}
         cell.plot(front[column], front.accuracy, **line)
@@ -138,10 +132,8 @@ def cost(table: pd.DataFrame) -> Figure:
 
 @styled
 def heat(table: pd.DataFrame, *, label: str) -> Figure:
-    """A table of shares as colours, with the numbers in %; gray where there is none.
-
-    Of more than 20 rows, the 20 in which the columns differ most (then: the lowest) are drawn.
-    """
+    """A table of shares as colours, with the numbers in %; gray where there is none. Of more than 20 rows, the 20 in
+    which the columns differ most (then: the lowest) are drawn."""
     if len(table) > MOST_CLASSES:
         spread = table.max(axis=1) - table.min(axis=1)
         kept = np.sort(np.lexsort((table.mean(axis=1), -spread))[:MOST_CLASSES])
@@ -183,10 +175,8 @@ def _matrix(table: pd.DataFrame, title: str, cell: float, words: Any = True, **l
 
 @styled
 def calibrations(y_true: Any, probabilities: Mapping[str, Any]) -> Figure:
-    """Accuracy of predictions by their confidence, a line a method; below the diagonal: too sure.
-
-    y_true: (N,). probabilities: {name: (N, K)}. Of eight bins those with fewer than ten images are left out.
-    """
+    """Accuracy of predictions by their confidence, a line a method; below the diagonal: too sure. y_true: (N,).
+    probabilities: {name: (N, K)}. Of eight bins those with fewer than ten images are left out."""
     figure, axes = plt.subplots(figsize=(WIDTH, 3.8))
     axes.plot([0, 1], [0, 1], ":", color="black", label="as right as confident")
     for (name, p), look in zip(probabilities.items(), _looks(probabilities), strict=True):
@@ -200,10 +190,8 @@ def calibrations(y_true: Any, probabilities: Mapping[str, Any]) -> Figure:
 
 @styled
 def maps(xy: Mapping[str, np.ndarray], labels: np.ndarray, classes: Sequence[str], *, seed: int = 0) -> Figure:
-    """Maps of the same images by several encoders, side by side: the same image has the same colour in each.
-
-    xy: {name: (N, 2)}, as `evaluation.tsne` gives them. labels: (N,). seed: which 20 classes are coloured, of more.
-    """
+    """Maps of the same images by several encoders, side by side. xy: {name: (N, 2)}, as `evaluation.tsne` gives them.
+    labels: (N,), an image has the same colour in each. seed: which 20 classes are coloured, of more."""
     present = np.unique(labels)
     if len(present) > MOST_CLASSES:
         present = np.sort(np.random.default_rng(seed).choice(present, MOST_CLASSES, replace=False))
@@ -223,10 +211,8 @@ def maps(xy: Mapping[str, np.ndarray], labels: np.ndarray, classes: Sequence[str
 
 @styled
 def only_right(images: Any, found: Mapping[str, np.ndarray], y_true: Any, classes: Sequence[str]) -> Figure:
-    """Images that one method alone has right, a row a method, six at most, its surest first, with their true classes.
-
-    images: (N, C, H, W). found: as `methods.only_one_right` gives it, one not empty; empty ones have no row.
-    """
+    """Images (N, C, H, W) that one method alone has right, six at most in a row a method, with their true classes.
+    found: as `methods.only_one_right` gives it; empty ones have no row, and not all may be empty."""
     rows = {f"{wrap(str(name), 24)}\nimages: {len(index)}": index for name, index in found.items() if len(index)}
     shown = np.array(list(itertools.zip_longest(*(index[:6] for index in rows.values())))).T
     tiles = [None if i is None else images[i] for i in shown.flat]
@@ -235,11 +221,8 @@ def only_right(images: Any, found: Mapping[str, np.ndarray], y_true: Any, classe
 
 
 def label_efficiency(curves: pd.DataFrame, *, chance: float | None = None) -> Figure:
-    """Accuracy against the number of labels, a line a method; the band is one standard deviation over seeds.
-
-    curves: as `methods.label_curves` gives them; of test and validation accuracies, those that there are more of are
-    drawn, never both on one axis.
-    """
+    """Accuracy against the number of labels, a line a method; the band is one standard deviation over seeds. curves: as
+    `methods.label_curves` gives them; of test and validation accuracies those of which there are more are drawn."""
     split = curves.split.mode().iloc[0]
     accuracies = curves[curves.split == split].groupby(["labels", "method"]).accuracy
     name = {"test": "test accuracy", "val": "validation accuracy"}.get(split, f"{split} accuracy")

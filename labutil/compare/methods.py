@@ -40,11 +40,7 @@ def seed_std(board: Board, metric: str = "accuracy") -> tuple[float, bool]:
 def compare(
     board: Board, a: Method, b: Method, *, metric: str = "accuracy", replicates: int = significance.REPLICATES
 ) -> significance.Difference:
-    """Method a minus b in accuracy or macro F1 (`metric`), over test images and seeds; see `significance.difference`.
-
-    Example:
-        compare(board, *board.find("SupCon"), *board.find("SimCLR")).p
-    """
+    """`significance.difference` of methods a and b in accuracy or macro F1 (`metric`), over test images and seeds."""
     known = resample(board, metric, replicates)
     scores, resampled = zip(known[a], known[b], strict=True)
     return significance.difference(scores, resampled, seed_std=seed_std(board, metric)[0])
@@ -52,11 +48,8 @@ def compare(
 
 def pairs(board: Board, *, replicates: int = significance.REPLICATES) -> pd.DataFrame:
     """Accuracies of every two methods: DataFrame(a, b, difference, low, high, p, p_holm, evidence, only_a, only_b,
-    p_mcnemar, words).
-
-    p_holm is corrected for the number of pairs and decides `evidence`; low and high are of each pair alone. McNemar's
-    test is of the first run of either: two networks, whatever their seeds.
-    """
+    p_mcnemar, words). p_holm is corrected for the number of pairs and decides `evidence`; low and high are of each pair
+    alone. McNemar's test is of the first run of either: two networks, whatever their seeds."""
     both = list(itertools.combinations(board.methods, 2))
     found = [compare(board, a, b, replicates=replicates) for a, b in both]
     table = pd.DataFrame([(a.label, b.label, *d[:4]) for (a, b), d in zip(both, found, strict=True)],
@@ -65,18 +58,15 @@ def pairs(board: Board, *, replicates: int = significance.REPLICATES) -> pd.Data
     table["evidence"] = table.p_holm < 1 - significance.LEVEL
     right = {m: m.y_pred[0] == board.y_true for m in board.methods}
     tests = [significance.mcnemar(right[a], right[b]) for a, b in both]
-    table[["only_a", "only_b", "p_mcnemar"]] = pd.DataFrame(tests, columns=["only_a", "only_b", "p"])
+    table[["only_a", "only_b", "p_mcnemar"]] = pd.DataFrame(tests, columns=range(3))
     table["words"] = list(map(significance.in_words, table.a, table.b, found, table.p_holm))
     return table
 
 
 def summary(board: Board, *, replicates: int = significance.REPLICATES) -> pd.DataFrame:
-    """A row a method: mean and std over seeds of accuracy, macro F1 and macro AUC, an interval for the accuracy, cost.
-
-    Columns: notebook, recipe, seeds; accuracy, macro_f1, macro_auc in [0, 1], each with its _std, NaN for a single run;
-    low and high, of the accuracy: Wilson's 95% interval for a single run (test images only), else over images and
-    seeds; train_seconds and parameters: means, NaN where unknown.
-    """
+    """A row a method: notebook, recipe, seeds; accuracy, macro_f1, macro_auc in [0, 1], means over seeds, each with its
+    _std, NaN for a single run; low and high, the accuracy's 95% interval over images and seeds, for a single run
+    Wilson's (images only); train_seconds and parameters, means, NaN where unknown."""
     rows = {}
     for method, (scores, resampled) in resample(board, "accuracy", replicates).items():
         several = len(method.dirs) > 1
@@ -102,10 +92,8 @@ def scores_of(board: Board, probabilities: np.ndarray) -> dict[str, float]:
 
 
 def ensemble(board: Board) -> np.ndarray | None:
-    """Probabilities (S, N, K) of ensembles, each the mean of one run of every method; S: the fewest runs of a method.
-
-    None of fewer than two methods. All methods take part: a choice among them would be one on the test images.
-    """
+    """Probabilities (S, N, K) of ensembles, each the mean of one run of every method (a choice among them would be one
+    on the test images); S: the fewest runs of a method. None of fewer than two methods."""
     if len(board.methods) < 2:
         return None
     sets = zip(*(m.probabilities for m in board.methods), strict=False)  # as many as the fewest runs
@@ -113,10 +101,8 @@ def ensemble(board: Board) -> np.ndarray | None:
 
 
 def label_curves(board: Board) -> pd.DataFrame:
-    """The runs' label_efficiency.csv, together: method, share, labels, seed, accuracy, split; empty where none has one.
-
-    A file that compares several ways keeps their names behind the method's.
-    """
+    """The runs' label_efficiency.csv, together, with the columns CURVE; empty where none has one. A file that compares
+    several ways keeps their names behind the method's."""
     frames = [pd.DataFrame(columns=CURVE)]
     for label, directory in ((m.label, d) for m in board.methods for d in m.dirs):
         try:
@@ -139,9 +125,6 @@ def metric_table(board: Board, columns: dict[str, str]) -> tuple[pd.DataFrame, p
 
     What a run has recorded twice (lessons 04 and 05: linear and test accuracy) is kept once. Columns without a value
     are left out, and rows with fewer than two: there is nothing to set side by side.
-
-    Example:
-        mean, std = metric_table(board, {"home": "test_accuracy", "shifted": "shifted_accuracy"})
     """
     mean = pd.DataFrame(index=[m.label for m in board.methods], columns=list(columns), dtype=float)
     std = mean.copy()
@@ -161,10 +144,8 @@ def class_recall(board: Board) -> pd.DataFrame:
 
 
 def agreement(board: Board) -> pd.DataFrame:
-    """Share of test images on which two methods name the same class, mean over their runs: methods x methods.
-
-    On the diagonal: of a method with itself, between different seeds; NaN for a single run.
-    """
+    """Share of test images on which two methods name the same class, mean over their runs: methods x methods. On the
+    diagonal: of a method with itself, between different seeds; NaN for a single run."""
     labels = [m.label for m in board.methods]
     table = pd.DataFrame(np.nan, index=labels, columns=labels)
     for a, b in itertools.combinations_with_replacement(board.methods, 2):

@@ -1,7 +1,6 @@
 """Finished runs, read from their directories, as methods that can be compared: same test images, same classes.
 
-Runs that differ in nothing but `seed` are one method. Runs of other data sets, splits or classes are other boards, and
-nothing is averaged or compared across boards. What cannot be used is named, with its reason.
+Runs that differ in nothing but `seed` are one method. Runs of other data sets, splits or classes are other boards.
 """
 
 from __future__ import annotations
@@ -88,13 +87,8 @@ class Collection:
 
 
 def collect(root: Path | str | None = None) -> Collection:
-    """Read every run below a directory (the project's runs, when None) and sort them into boards and methods.
-
-    Of runs that agree in everything, the newest counts. Failed, running, foreign and corrupt runs are left out.
-
-    Example:
-        board = collect("runs").boards[0]
-    """
+    """Read every run below a directory (the project's runs, when None) and sort them into boards and methods. Of runs
+    that agree in everything, the newest counts. Failed, running, foreign and corrupt runs are left out."""
     root = Path(root) if root else paths.runs_dir()
     records, unreadable = runs.read_records(root)
     left_out = [(d, "foreign or corrupt: run.json is not a run record") for d in unreadable]
@@ -127,10 +121,8 @@ def collect(root: Path | str | None = None) -> Collection:
 
 
 def settings_key(record: dict[str, Any], *without: str) -> str:
-    """What two runs must share to be averaged: the notebook and its parameters, but `seed` and those `without`.
-
-    The data set is compared by its fingerprint, not by its name.
-    """
+    """What two runs must share to be averaged: the notebook and its parameters, but `seed`, those `without` and the
+    data set's name, whose fingerprint is compared."""
     params = {k: v for k, v in record["params"].items() if k not in {"seed", "dataset", *without}}
     return json.dumps([record["notebook"], params], sort_keys=True)
 
@@ -148,12 +140,9 @@ def count_parameters(path: Path) -> float:
 
 
 def features(board: Board, method: Method, index: np.ndarray) -> Tensor:
-    """Representations h = encoder(x), float32 (n, D), of some test images, by the first run of a method.
+    """Representations h = encoder(x), float32 (n, D), of the test images `index`, by the first run of a method.
 
     Raises DataError when the images are no longer those that the runs saw, PredictionError without a model.
-
-    Example:
-        xy = evaluation.tsne(features(board, board.methods[0], stratified_sample(board.y_true, 300)))
     """
     model, _ = load_model(method.dirs[0])
     if not hasattr(model, "encoder"):
@@ -202,7 +191,7 @@ def _predictions(directory: Path, record: dict[str, Any]) -> tuple[np.ndarray, n
 
 
 def _tell_apart(methods: Sequence[Method]) -> None:
-    """Behind the label of methods of one name: the fewest settings that tell each from the others, or its recipe."""
+    """Add to labels of methods of one name the recipe or the fewest settings that tell each from the others."""
     for name in {m.name for m in methods}:
         same = [m for m in methods if m.name == name]
         words = [m.recipe for m in same]
@@ -236,10 +225,8 @@ def _notes(boards: Sequence[Board]) -> list[str]:
     """What is on which board, when there are several, and why boards of one name are kept apart."""
     if len(boards) < 2:
         return []
-    notes = [
-        f"{len(boards)} sets of test images here: each has a table of its own, and nothing is averaged or compared "
-        "across them"
-    ]
+    apart = "each has a table of its own, and nothing is averaged or compared across them"
+    notes = [f"{len(boards)} sets of test images here: {apart}"]
     for a, b in ((a, b) for i, b in enumerate(boards) for a in boards[:i]):
         if a.fingerprint == b.fingerprint:
             reason = "other classes" if a.classes != b.classes else "other true labels"

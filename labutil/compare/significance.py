@@ -1,8 +1,7 @@
 """Is one method better than another, or was it luck? Intervals and tests for methods compared on the same test images.
 
-Two kinds of luck: which images are in the test set, and which seeds the networks were trained with. All methods see the
-same images, so images are resampled for all of them at once (paired); seeds are each method's own. Predictions are
-class numbers (S, N): a row for each of a method's S runs, which differ in nothing but their seed.
+Two kinds of luck: which images are in the test set, resampled for all methods at once (paired), and which seeds the
+networks were trained with. Predictions are class numbers (S, N), a row for each of a method's S runs (seeds).
 """
 
 from __future__ import annotations
@@ -21,15 +20,6 @@ REPLICATES = 2000
 METRICS = ("accuracy", "macro_f1")
 # Where every method has a single run. The five reports that the workbook starts from give 0.6 to 3.2 points.
 ASSUMED_SEED_STD = 0.02
-_CHUNK = 4_000_000  # numbers drawn at a time
-
-
-class McNemar(NamedTuple):
-    """only_a, only_b: images that one of two classifiers has right and the other wrong. p: two-sided, in [0, 1]."""
-
-    only_a: int
-    only_b: int
-    p: float
 
 
 class Difference(NamedTuple):
@@ -58,15 +48,16 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
-def mcnemar(right_a: Sequence[bool] | np.ndarray, right_b: Sequence[bool] | np.ndarray) -> McNemar:
+def mcnemar(right_a: Sequence[bool] | np.ndarray, right_b: Sequence[bool] | np.ndarray) -> tuple[int, int, float]:
     """McNemar's test (1947): are two trained classifiers equally often right on the same images?
 
     Only images on which they disagree say anything. Fewer than 25 of them: the exact binomial test; else chi-square
     with Edwards' continuity correction. It knows nothing of other seeds: it judges these two networks, not methods.
     right_a, right_b: bool (N,), the same images in the same order; raises ValueError for other shapes.
+    Returns the number that a alone has right, the number that b alone has, and the two-sided p.
 
     Example:
-        mcnemar(p_a.argmax(1) == y_true, p_b.argmax(1) == y_true).p
+        only_a, only_b, p = mcnemar(p_a.argmax(1) == y_true, p_b.argmax(1) == y_true)
     """
     a, b = np.asarray(right_a, bool), np.asarray(right_b, bool)
     if a.shape != b.shape or a.ndim != 1:
@@ -77,7 +68,7 @@ def mcnemar(right_a: Sequence[bool] | np.ndarray, right_b: Sequence[bool] | np.n
         p = stats.binomtest(min(only_a, only_b), n).pvalue if n else 1.0
     else:
         p = stats.chi2.sf(max(0, abs(only_a - only_b) - 1) ** 2 / n, df=1)
-    return McNemar(only_a, only_b, float(p))
+    return only_a, only_b, float(p)
 
 
 def score(y_true: np.ndarray, y_pred: np.ndarray, metric: str = "accuracy") -> np.ndarray:
@@ -97,13 +88,11 @@ def resample(
         a, b = (resample(y_true, y_pred).mean(0) for y_pred in (simclr, supcon))
         np.quantile(a - b, (0.025, 0.975))
     """
-    n, rng, parts = len(y_true), np.random.default_rng(seed), []
-    step = max(1, _CHUNK // n)
-    for start in range(0, replicates, step):
-        drawn = rng.integers(n, size=(min(step, replicates - start), n))
-        times = np.stack([np.bincount(images, minlength=n) for images in drawn])
-        parts.append(_weighted(y_true, y_pred, times.astype(np.float32), metric))
-    return np.concatenate(parts, axis=1)
+    n, rng = len(y_true), np.random.default_rng(seed)
+    times = np.empty((replicates, n), np.float32)
+    for row in times:
+        row[:] = np.bincount(rng.integers(n, size=n), minlength=n)
+    return _weighted(y_true, y_pred, times, metric)
 
 
 def _weighted(y_true: np.ndarray, y_pred: np.ndarray, times: np.ndarray, metric: str) -> np.ndarray:
@@ -125,19 +114,15 @@ def _weighted(y_true: np.ndarray, y_pred: np.ndarray, times: np.ndarray, metric:
 
 
 def difference(
-    scores: tuple[np.ndarray, np.ndarray],
-    resampled: tuple[np.ndarray, np.ndarray],
-    *,
-    seed_std: float = ASSUMED_SEED_STD,
+    scores: Sequence[np.ndarray], resampled: Sequence[np.ndarray], *, seed_std: float = ASSUMED_SEED_STD
 ) -> Difference:
     """95% interval and p for the difference of two methods, over test images and over seeds.
 
-    The variance of the difference has two parts. Images: the variance, over resampled test sets, of the difference of
-    the methods' means. Seeds: for each method the variance between its runs, divided by their number. (Runs also differ
-    because each has other images wrong, which both parts count: the interval is a little too wide, never too narrow for
-    that.) Their sum gives the standard error; Student's t with Satterthwaite's (1946) degrees of freedom, few where
-    seeds are few and matter, gives the interval. Counting seeds follows Bouthillier et al. (2021, arXiv:2103.03098):
-    without them equal methods are called different far too often.
+    The variance of the difference is that of the methods' means over resampled test sets, and for each method that
+    between its runs, divided by their number. (Which images a run has wrong counts in both parts: the interval is a
+    little too wide, never too narrow for that.) Student's t with Satterthwaite's (1946) degrees of freedom, few where
+    seeds are few and matter. Counting seeds follows Bouthillier et al. (2021, arXiv:2103.03098): without them equal
+    methods are called different far too often.
 
     scores: (S_a,) and (S_b,), the runs' scores on the test set. resampled: (S_a, B) and (S_b, B) by `resample`.
     seed_std: standard deviation between seeds for a method with a single run, from which none can be had.
@@ -162,11 +147,7 @@ def difference(
 
 
 def interval(scores: np.ndarray, resampled: np.ndarray) -> tuple[float, float]:
-    """95% interval for the mean score of one method, over test images and, where it has several runs, seeds.
-
-    Example:
-        low, high = interval(score(y, y_pred), resample(y, y_pred))
-    """
+    """95% interval for the mean score (S,) of one method, over test images (S, B) and, where S is above 1, seeds."""
     found = difference((scores, np.zeros(1)), (resampled, np.zeros((1, resampled.shape[1]))), seed_std=0.0)
     return max(0.0, found.low), min(1.0, found.high)
 
@@ -187,11 +168,7 @@ def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def in_words(a: str, b: str, found: Difference, p: float | None = None) -> str:
-    """A difference as a sentence: which is ahead, by how much, and whether that is evidence. p: corrected, if it is.
-
-    Example:
-        in_words("SupCon", "SimCLR", found)
-    """
+    """A difference as a sentence: which is ahead, by how much, and whether that is evidence. p: corrected, if it is."""
     p = found.p if p is None else p
     low, high = found.low, found.high
     if found.value < 0:

@@ -14,16 +14,13 @@ from labutil.paths import DataError
 
 
 def write(root: Path) -> tuple[str, Collection]:
-    """Compare the runs below a directory, and leave compare_summary.txt and compare_summary.csv there.
-
-    Returns the text and what was compared. Raises DataError when no run in it can be used, or nothing can be written.
-    """
+    """Compare the runs below a directory, and leave compare_summary.txt and compare_summary.csv there. Returns the text
+    and what was compared. Raises DataError when no run in it can be used, or nothing can be written."""
     collection = results.collect(root)
     if not collection.boards:
         reasons = "; ".join(f"{path.name}: {reason}" for path, reason in collection.left_out[:3])
-        raise DataError(
-            f"{root} holds no run to compare{f' ({reasons})' if reasons else ''}: labutil run all makes some"
-        )
+        reasons = f" ({reasons})" if reasons else ""
+        raise DataError(f"{root} holds no run to compare{reasons}: labutil run all makes some")
     blocks, frames = list(collection.notes), []
     for board in collection.boards:
         title = f"{board.name}: {len(board.y_true):,} test images of {len(board.classes)} classes"
@@ -51,10 +48,9 @@ def summary_table(board: Board, summary: pd.DataFrame) -> pd.DataFrame:
     """`methods.summary` as text, mean ± std over seeds. Chance and a random encoder come first, the ensemble of all
     methods last."""
     floors = {"chance": "chance_accuracy", "random encoder, k-NN": "random_encoder_knn_accuracy"}
-    known = {label: methods.floor(board, name) for label, name in floors.items()}
-    rows = {label: {"accuracy": value} for label, value in known.items() if value is not None}
+    rows = {label: {"accuracy": methods.floor(board, name)} for label, name in floors.items()}
     rows |= summary.to_dict("index") | _ensemble(board, f"ensemble of all {len(board.methods)}")
-    table = pd.DataFrame.from_dict(rows, orient="index").reindex(columns=summary.columns)
+    table = pd.DataFrame.from_dict(rows, orient="index").dropna(subset="accuracy")
 
     def text(form: str, *columns: str) -> list[str]:
         return [form.format(*v) if np.isfinite(v).all() else "" for v in table[list(columns)].to_numpy(float)]
@@ -86,12 +82,15 @@ def settings_table(board: Board) -> pd.DataFrame:
     rows = []
     for method in board.methods:
         size = method.records[0]["dataset"].get("image_size")
-        tested, tuned = method.metric("test_accuracy"), method.metric("fine_tuned_accuracy")
+        tested, tuned = (pd.Series(method.metric(f"{name}_accuracy")) for name in ("test", "fine_tuned"))
         fits = [(name, fit, "") for name, fit in _trainings(method).items()] or [("", {}, "")]
-        if np.isfinite(tuned).all() and not np.array_equal(tuned, tested):
+        if tuned.notna().all() and not tuned.equals(tested):
             # What validation chose was tested, which need not be the network that was fine-tuned.
-            fits = [(*fits[-1][:2], _mean_std(tuned)), ("linear or other head on frozen features", {}, "")]
-        fits[-1] = (*fits[-1][:2], _mean_std(tested))
+            fits = [
+                (*fits[-1][:2], _plus_minus(tuned.mean(), tuned.std())),
+                ("linear or other head on frozen features", {}, ""),
+            ]
+        fits[-1] = (*fits[-1][:2], _plus_minus(tested.mean(), tested.std()))
         for name, fit, accuracy in fits:
             stage = f", {name}" if name and (len(fits) > 1 or name not in method.label) else ""
             rate = fit.get("lr", "")
@@ -138,7 +137,3 @@ def _trainings(method: Method) -> dict[str, dict]:
 
 def _plus_minus(mean: float, std: float) -> str:
     return f"{mean:.4f} ± {std:.4f}" if np.isfinite(std) else f"{mean:.4f}" if np.isfinite(mean) else ""
-
-
-def _mean_std(values: np.ndarray) -> str:
-    return _plus_minus(values.mean(), pd.Series(values).std())

@@ -1,7 +1,6 @@
 """Claims about methods, beside what finished runs show: agrees, disagrees, or not enough evidence.
 
-Claims are judged on the same test images, with the statistics of `significance`: those about one setting by runs that
-differ in nothing else, those about methods by whole lessons.
+Those about one setting are judged by runs that differ in nothing else, those about methods by whole lessons.
 """
 
 from __future__ import annotations
@@ -39,17 +38,10 @@ def judge(board: Board, claims: Sequence[tuple], *, replicates: int = significan
         "larger", parameter, *names: a larger value is better, of a list a longer one.
         "change", parameter, before, after, *names: so is `after` (of a list: its length); before None: any value.
         "drop": methods are less accurate on a shifted test set (metric shifted_accuracy) than at home.
-
-    Example:
-        judge(board, [("SupCon is better than SimCLR", "87.20 against 86.09%", "05, 04", "better", "SupCon", "SimCLR")])
     """
     rows = []
     for claim, report, needs, kind, *what in claims:
-        if kind == "drop":
-            found = _drop(board)
-        else:
-            pairs = _pairs(board, kind, *what)
-            found = _verdict(kind, pairs, [methods.compare(board, b, a, replicates=replicates) for a, b in pairs])
+        found = _drop(board) if kind == "drop" else _verdict(board, kind, _pairs(board, kind, *what), replicates)
         rows.append((claim, report, *(found or (f"needs {NEEDS[kind]} {needs}", OPEN))))
     return pd.DataFrame(rows, columns=["claim", "report", "here", "verdict"])
 
@@ -67,9 +59,10 @@ def changes(board: Board, parameter: str, *names: str) -> list[Pair]:
 
 def _pairs(board: Board, kind: str, *what: Any) -> list[Pair]:
     if kind in {"better", "alike"}:
-        named = [board.find(name) for name in what]
-        speaking = [max(same, key=_weight) for same in named if same]
-        pairs = list(itertools.combinations(speaking, 2)) if all(named) else []
+        # Who speaks for a name: not a method at smoke size if there is another, then most seeds, then the newest.
+        weight = lambda m: (m.recipe != "smoke", len(m.dirs), str(m.records[0].get("started")))  # noqa: E731
+        speaking = [max(board.find(name), key=weight, default=None) for name in what]
+        pairs = [] if None in speaking else list(itertools.combinations(speaking, 2))
         return [(b, a) for a, b in pairs] if kind == "better" else pairs
     if kind == "larger":
         return changes(board, *what)
@@ -78,22 +71,21 @@ def _pairs(board: Board, kind: str, *what: Any) -> list[Pair]:
     return [(a, b) for a, b in either_way if _size(b, parameter) == after and before in {None, _size(a, parameter)}]
 
 
-def _weight(method: Method) -> tuple:
-    """Who speaks for a name: not a method at smoke size if there is another, then most seeds, then the newest."""
-    return method.recipe != "smoke", len(method.dirs), str(method.records[0].get("started"))
-
-
 def _size(method: Method, parameter: str) -> float:
     value = method.params[parameter]
     return len(value) if isinstance(value, list) else float(value)
 
 
-def _verdict(kind: str, pairs: Sequence[Pair], found: Sequence[significance.Difference]) -> tuple[str, str] | None:
-    """What the runs show, in words, and the verdict; None without pairs. found: of each pair, the second minus the
-    first. Several pairs are corrected, and must not contradict each other."""
+def _verdict(board: Board, kind: str, pairs: Sequence[Pair], replicates: int) -> tuple[str, str] | None:
+    """What the runs show, in words, and the verdict; None without pairs. Several are corrected, and must agree."""
     if not pairs:
         return None
-    text = "; ".join(_numbers(*pair, d) for pair, d in zip(pairs, found, strict=True))
+    found, texts = [methods.compare(board, b, a, replicates=replicates) for a, b in pairs], []
+    for (worse, better), d in zip(pairs, found, strict=True):
+        seeds = f"{d.seeds[0]} and {d.seeds[1]} seeds" if max(d.seeds) > 1 else "one seed each"
+        span = f"{d.value * 100:+.1f} points ({d.low * 100:+.1f} to {d.high * 100:+.1f})"
+        texts.append(f"{better.label} against {worse.label}: {span}, {seeds}")
+    text = "; ".join(texts)
     if any(a.recipe != b.recipe for a, b in pairs):
         text = "runs" if kind == "alike" else f"{text};"
         return f"{text} of different recipes, so not compared", OPEN
@@ -103,12 +95,6 @@ def _verdict(kind: str, pairs: Sequence[Pair], found: Sequence[significance.Diff
         return text, DISAGREES if sure.any() else AGREES if alike else OPEN
     signs = {d.value > 0 for d, s in zip(found, sure, strict=True) if s}
     return text, OPEN if len(signs) != 1 else AGREES if signs == {True} else DISAGREES
-
-
-def _numbers(worse: Method, better: Method, d: significance.Difference) -> str:
-    seeds = f"{d.seeds[0]} and {d.seeds[1]} seeds" if max(d.seeds) > 1 else "one seed each"
-    span = f"{d.value * 100:+.1f} points ({d.low * 100:+.1f} to {d.high * 100:+.1f})"
-    return f"{better.label} against {worse.label}: {span}, {seeds}"
 
 
 def _drop(board: Board) -> tuple[str, str] | None:
