@@ -55,18 +55,12 @@ def summary_table(board: Board, summary: pd.DataFrame) -> pd.DataFrame:
     def text(form: str, *columns: str) -> list[str]:
         return [form.format(*v) if np.isfinite(v).all() else "" for v in table[list(columns)].to_numpy(float)]
 
-    means = {n: [_plus_minus(*v) for v in table[[n, f"{n}_std"]].to_numpy(float)] for n in methods.MEANS}
-    columns = {
-        "recipe": table.recipe.fillna(""),
-        "seeds": text("{:.0f}", "seeds"),
-        "accuracy": means["accuracy"],
-        "95% interval": text("{:.3f} to {:.3f}", "low", "high"),
-        "macro F1": means["macro_f1"],
-        "macro AUC": means["macro_auc"],
-        "seconds": text("{:,.1f}", "train_seconds"),
-        "parameters": text("{:,.0f}", "parameters"),
-    }
-    return pd.DataFrame(columns, index=table.index)
+    accuracy, f1, auc = (list(map(_plus_minus, table[n], table[f"{n}_std"])) for n in methods.MEANS)
+    return pd.DataFrame({
+        "recipe": table.recipe.fillna(""), "seeds": text("{:.0f}", "seeds"), "accuracy": accuracy,
+        "95% interval": text("{:.3f} to {:.3f}", "low", "high"), "macro F1": f1, "macro AUC": auc,
+        "seconds": text("{:,.1f}", "train_seconds"), "parameters": text("{:,.0f}", "parameters"),
+    }, index=table.index)  # fmt: skip
 
 
 def _ensemble(board: Board, label: str) -> dict[str, dict[str, float]]:
@@ -83,15 +77,12 @@ def settings_table(board: Board) -> pd.DataFrame:
     for method in board.methods:
         size = method.records[0]["dataset"].get("image_size")
         tested, tuned = (pd.Series(method.metric(f"{name}_accuracy")) for name in ("test", "fine_tuned"))
-        fits = [(name, fit, "") for name, fit in _trainings(method).items()] or [("", {}, "")]
+        fits = [*_trainings(method).items()] or [("", {})]
+        accuracies = [pd.Series([np.nan])] * (len(fits) - 1) + [tested]
         if tuned.notna().all() and not tuned.equals(tested):
             # What validation chose was tested, which need not be the network that was fine-tuned.
-            fits = [
-                (*fits[-1][:2], _plus_minus(tuned.mean(), tuned.std())),
-                ("linear or other head on frozen features", {}, ""),
-            ]
-        fits[-1] = (*fits[-1][:2], _plus_minus(tested.mean(), tested.std()))
-        for name, fit, accuracy in fits:
+            fits, accuracies = [fits[-1], ("linear or other head on frozen features", {})], [tuned, tested]
+        for (name, fit), accuracy in zip(fits, accuracies, strict=True):
             stage = f", {name}" if name and (len(fits) > 1 or name not in method.label) else ""
             rate = fit.get("lr", "")
             rows.append({
@@ -103,7 +94,7 @@ def settings_table(board: Board) -> pd.DataFrame:
                 "Batch Size": fit.get("batch_size", ""),
                 "Epochs": fit.get("epochs_run", fit.get("epochs", "")),
                 "Criterion": fit.get("criterion", ""),
-                "Test Accuracy": accuracy,
+                "Test Accuracy": _plus_minus(accuracy.mean(), accuracy.std()),
             })  # fmt: skip
     return pd.DataFrame(rows).astype(str)
 
@@ -136,4 +127,5 @@ def _trainings(method: Method) -> dict[str, dict]:
 
 
 def _plus_minus(mean: float, std: float) -> str:
-    return f"{mean:.4f} ± {std:.4f}" if np.isfinite(std) else f"{mean:.4f}" if np.isfinite(mean) else ""
+    """What is NaN, as std is of a single run, is left out."""
+    return f"{mean:.4f} ± {std:.4f}".removesuffix(" ± nan").removeprefix("nan")

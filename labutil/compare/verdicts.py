@@ -41,7 +41,7 @@ def judge(board: Board, claims: Sequence[tuple], *, replicates: int = significan
     """
     rows = []
     for claim, report, needs, kind, *what in claims:
-        found = _drop(board) if kind == "drop" else _verdict(board, kind, _pairs(board, kind, *what), replicates)
+        found = _drop(board) if kind == "drop" else _compared(board, kind, _pairs(board, kind, *what), replicates)
         rows.append((claim, report, *(found or (f"needs {NEEDS[kind]} {needs}", OPEN))))
     return pd.DataFrame(rows, columns=["claim", "report", "here", "verdict"])
 
@@ -76,7 +76,7 @@ def _size(method: Method, parameter: str) -> float:
     return len(value) if isinstance(value, list) else float(value)
 
 
-def _verdict(board: Board, kind: str, pairs: Sequence[Pair], replicates: int) -> tuple[str, str] | None:
+def _compared(board: Board, kind: str, pairs: Sequence[Pair], replicates: int) -> tuple[str, str] | None:
     """What the runs show, in words, and the verdict; None without pairs. Several are corrected, and must agree."""
     if not pairs:
         return None
@@ -91,15 +91,20 @@ def _verdict(board: Board, kind: str, pairs: Sequence[Pair], replicates: int) ->
         return f"{text} of different recipes, so not compared", OPEN
     sure = significance.holm([d.p for d in found]) < 1 - significance.LEVEL
     if kind == "alike":
-        alike = all(max(-d.low, d.high) < ALIKE for d in found)
-        return text, DISAGREES if sure.any() else AGREES if alike else OPEN
-    signs = {d.value > 0 for d, s in zip(found, sure, strict=True) if s}
-    return text, OPEN if len(signs) != 1 else AGREES if signs == {True} else DISAGREES
+        if sure.any():
+            return text, DISAGREES
+        return text, AGREES if all(max(-d.low, d.high) < ALIKE for d in found) else OPEN
+    return text, _verdict({d.value > 0 for d, s in zip(found, sure, strict=True) if s})
+
+
+def _verdict(better: set[bool | None]) -> str:
+    """Of what comparisons have shown: True and False, better and worse, None: neither."""
+    return {(True,): AGREES, (False,): DISAGREES}.get(tuple(better), OPEN)
 
 
 def _drop(board: Board) -> tuple[str, str] | None:
     """Accuracy at home less that on shifted images, of every method that was tested on both; None without any."""
-    texts, z = [], []
+    texts, better = [], set()
     for method in board.methods:
         at_home, shifted = method.metric("test_accuracy"), method.metric("shifted_accuracy")
         home, away = at_home.mean(), shifted.mean()
@@ -108,7 +113,6 @@ def _drop(board: Board) -> tuple[str, str] | None:
             by_images = (home * (1 - home) + away * (1 - away)) / len(board.y_true)
             by_seeds = np.var(at_home - shifted, ddof=1) / len(shifted) if len(shifted) > 1 else 0.0
             texts.append(f"{method.label}: {home:.1%} at home, {away:.1%} shifted")
-            z.append((home - away) / max(math.sqrt(by_images + by_seeds), 1e-9))
-    if not z:
-        return None
-    return "; ".join(texts), AGREES if min(z) > 2 else DISAGREES if max(z) < -2 else OPEN
+            sure = abs(home - away) > 2 * max(math.sqrt(by_images + by_seeds), 1e-9)
+            better.add(bool(home > away) if sure else None)
+    return ("; ".join(texts), _verdict(better)) if texts else None

@@ -83,16 +83,16 @@ def test_pages_need_nbconvert(tmp_path, monkeypatch):
 
 def test_a_reader_of_runs_is_new_when_they_are(tmp_path):
     notebook = NOTEBOOKS / "07_comparison.ipynb"
-    params = {"runs": str(tmp_path), "seed": 0}
-    first = runs.run_id(notebook, params)
-    assert runs.run_id(notebook, params) == first
-    leave_run(tmp_path / "07_comparison" / "smoke", "02_supervised_baseline", seed=0)
-    leave_run(tmp_path, "07_comparison", seed=0)
-    assert runs.run_id(notebook, params) == first  # its own
-    leave_run(tmp_path, "05_supcon", seed=0)
-    second = runs.run_id(notebook, params)
-    assert second != first
-    leave_run(tmp_path, "05_supcon", seed=1)
-    assert runs.run_id(notebook, params) != second
-    beside = params | {"runs": None}  # None: what lies beside it
-    assert runs.run_id(notebook, beside, tmp_path) != runs.run_id(notebook, beside)
+
+    def stamp(root=tmp_path, *out):
+        return runs.run_id(notebook, {"runs": root and str(root), "seed": 0}, *out)
+
+    stamps = [stamp()]
+    leave_run(tmp_path / "07_comparison" / "smoke", "02_supervised_baseline")
+    leave_run(tmp_path, "07_comparison")
+    assert stamp() == stamps[0]  # those are its own
+    for seed in (0, 1):
+        leave_run(tmp_path, "05_supcon", seed=seed)
+        stamps.append(stamp())
+    assert len(set(stamps)) == 3
+    assert stamp(None, tmp_path) != stamp(None)  # None: what lies beside it
