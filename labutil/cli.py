@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,7 @@ import click
 from labutil import paths, runs
 from labutil.data import sources
 from labutil.runs import execute, parameters, report_e
-from labutil.runs.predict import find_run, predict_images, summary, table_path, write_table
-
-NOTEBOOKS = "notebooks"
+from labutil.runs.predict import find_run, parse_source, predict_images, summary
 
 
 class OneLineErrors(click.Group):
@@ -40,31 +39,21 @@ def main() -> None:
 @main.command()
 @click.argument("notebooks", nargs=-1, required=True, metavar="NOTEBOOK...|all")
 @execute.run_options
-def run(
-    notebooks: tuple[str, ...], recipe: str | None, overrides: execute.Overrides, out: Path | None, force: bool
-) -> None:
+def run(notebooks: tuple[str, ...], recipe: str | None, overrides: execute.Overrides, **options: Any) -> None:
     """Run notebooks as programs, each leaving one directory with its record, figures and predictions.
 
     NOTEBOOK is a name (02_supervised_baseline), its number (02), or `all`. The same command again finds its
     finished run; one that was cut off continues.
     """
-    plans = [(path, parameters.plan(path, recipe, dict(overrides))) for path in choose(notebooks, recipe)]
+    if notebooks == ("all",):  # that the recipe has settings for
+        found = sorted(parameters.NOTEBOOKS.glob("[0-9]*.ipynb"))
+        chosen = [path for path in found if not recipe or parameters.read_recipe(path, recipe) is not None]
+    else:
+        chosen = [parameters.find_notebook(name) for name in notebooks]
+    plans = [(path, parameters.plan(path, recipe, dict(overrides))) for path in chosen]
     for path, params in plans:
-        directory, record, found = runs.run_notebook(
-            path, params, recipe=recipe, out=out, force=force, progress=sys.stderr.isatty()
-        )
-        click.echo(f"{runs.outcome(directory, record, found)}\n{runs.format_metrics(record['metrics'])}")
-
-
-def choose(names: tuple[str, ...], recipe: str | None) -> list[Path]:
-    """The notebooks that the command line names; `all` means all that the recipe has settings for."""
-    folder = paths.project_root() / NOTEBOOKS
-    if names != ("all",):
-        return [parameters.find_notebook(folder, name) for name in names]
-    found = sorted(folder.glob("[0-9]*.ipynb"))
-    if recipe is None:
-        return found
-    return [p for p in found if parameters.read_recipe(folder / "recipes", recipe, p.stem) is not None]
+        _, record = execute.run_and_tell(path, params, recipe=recipe, **options)
+        click.echo(runs.format_metrics(record["metrics"]))
 
 
 @main.command()
@@ -81,19 +70,13 @@ def data(spec: str) -> None:
     height, width = found.train.images.shape[2:]
     click.echo(f"{found.name}: {found.channels} x {height} x {width}, {len(found.classes) or 'no'} classes")
     for split in ("train", "val", "test", "unlabelled"):
-        images = getattr(found, split)
-        if images is not None:
+        if (images := getattr(found, split)) is not None:
             click.echo(f"  {split:<10} {len(images):>8,} images")
-    if found.classes:
-        counts = found.train.labels.bincount(minlength=len(found.classes)).tolist()
-        longest = max(len(name) for name in found.classes)
-        for name, count in zip(found.classes, counts, strict=True):
-            click.echo(f"    {name:<{longest}}  {count:>7,} in train")
-    click.echo(f"  mean {_numbers(found.mean)}  std {_numbers(found.std)}  fingerprint {found.fingerprint}")
-
-
-def _numbers(values: tuple[float, ...]) -> str:
-    return "(" + ", ".join(f"{v:.4f}" for v in values) + ")"
+    longest = max(map(len, found.classes), default=0)
+    for i, name in enumerate(found.classes):
+        click.echo(f"    {name:<{longest}}  {(found.train.labels == i).sum():>7,} in train")
+    mean, std = (", ".join(f"{value:.4f}" for value in values) for values in (found.mean, found.std))
+    click.echo(f"  mean ({mean})  std ({std})  fingerprint {found.fingerprint}")
 
 
 @main.command()
@@ -108,9 +91,10 @@ def predict(run_name: str, spec: str, part: str | None, out: Path | None) -> Non
     SPEC: as for `labutil data`, or the path of a folder of images in any order, or of one image; labels are not needed.
     """
     directory = find_run(run_name)
-    path = table_path(directory, spec, part, out)
+    name = re.sub(r"[^\w.@-]+", "_", "_".join(filter(None, ("predictions", parse_source(spec).name, part))))
+    path = paths.target(out or directory / f"{name}.csv")
     table = predict_images(directory, spec, part)
-    write_table(path, table)
+    paths.replace_file(path, lambda temporary: table.to_csv(temporary, index=False, float_format="%.6g"))
     images = "1 image" if len(table) == 1 else f"{len(table):,} images"
     click.echo(f"{images}: {runs.show_path(path)}\n  {summary(table)}")
 
@@ -128,7 +112,7 @@ def compare(directory: Path | None, html: bool) -> None:
     Prints the table, mean ± std over seeds, and leaves compare_summary.txt and .csv there.
     """
     root = directory or paths.runs_dir()
-    if not root.is_dir():  # before anything heavy is imported
+    if not root.is_dir():
         raise sources.DataError(f"{root} is no directory: give one that holds runs, or make some with labutil run all")
 
     from labutil.compare import lessons, tables
@@ -147,7 +131,6 @@ def lab(lesson: str | None, jupyter_options: tuple[str, ...]) -> None:
 
     Other options go to JupyterLab: --port 8890, --no-browser, --allow-root in a container.
     """
-    folder = paths.project_root() / NOTEBOOKS
-    target = parameters.find_notebook(folder, lesson) if lesson else folder
+    target = parameters.find_notebook(lesson) if lesson else parameters.NOTEBOOKS
     root = f"--ServerApp.root_dir={paths.project_root()}"
     os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", root, *jupyter_options, str(target)])

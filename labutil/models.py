@@ -168,7 +168,7 @@ def layerwise_rates(encoder: nn.Module, decay: float, prefix: str = "encoder.") 
 
 
 class SignedRoot(nn.Module):
-    """sign(x) sqrt(|x|), as `probes.signed_root` in NumPy: no single large feature decides (Jegou et al. 2012).
+    """sign(x) sqrt(|x|), as `representations.signed_root`: no single large feature decides (Jegou et al. 2012).
 
     The root's slope is infinite at 0, where the features of a ReLU often lie. Its values are exact; below 0.0001 its
     gradient is that of the straight line from 0 to the curve, 100, and elsewhere the root's own.

@@ -6,6 +6,7 @@ import difflib
 import math
 import os
 from collections.abc import Callable, Collection
+from numbers import Real
 from pathlib import Path
 
 
@@ -33,8 +34,8 @@ def check_number(parameter: str, value: object, low: float, high: float = math.i
 
 
 def is_number(value: object) -> bool:
-    """Whether `value` is an int or a finite float; True and False are neither."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether `value` is a finite number, also one of NumPy's; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def check_choice(parameter: str, value: str, choices: Collection[str]) -> None:
@@ -57,13 +58,27 @@ def project_root() -> Path:
 
 
 def data_dir() -> Path:
-    """Where data sets and their caches lie: `$LABUTIL_DATA`, else `data/` in the project's root."""
-    return _place("LABUTIL_DATA", "data")
+    """Where data sets and their caches lie: `$LABUTIL_DATA` (from the project's root, if relative), else `data/`."""
+    return project_root() / Path(os.environ.get("LABUTIL_DATA") or "data").expanduser()
 
 
 def runs_dir() -> Path:
-    """Where run directories lie: `$LABUTIL_RUNS`, else `runs/` in the project's root."""
-    return _place("LABUTIL_RUNS", "runs")
+    """Where run directories lie: `$LABUTIL_RUNS` (from the project's root, if relative), else `runs/`."""
+    return project_root() / Path(os.environ.get("LABUTIL_RUNS") or "runs").expanduser()
+
+
+def absolute(path: Path | str) -> Path:
+    """A path as a person types it, made absolute: it counts from the current folder, `~` is the home folder."""
+    return Path(os.path.abspath(os.path.expanduser(path)))
+
+
+def target(path: Path | str) -> Path:
+    """The absolute path of a file to write. Raises DataError, before anything is computed, where none can be."""
+    path = absolute(path)
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        reason = "it is a folder" if path.is_dir() else f"{path.parent} is no folder to write into"
+        raise DataError(f"{path} cannot be written, {reason}: name another file")
+    return path
 
 
 def replace_file(path: Path, write: Callable[[Path], object], *, sync: bool = False) -> None:
@@ -83,8 +98,3 @@ def replace_file(path: Path, write: Callable[[Path], object], *, sync: bool = Fa
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _place(variable: str, default: str) -> Path:
-    # joining an absolute path gives that path; a relative value counts from the root, like the default
-    return project_root() / Path(os.environ.get(variable) or default).expanduser()

@@ -1,39 +1,33 @@
-"""Representations and what is in them: frozen features, k-NN, retrieval, spread, and the linear probes of `probes`.
-
-Embeddings are finite floats (N, D), a row an image; labels are integers (N,). Both may be torch tensors, NumPy arrays
-or lists. Anything else raises ValueError, and says what is wrong.
-"""
+"""Representations and what is in them: frozen features, nearest neighbours, linear classifiers. Embeddings are finite
+floats (N, D), labels integers (N,), 0 to K - 1: torch tensors, NumPy arrays or lists where not said otherwise."""
 
 from __future__ import annotations
 
 import hashlib
-import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from labutil import device, evaluation, models
-from labutil.images import to_numpy
-from labutil.paths import DataError, data_dir, replace_file
-from labutil.probes import (  # noqa: F401
-    few_labels,
-    label_efficiency,
-    linear_layer,
-    linear_probe,
-    logistic_regression,
-    principal_axes,
-    probe_head,
-    signed_root,
-)
+from labutil.geometry import CHUNK, check_embeddings
+from labutil.images import ImageSet, stratified_sample, to_numpy
+from labutil.paths import DataError, check_number, data_dir, replace_file
+from labutil.training import fit
 
 if TYPE_CHECKING:
+    import pandas as pd
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import Pipeline
+
     from labutil.images import Array
 
-CHUNK = 2**24  # similarities held at a time: 64 MiB in float32
+AXES = 512  # principal axes that a linear probe keeps, at most
 DEFAULT = "tf_efficientnet_lite0"  # its weights are installed
 FORMAT = 1  # part of every name in the cache: raise it when the features of an image change
 
@@ -43,24 +37,16 @@ def knn_probabilities(
 ) -> Tensor:
     """Class probabilities of each query by a vote of its k nearest neighbours (Wu et al. 2018, arXiv:1805.01978).
 
-    Neighbours are the most similar by cosine; each votes for its class with weight exp(cosine / tau).
-
-    bank, bank_labels: embeddings (M, D) and labels (M,), 0 to K - 1, of known images, usually the training images.
-    queries: (N, D). n_classes: K. k: neighbours that vote; the whole bank where it is smaller. tau: temperature of the
-    weights; large ones make all votes equal. Returns float32 (N, K) on the CPU, rows sum to 1.
-
-    Example:
-        p = knn_probabilities(h_train, data.train.labels, h_val, K)
+    Of the images with embeddings `bank` (M, D) and labels `bank_labels` (M,) the k most similar to a query (N, D) by
+    cosine vote, with weight exp(cosine / tau). Returns float32 (N, K) on the CPU, rows sum to 1.
     """
-    bank, queries = _unit("bank", bank), _unit("queries", queries)
+    bank, queries = F.normalize(check_embeddings("bank", bank)), F.normalize(check_embeddings("queries", queries))
     y = torch.from_numpy(evaluation.check_labels("bank_labels", bank_labels, n_classes)).to(bank.device)
     if bank.shape[1] != queries.shape[1] or len(y) != len(bank):
-        raise ValueError(
-            f"bank {tuple(bank.shape)}, its labels {tuple(y.shape)} and queries {tuple(queries.shape)} must be (M, D), "
-            "(M,) and (N, D)"
-        )
-    if k < 1 or not tau > 0:
-        raise ValueError(f"k={k} must be at least 1 and tau={tau} above 0")
+        shapes = f"{tuple(bank.shape)}, {tuple(y.shape)} and {tuple(queries.shape)}"
+        raise ValueError(f"bank, bank_labels and queries must be (M, D), (M,) and (N, D), got {shapes}")
+    check_number("k", k, 1, whole=True)
+    check_number("tau", tau, 1e-9)
     votes = torch.zeros(len(queries), n_classes, device=bank.device)
     rows = max(1, CHUNK // len(bank))
     for start in range(0, len(queries), rows):
@@ -70,11 +56,7 @@ def knn_probabilities(
 
 
 def knn_accuracy(bank: Array, bank_labels: Array, queries: Array, labels: Array, *, k: int = 20) -> float:
-    """Share of queries (N, D) whose label `knn_probabilities` finds, in [0, 1].
-
-    Example:
-        knn_accuracy(h_train, data.train.labels, h_val, data.val.labels)
-    """
+    """Share of queries (N, D) whose label `knn_probabilities` finds, in [0, 1]."""
     bank_labels, labels = to_numpy(bank_labels), to_numpy(labels)
     if len(labels) != len(queries) or not len(labels):
         raise ValueError(f"{len(labels)} labels for {len(queries)} queries: give one each, and at least one")
@@ -82,137 +64,157 @@ def knn_accuracy(bank: Array, bank_labels: Array, queries: Array, labels: Array,
     return float((probabilities.argmax(1).numpy() == labels).mean())
 
 
-def retrieval_accuracy(z_a: Array, z_b: Array, k: int = 5) -> float:
-    """How often a view finds the other view of its image: SimCLR's top-k accuracy (report A has k = 5).
+def signed_root(x: np.ndarray) -> np.ndarray:
+    """Square root of the size, with the sign, as `models.SignedRoot`: no single large feature decides (Jegou 2012)."""
+    return np.sign(x) * np.sqrt(np.abs(x))
 
-    Each of the 2N views looks among the 2N - 1 others, of both kinds; the share whose own other view is among the k
-    most similar by cosine. Equal similarities count as if drawn by lot, so collapsed embeddings give chance,
-    k / (2N - 1). It falls as N grows: compare equal numbers of images. z_a, z_b: (N, D), two views, row by row.
+
+def principal_axes(h: Array) -> np.ndarray:
+    """Signed roots of features on their leading principal axes, centred, float (N, min(AXES, D, N - 1)). With all axes
+    the mean squared length is 100, so that one `decay` of `logistic_regression` suits all features."""
+    _, x, power = _fit_axes(to_numpy(h))
+    return x / np.sqrt(power)
+
+
+def logistic_regression(
+    x: np.ndarray, labels: np.ndarray, *, decay: float, power: float = 1.0, sample_weight: np.ndarray | None = None
+) -> LogisticRegression:
+    """Multinomial logistic regression, fitted: least mean cross-entropy + decay * power * |W|^2 (no penalty of biases).
+
+    labels: two classes at least. power: the mean squared length of x (N, D), in hundreds, so that one `decay` suits
+    all features; 1 for `principal_axes`. sample_weight: (N,), multiplies each row's cross-entropy.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    with threadpool_limits(1):  # small products: threads that wait for each other cost more than they bring
+        model = LogisticRegression(C=1 / (2 * decay * len(x) * power), max_iter=1000, tol=1e-3)
+        return model.fit(x, labels, sample_weight=sample_weight)
+
+
+def linear_probe(h: Array, labels: Array, *, decay: float = 0.002) -> Pipeline:
+    """A linear classifier on frozen features: how much of the answer is in them in plain sight.
+
+    Signed roots of the features, on their leading principal axes (not standardised one by one: those that vary little
+    say little), then multinomial logistic regression: a tenth of a second for a few thousand images, always the same.
+
+    labels: two classes at least. decay: L2 penalty, for features scaled to a mean squared length of 100; 0.001 to 0.01
+    suits most sets. Returns a fitted scikit-learn pipeline, for NumPy arrays, with the steps "signed_root", "axes"
+    (PCA) and "classifier".
 
     Example:
-        retrieval_accuracy(z_a, z_b, k=1)  # 1.0 when every view's nearest neighbour is its other view
+        linear_probe(h, data.train.labels).score(h_val.numpy(), data.val.labels.numpy())
     """
-    z_a, z_b = _pair(z_a, z_b)
-    n, z = len(z_a), torch.cat([z_a, z_b])
-    if k < 1:
-        raise ValueError(f"k={k} must be at least 1")
-    found = 0.0
-    for own in torch.arange(2 * n, device=z.device).split(max(1, CHUNK // len(z))):
-        similarity = z[own] @ z.mT
-        positive = similarity.gather(1, ((own + n) % (2 * n))[:, None])
-        similarity.scatter_(1, own[:, None], -torch.inf)
-        nearer = (similarity > positive).sum(1)
-        equal = (similarity == positive).sum(1)  # itself among them
-        found += ((k - nearer) / equal).clamp(0, 1).sum().item()
-    return found / (2 * n)
+    probe, x, power = _fit_axes(to_numpy(h))
+    probe.steps.append(("classifier", logistic_regression(x, to_numpy(labels), decay=decay, power=power)))
+    return probe
 
 
-def alignment(z_a: Array, z_b: Array) -> float:
-    """Mean squared distance of an image's two views on the unit sphere (Wang & Isola 2020, arXiv:2005.10242).
+def _fit_axes(h: np.ndarray) -> tuple[Pipeline, np.ndarray, float]:
+    """The first steps of a linear probe, fitted; h as they leave it; the mean squared length of its roots / 100."""
+    from sklearn.decomposition import PCA
+    from sklearn.pipeline import Pipeline
+    from sklearn.preprocessing import FunctionTransformer
 
-    From 0, views coincide, to 4; 2 for unrelated directions. Small is good only where `uniformity` is low as well.
+    n, d = h.shape
+    solver = "covariance_eigh" if n > d else "full"  # the former is fast, and fails on few images
+    axes = PCA(min(AXES, d, max(1, n - 1)), svd_solver=solver)
+    steps = Pipeline([("signed_root", FunctionTransformer(signed_root)), ("axes", axes)])
+    with threadpool_limits(1):
+        return steps, steps.fit_transform(h), max(signed_root(h).var(0).sum() / 100, 1e-12)
+
+
+def probe_head(probe: Pipeline, n_classes: int) -> nn.Sequential:
+    """A fitted `linear_probe` as a head, Sequential(SignedRoot(), Linear(D, K)): its softmax is the `predict_proba`.
+
+    Fine-tuning from there (LP-FT: Kumar et al. 2022, arXiv:2202.10054) begins with a head that fits, so its first
+    gradients do not distort the features. A class that the probe has not seen gets the logit -30, the others' largest
+    is at least about 0. `rebuild` knows it as head={"signed_root": True, "sizes": [], "dropout": []}.
+    Raises ValueError for a pipeline of other steps, or one whose labels are not among 0 to K - 1.
     """
-    z_a, z_b = _pair(z_a, z_b)
-    return (z_a - z_b).double().pow(2).sum(1).mean().item()
+    if list(probe.named_steps) != ["signed_root", "axes", "classifier"]:
+        raise ValueError("probe: expected the fitted pipeline that `linear_probe` returns")
+    axes, classifier, classes = probe["axes"], probe["classifier"], probe.classes_
+    if classes.min() < 0 or classes.max() >= n_classes:
+        raise ValueError(f"n_classes={n_classes}: the probe knows labels from {classes.min()} to {classes.max()}")
+    weight = classifier.coef_.astype(np.float64) @ axes.components_
+    bias = classifier.intercept_ - weight @ axes.mean_
+    if len(weight) == 1:  # of two classes: one logit, positive for the second; softmax wants their difference
+        weight, bias = (np.concatenate([-v, v]) / 2 for v in (weight, bias))
+    head = models.mlp_head(weight.shape[1], [], n_classes, signed_root=True)
+    with torch.no_grad():
+        head[1].weight.zero_()[classes] = torch.as_tensor(weight, dtype=torch.float32)
+        head[1].bias.fill_(-30.0)[classes] = torch.as_tensor(bias, dtype=torch.float32)
+    return head
 
 
-def uniformity(z: Array, t: float = 2) -> float:
-    """log of the mean of exp(-t d^2) over all pairs, d their distance on the unit sphere (Wang & Isola 2020).
+def linear_layer(
+    h: Tensor, labels: Tensor, h_val: Tensor, labels_val: Tensor, n_classes: int, **settings: Any
+) -> tuple[nn.Linear, pd.DataFrame]:
+    """Train one linear layer on frozen representations by `training.fit`: (layer, history, a row an epoch).
 
-    0 when all embeddings are one point; about -2t for many points spread evenly over a sphere of many dimensions.
-    z: (N, D), N >= 2; cost and exactness are those of all pairs.
-    """
-    z = _unit("z", z)
-    if len(z) < 2:
-        raise ValueError("uniformity compares pairs: give it at least two embeddings")
-    total = -float(len(z))  # each with itself, exp(0), does not count
-    for rows in z.split(max(1, CHUNK // len(z))):
-        total += (2 * t * (rows @ z.mT - 1)).clamp(max=0).exp().sum(dtype=torch.float64).item()
-    return math.log(max(total, 1e-300) / (len(z) * (len(z) - 1)))
-
-
-def effective_rank(h: Array) -> float:
-    """In how many directions embeddings vary: exp of the entropy of the singular values, shares of their sum.
-
-    Of the centred embeddings; from 1, a line, to min(N - 1, D), all directions alike; 0 when nothing varies.
-    Source: Roy & Vetterli 2007, "The effective rank"; for embeddings Garrido et al. 2023 (RankMe, arXiv:2210.02885).
-    """
-    h = _matrix("h", h)
-    values = _variances(h).sqrt()
-    # What rounding of the mean leaves of equal rows is no direction.
-    values = values[values > 1e-6 * h.double().norm()]
-    return _directions(values) if len(values) else 0.0
-
-
-def collapse(h: Array) -> str:
-    """A warning in plain words when embeddings have collapsed, wholly or in dimension; "" when they have not.
-
-    Wholly: nearly all point the same way; the mean of 1 - cosine over pairs is below 0.001 (random encoders of this
-    package have 0.007 to 0.15, trained ones more; a network that only pulls views together came to 0.00002).
-    In dimension: fewer than two directions hold the variance of the directions (exp of the entropy of the covariance's
-    eigenvalues, which is 1 for a line, 2 for an even plane; those that learned eight classes had 3 to 20).
-    Labels of two classes make a line of good embeddings too, and the warning says so.
-
-    h: embeddings or projections (N, D), N and D at least 2, else "".
+    It trains on features that are centred, and divided by one number, so that one learning rate suits any encoder; the
+    layer that is returned takes h (N, D) as it is. It begins at zero: no seed matters but that of the order.
+    settings: as `fit` takes them; epochs, batch_size and lr at least.
 
     Example:
-        print(collapse(z_val) or "no collapse")
+        layer, history = linear_layer(h, y, h_val, y_val, K, epochs=20, batch_size=64, lr=0.01)
     """
-    u = _unit("h", h)
-    if min(u.shape) < 2:
-        return ""
-    variances = _variances(u)
-    difference = variances.sum().item() / (len(u) - 1)  # the mean of 1 - cosine over pairs of different rows
-    if difference < 1e-3:
-        return (
-            f"Collapsed: all embeddings point nearly the same way (mean cosine {1 - difference:.5f}), so they hardly "
-            "tell one image from another. Lower the learning rate; BYOL: keep the predictor and the slow target."
-        )
-    if (directions := _directions(variances)) < 2:
-        return (
-            f"Collapsed in dimension: the embeddings vary in {directions:.1f} of {u.shape[1]} directions. That is "
-            "enough for two classes, not for many: weaken the augmentation, or (Barlow Twins) raise lambd."
-        )
-    return ""
+    layer = device.prepare(nn.Linear(h.shape[1], n_classes))
+    centre, scale = h.mean(0), h.var(0, correction=0).mean().sqrt().clamp(min=1e-6)
+    x_val, labels_val = ((h_val - centre) / scale).to(device.get_device()), labels_val.to(device.get_device())
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+
+    def step(x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        logits = layer(x)
+        return F.cross_entropy(logits, y), {"accuracy": (logits.argmax(1) == y).float().mean()}
+
+    @torch.no_grad()
+    def validate() -> dict[str, float]:
+        loss, accuracy = step(x_val, labels_val)
+        return {"val_loss": loss.item(), "val_accuracy": accuracy["accuracy"].item()}
+
+    data = ImageSet((h - centre) / scale, labels, tuple(map(str, range(n_classes))))
+    history = fit(step, [layer], data, validate=validate, precision="fp32", **settings)
+    layer = device.unwrapped(layer)
+    with torch.no_grad():  # W (h - centre) / scale + b, as one layer
+        layer.weight /= scale.to(layer.weight)
+        layer.bias -= layer.weight @ centre.to(layer.weight)
+    return layer, history
 
 
-def _variances(h: Tensor) -> Tensor:
-    """Squared singular values of the centred h (N, D), in float64: its sums of squares along its principal axes."""
-    centred = (h - h.mean(0)).double()
-    wide = len(h) < h.shape[1]
-    return torch.linalg.eigvalsh(centred @ centred.mT if wide else centred.mT @ centred).clamp(min=0)
+def few_labels(labels: Array, n: int, seed: int = 0) -> np.ndarray:
+    """Indices of n images in which every class keeps its share and at least one image (`images.stratified_sample`
+    leaves rare classes out where n is small): int64, rising."""
+    y = to_numpy(labels)
+    order = np.random.default_rng(seed).permutation(len(y))
+    one_each = order[np.unique(y[order], return_index=True)[1]]
+    rest = np.setdiff1d(np.arange(len(y)), one_each)
+    more = rest[stratified_sample(y[rest], max(0, n - len(one_each)), seed)]
+    return np.sort(np.concatenate([one_each, more]))
 
 
-def _directions(weights: Tensor) -> float:
-    """exp of the entropy of the weights, as shares of their sum: how many count, if all of them counted alike."""
-    return torch.special.entr(weights / weights.sum()).sum().exp().item()
+def label_efficiency(
+    h: Array, labels: Array, h_val: Array, labels_val: Array, shares: Sequence[float], *, seeds: int = 3
+) -> pd.DataFrame:
+    """Accuracy of `linear_probe` with shares of the labels, in (0, 1], each drawn `seeds` times (all labels once).
 
+    Returns DataFrame(share, labels, seed, accuracy), accuracy on h_val, a row a draw.
+    """
+    import pandas as pd
 
-def _pair(z_a: Array, z_b: Array) -> tuple[Tensor, Tensor]:
-    z_a, z_b = _unit("z_a", z_a), _unit("z_b", z_b)
-    if z_a.shape != z_b.shape or not len(z_a):
-        raise ValueError(f"two views of the same images, got {tuple(z_a.shape)} and {tuple(z_b.shape)}")
-    return z_a, z_b
-
-
-def _unit(name: str, values: Array) -> Tensor:
-    return F.normalize(_matrix(name, values), dim=1)
-
-
-def _matrix(name: str, values: Array) -> Tensor:
-    values = torch.as_tensor(values).detach().float()
-    if values.ndim != 2 or not values.isfinite().all():
-        what = "not all are finite" if values.ndim == 2 else f"got {tuple(values.shape)}"
-        raise ValueError(f"{name}: expected finite embeddings (N, D), {what}")
-    return values
+    x, y, x_val, y_val = (to_numpy(values) for values in (h, labels, h_val, labels_val))
+    rows = []
+    for share in shares:
+        check_number("shares", share, 1e-9, 1)
+        for seed in range(seeds if share < 1 else 1):
+            index = few_labels(y, round(share * len(y)), seed)
+            rows.append((share, len(index), seed, linear_probe(x[index], y[index]).score(x_val, y_val)))
+    return pd.DataFrame(rows, columns=["share", "labels", "seed", "accuracy"])
 
 
 def state_hash(module: nn.Module) -> str:
-    """16 hex digits of everything in a module's state, parameters and buffers: equal only when all bits are.
-
-    Example:
-        before = state_hash(encoder)
-    """
+    """16 hex digits of everything in a module's state, parameters and buffers: equal only when all bits are."""
     total = hashlib.sha256()
     for name, value in module.state_dict().items():
         total.update(name.encode() + value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
@@ -220,7 +222,7 @@ def state_hash(module: nn.Module) -> str:
 
 
 def frozen_features(
-    images: Tensor | np.ndarray,
+    images: Array,
     *,
     encoder: str = DEFAULT,
     size: int | None = None,
@@ -231,20 +233,14 @@ def frozen_features(
 
     Kept under `data/cache/features`, by the images' bytes, the network and the size: the second call reads them.
 
-    images: uint8 (N, C, H, W), C = 1 or 3; N = 0 is allowed. encoder: any name that `models.encoder` has pretrained
-    weights for; D = 1280 for the default. size: pixels a side to which images are scaled first; None: `feature_size`
-    of theirs. Features of larger images are better, and cost in proportion to size squared. weights: a file of
-    weights, as `models.encoder` takes it. cache: False computes anew and keeps nothing.
-    Raises ValueError for images of another type or shape, a size below 1, weights that cannot be had; DataError when
-    the cache cannot be written.
-
-    Example:
-        h = frozen_features(data.train.images)
+    images: uint8 (N, C, H, W), C = 1 or 3; N = 0 is allowed. encoder: any that `models.encoder` has pretrained weights
+    for; D = 1280 for the default. size: pixels a side to which images are scaled first (None: `feature_size`); larger
+    ones give better features, at a cost like size squared. weights: a file, as `models.encoder` takes it. cache: False
+    computes anew and keeps nothing. Raises DataError when the cache cannot be written.
     """
     images = check_images("images", images)
     size = feature_size(images.shape[2:]) if size is None else int(size)
-    if size < 1:
-        raise ValueError(f"size={size} must be at least 1")
+    check_number("size", size, 1, whole=True)
     if cache:
         path = data_dir() / "cache" / "features" / f"{_key(images, encoder, size, weights)}.npy"
         try:
@@ -265,7 +261,7 @@ def frozen_features(
     return h
 
 
-def check_images(name: str, images: Tensor | np.ndarray) -> Tensor:
+def check_images(name: str, images: Array) -> Tensor:
     """`images` as a tensor, uint8 (N, 1 or 3, H, W), or one clear ValueError that calls them `name`."""
     images = torch.as_tensor(images)
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in {1, 3}:
@@ -273,19 +269,9 @@ def check_images(name: str, images: Tensor | np.ndarray) -> Tensor:
     return images
 
 
-def eigenvectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """`torch.linalg.eigh` that always answers: in single precision it gives up on many equal eigenvalues, as a
-    covariance of fewer images than features has, and then takes twice as long in double."""
-    try:
-        return torch.linalg.eigh(matrix)
-    except torch.linalg.LinAlgError:
-        values, vectors = torch.linalg.eigh(matrix.double())
-        return values.to(matrix.dtype), vectors.to(matrix.dtype)
-
-
 def feature_size(image_shape: tuple[int, int]) -> int:
     """Pixels a side at which a pretrained network sees images of this height and width: the larger of the two, to the
-    nearest multiple of 32, from 96 to 224. Networks trained on ImageNet see small images better when enlarged."""
+    nearest multiple of 32, from 96 (small images are seen better enlarged) to 224."""
     return min(224, max(96, 32 * round(max(image_shape) / 32)))
 
 
@@ -299,9 +285,8 @@ def batch_size(size: int) -> int:
 def _key(images: Tensor, encoder: str, size: int, weights: str | Path | None) -> str:
     facts = [FORMAT, encoder, size, tuple(images.shape), device.default_precision()]
     if weights is not None:
-        path = Path(weights).expanduser()
-        status = path.stat() if path.exists() else None
-        facts += [str(path), status and (status.st_size, status.st_mtime_ns)]
+        file = Path(weights).expanduser()
+        facts += [str(file), file.exists() and (file.stat().st_size, file.stat().st_mtime_ns)]
     total = hashlib.sha256(repr(facts).encode())
     for chunk in images.split(4096):  # memory-mapped images stay on the disk
         total.update(chunk.contiguous().numpy())

@@ -220,7 +220,7 @@ OWN_CUT = {
 def test_recipes_run_cut_to_a_few_steps(path, stand_ins, tmp_path):
     notebook = ROOT / "notebooks" / f"{path.stem}.ipynb"
     declared = parameters.read_parameters(notebook)
-    settings = parameters.read_recipe(RECIPES, path.parent.name, path.stem)
+    settings = parameters.read_recipe(notebook, path.parent.name)
     wanted = settings.get("dataset", declared["dataset"].default)
     small = stand_ins.get(wanted.split(":")[0], wanted)  # what comes with the workbook stands for itself
     cut = {k: v for k, v in CUT.items() if k in declared} | {"dataset": small}

@@ -155,5 +155,5 @@ def test_nothing_names_a_machine(path):
 def test_recipes_fit_their_notebooks(path):
     notebook = ROOT / "notebooks" / f"{path.stem}.ipynb"
     assert notebook.exists()
-    settings = parameters.read_recipe(path.parent.parent, path.parent.name, path.stem)
+    settings = parameters.read_recipe(notebook, path.parent.name)
     parameters.merge(notebook, settings)

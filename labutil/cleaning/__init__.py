@@ -7,7 +7,7 @@ __getattr__, __dir__ = on_demand(
     {
         "near_duplicates": "duplicates",  # the same picture twice, most alike first
         "outliers": "detectors",  # images that do not belong, worst first
-        "image_quality": "detectors",  # dark, bright, blurred, odd sizes
+        "image_quality": "detectors",  # dark, bright, blank, blurred
         "copies": "detectors",  # which of the near-duplicates to remove
         "conflicting_labels": "detectors",  # copies whose labels differ
         "label_issues": "detectors",  # doubted labels, worst first

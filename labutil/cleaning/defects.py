@@ -1,7 +1,6 @@
-"""Single defective images, drawn by `faults`: changed copies, damaged images, and images that belong to no set.
+"""Single defective images for `faults`: changed copies, damaged images, and images that belong to no set.
 
-An image is uint8 (C, H, W), C = 1 or 3, of any size; functions return new arrays. Random numbers come from the caller's
-generator alone.
+An image is uint8 (C, H, W), C = 1 or 3, of any size; functions return new arrays, and draw from `rng` alone.
 """
 
 from __future__ import annotations
@@ -10,29 +9,28 @@ import io
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import matplotlib
 import numpy as np
+import torch
 from numpy.random import Generator
-
-if TYPE_CHECKING:
-    from PIL import Image
+from PIL import Image, ImageFilter
+from sklearn.datasets import load_sample_image
+from torchvision.ops import box_iou
 
 Shape = tuple[int, int, int]  # channels, height, width
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 _FOREIGN = ("grace_hopper.jpg", "logo2.png", "Minduka_Present_Blue_Pack.png")  # matplotlib's sample data
 _PHOTOGRAPHS = ("china.jpg", "flower.jpg")  # scikit-learn's
 _MODES = {1: "L", 3: "RGB"}  # Pillow's, by number of channels
 
 
-# Changed copies
-
-
 def vary(image: np.ndarray, rng: Generator, *, slightly: bool = False) -> np.ndarray:
-    """A copy that a person would call the same picture, changed in one to three ways, in any order: shifted by up to
-    8% of a side, zoomed by 0.85 to 1.2 or sampled down and up again, compressed as JPEG of quality 20 to 70, lighter or
-    darker or of other contrast by up to 20%, flipped, noisy.
+    """A copy that a person would call the same picture, never of the same bytes, changed in one to three ways.
 
-    `slightly`: shift, light and compression only, and of about 40% that strength. Never the same bytes as `image`.
+    In any order: shifted by up to 8% of a side, zoomed by 0.85 to 1.2 or sampled down and up again, compressed as JPEG
+    of quality 20 to 70, lighter or darker or of other contrast by up to 20%, flipped, noisy. `slightly`: shift, light
+    and compression only, and of about 40% that strength.
     """
     changes = (_shift, _tone, _jpeg) if slightly else (_shift, _tone, _jpeg, _rescale, _flip, _add_noise)
     strength = 0.4 if slightly else 1.0
@@ -57,15 +55,13 @@ def _rescale(image: np.ndarray, rng: Generator, strength: float) -> np.ndarray:
     if rng.random() < 0.3:
         factor, method = rng.uniform(0.4, 0.75), int(rng.integers(4))  # Pillow numbers its filters
         small = _to_pillow(image).resize((max(5, round(factor * width)), max(5, round(factor * height))), method)
-        return _to_array(small.resize((width, height), int(rng.choice([2, 3]))))
+        return _resize(small, height, width, method=int(rng.choice([2, 3])))
     zoom = rng.uniform(0.85, 0.95) if rng.random() < 0.5 else rng.uniform(1.05, 1.2)
     h, w = height / zoom, width / zoom
     return _window(image, (height - h) / 2, (width - w) / 2, h, w, rng)
 
 
 def _jpeg(image: np.ndarray, rng: Generator, strength: float) -> np.ndarray:
-    from PIL import Image
-
     file = io.BytesIO()
     _to_pillow(image).save(file, "JPEG", quality=int(rng.integers(20, 71) if strength == 1 else rng.integers(60, 91)))
     return _to_array(Image.open(file))
@@ -94,11 +90,9 @@ def _window(image: np.ndarray, top: float, left: float, height: float, width: fl
     return _resize(_to_pillow(padded), y, x, (left, top, left + width, top + height))
 
 
-# Damaged images
-
-
-def blend(image: np.ndarray, picture: np.ndarray, share: float) -> np.ndarray:
-    """`share` of `picture` laid over an image."""
+def blend(picture: np.ndarray, image: np.ndarray, rng: Generator) -> np.ndarray:
+    """An image under another picture, which is 35 to 65% of the result."""
+    share = rng.uniform(0.35, 0.65)
     return _to_uint8((1 - share) * image + share * picture.astype(float))
 
 
@@ -112,50 +106,41 @@ def overexpose(image: np.ndarray, rng: Generator) -> np.ndarray:
 
 def blur(image: np.ndarray, rng: Generator) -> np.ndarray:
     """Out of focus by about a tenth of a side: a Gaussian, a box twice, or few pixels scaled up; half noisy."""
-    from PIL import ImageFilter
-
     _, height, width = image.shape
     kind, radius = rng.integers(3), rng.uniform(0.07, 0.13) * min(height, width)
     pillow = _to_pillow(image)
     if kind == 0:
         blurred = _to_array(pillow.filter(ImageFilter.GaussianBlur(radius)))
     elif kind == 1:
-        blurred = _to_array(pillow.filter(ImageFilter.BoxBlur(1.2 * radius)).filter(ImageFilter.BoxBlur(1.2 * radius)))
+        box = ImageFilter.BoxBlur(1.2 * radius)
+        blurred = _to_array(pillow.filter(box).filter(box))
     else:
         few = [max(3, round(side / (2.2 * radius))) for side in (width, height)]
         blurred = _resize(pillow.resize(few, 4), height, width, method=3)  # 4: means over boxes, 3: bicubic
     return _add_noise(blurred, rng, 0.3) if rng.random() < 0.5 else blurred
 
 
-# Images of no class
-
-
 def foreign_picture(shape: Shape, rng: Generator) -> np.ndarray:
     """A square part, 60 to 100% of the shorter side, of a picture that comes with matplotlib."""
-    import matplotlib
-    from PIL import Image
-
     path = Path(matplotlib.get_data_path()) / "sample_data" / str(rng.choice(_FOREIGN))
     picture = Image.open(path).convert("RGBA")
     picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert(_MODES[shape[0]])
-    parts = [_part(picture, _box(picture, shape, rng.uniform(0.6, 1), rng), shape) for _ in range(5)]
+    parts = [_resize(picture, *shape[1:], _box(picture, shape, rng.uniform(0.6, 1), rng)) for _ in range(5)]
     return max(parts, key=np.std)  # rather not the white beside a logo
 
 
 def photographs(count: int, shape: Shape, rng: Generator) -> Iterator[np.ndarray]:
-    """Parts, of several scales, of the two photographs that come with scikit-learn; some of them mirrored. They overlap
-    as little as a few tries for each can achieve."""
-    from PIL import Image
-    from sklearn.datasets import load_sample_image
-
+    """Parts, of several scales, of scikit-learn's two photographs, some of them mirrored; they overlap little."""
     pictures = [Image.fromarray(load_sample_image(name)).convert(_MODES[shape[0]]) for name in _PHOTOGRAPHS]
-    taken: list[list[tuple[float, ...]]] = [[] for _ in pictures]
+    taken: list[list[Box]] = [[] for _ in pictures]
     for _ in range(count):
         which = int(rng.integers(len(pictures)))
         boxes = [_box(pictures[which], shape, math.exp(rng.uniform(math.log(0.15), 0)), rng) for _ in range(16)]
-        boxes.sort(key=lambda box, others=taken[which]: _overlap(box, others))
+        if taken[which]:  # those that overlap least come first
+            overlaps = box_iou(*(torch.from_numpy(np.array(some)) for some in (boxes, taken[which])))
+            boxes = [boxes[i] for i in overlaps.amax(1).argsort(stable=True)]
         for box in boxes:
-            part = _part(pictures[which], box, shape)
+            part = _resize(pictures[which], *shape[1:], box)
             if part.std((1, 2)).mean() > 20:  # a piece of bare sky would be a blank frame
                 break
         taken[which].append(box)
@@ -182,8 +167,7 @@ def noise(shape: Shape, rng: Generator) -> np.ndarray:
 
 
 def blanks(count: int, shape: Shape, rng: Generator) -> Iterator[np.ndarray]:
-    """Frames of almost one colour: black, dark, gray or white, some with a slow gradient or the noise of a sensor. No
-    two have the same bytes."""
+    """Frames of almost one colour, some with a slow gradient or a sensor's noise; no two have the same bytes."""
     seen = set()
     ramp = np.add.outer(np.linspace(-1, 1, shape[1]), np.linspace(-1, 1, shape[2]))
     for _ in range(count):
@@ -199,37 +183,16 @@ def blanks(count: int, shape: Shape, rng: Generator) -> Iterator[np.ndarray]:
         yield image
 
 
-def _box(picture: Image.Image, shape: Shape, share: float, rng: Generator) -> tuple[float, ...]:
-    """A random part of the proportions of `shape`, whose sides are `share` of the longest that fit: left, top, right,
-    bottom."""
+def _box(picture: Image.Image, shape: Shape, share: float, rng: Generator) -> Box:
+    """A random part of the proportions of `shape`, whose sides are `share` of the longest that fit."""
     _, height, width = shape
     scale = share * min(picture.width / width, picture.height / height)
     left, top = rng.uniform(0, picture.width - scale * width), rng.uniform(0, picture.height - scale * height)
-    return left, top, left + scale * width, top + scale * height
-
-
-def _part(picture: Image.Image, box: tuple[float, ...], shape: Shape) -> np.ndarray:
-    # Pillow's sum of fractions may exceed the picture by a rounding error
-    box = (box[0], box[1], min(box[2], picture.width), min(box[3], picture.height))
-    return _resize(picture, *shape[1:], box)
-
-
-def _overlap(box: tuple[float, ...], others: list[tuple[float, ...]]) -> float:
-    """The greatest intersection over union of a box with others; 0 where there are none."""
-    import torch
-    from torchvision.ops import box_iou
-
-    if not others:
-        return 0.0
-    return float(box_iou(*(torch.tensor(boxes, dtype=torch.float64) for boxes in ([box], others))).max())
-
-
-# Pillow
+    # the sums of fractions may exceed the picture by a rounding error
+    return left, top, min(left + scale * width, picture.width), min(top + scale * height, picture.height)
 
 
 def _to_pillow(image: np.ndarray) -> Image.Image:
-    from PIL import Image
-
     return Image.fromarray(np.ascontiguousarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)))
 
 
@@ -238,9 +201,7 @@ def _to_array(picture: Image.Image) -> np.ndarray:
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
-def _resize(
-    picture: Image.Image, height: int, width: int, box: tuple[float, ...] | None = None, method: int = 2
-) -> np.ndarray:
+def _resize(picture: Image.Image, height: int, width: int, box: Box | None = None, method: int = 2) -> np.ndarray:
     return _to_array(picture.resize((width, height), method, box))  # 2: bilinear
 
 

@@ -6,36 +6,24 @@ caller's (`THRESHOLDS` are sensible ones). `CleaningReport` collects the decisio
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from labutil.cleaning.duplicates import COARSE
 from labutil.data.splits import stratified_folds
 from labutil.device import to_float
 from labutil.images import to_numpy
-from labutil.probes import logistic_regression, principal_axes, signed_root
-from labutil.representations import check_images, feature_size, frozen_features
-
-if TYPE_CHECKING:
-    import pandas as pd
+from labutil.representations import check_images, frozen_features, logistic_regression, principal_axes, signed_root
 
 # Where a score begins to mean something, in its own units: probability, robust standard deviations, shares.
-THRESHOLDS = {
-    "duplicate": 0.8,
-    "outlier": 4.0,
-    "dark": 0.8,
-    "bright": 0.6,
-    "blank": 0.6,
-    "blurred": 4.0,
-    "odd_size": 1.0,
-}
+THRESHOLDS = {"duplicate": 0.8, "outlier": 4.0, "dark": 0.8, "bright": 0.6, "blank": 0.6, "blurred": 4.0}
 _NEIGHBOURS = 0.07  # an image is judged by its distance to this share of the others: more than any one fault fills
 _REFERENCES = 10_000  # others to compare with, at most
-_FOLDS = 5
 _DECAYS = (0.001, 0.003, 0.01, 0.03)  # penalties of the linear model that labels are judged by
 
 
@@ -46,9 +34,8 @@ def outliers(images: Tensor | np.ndarray) -> pd.DataFrame:
     that a hundred copies of one foreign picture are not each other's alibi: by frozen ImageNet features, and by
     simple statistics of the pixels. Their logarithms, in robust standard deviations, are added.
 
-    images: uint8 (N, C, H, W), C = 1 or 3. Returns DataFrame(index, score), worst first, a row an image; score in
-    robust standard deviations of the set, 0 for a typical image; above 4 is rare in clean sets. Raises ValueError for
-    images that are not uint8.
+    images: uint8 (N, C, H, W), C = 1 or 3; else ValueError. Returns DataFrame(index, score), worst first, a row an
+    image; score in robust standard deviations of the set, 0 for a typical image; above 4 is rare in clean sets.
 
     Example:
         found = outliers(data.train.images)
@@ -68,8 +55,6 @@ def outliers(images: Tensor | np.ndarray) -> pd.DataFrame:
 
 
 def _ranked(score: np.ndarray) -> pd.DataFrame:
-    import pandas as pd
-
     order = np.argsort(-score, kind="stable")
     return pd.DataFrame({"index": order, "score": score[order]})
 
@@ -97,57 +82,40 @@ def _statistics(images: Tensor) -> Tensor:
 def _statistics_of(x: Tensor) -> Tensor:
     gray = x.mean(1)
     levels = torch.quantile(gray.flatten(1), torch.tensor([0.02, 0.25, 0.5, 0.75, 0.98]), dim=1).T
-    laplacian = _laplacian(gray).abs().flatten(1)
+    laplacian = _laplacian(gray).abs()
     steps = (gray[:, :, 1:] - gray[:, :, :-1]).abs().flatten(1)
     sharpness = torch.stack([laplacian.mean(1), laplacian.median(1).values, steps.quantile(0.95, dim=1)], 1)
-    clipped = torch.stack([(x >= 250 / 255).flatten(1).float().mean(1), (x <= 5 / 255).flatten(1).float().mean(1)], 1)
+    clipped = torch.stack([mask.flatten(1).float().mean(1) for mask in (x >= 250 / 255, x <= 5 / 255)], 1)
     return torch.cat([levels, x.mean((2, 3)), x.std((2, 3)), (sharpness + 1e-3).log(), clipped], 1)
 
 
 def _laplacian(gray: Tensor) -> Tensor:
     inner = gray[:, 1:-1, 1:-1]
-    return 4 * inner - gray[:, :-2, 1:-1] - gray[:, 2:, 1:-1] - gray[:, 1:-1, :-2] - gray[:, 1:-1, 2:]
+    return (4 * inner - gray[:, :-2, 1:-1] - gray[:, 2:, 1:-1] - gray[:, 1:-1, :-2] - gray[:, 1:-1, 2:]).flatten(1)
 
 
-def image_quality(images: Tensor | np.ndarray, sizes: np.ndarray | None = None) -> pd.DataFrame:
+def image_quality(images: Tensor | np.ndarray) -> pd.DataFrame:
     """How bad each picture is as a picture.
 
-    images: uint8 (N, C, H, W), C = 1 or 3. sizes: (N, 2), width and height of the files, which may differ though
-    `images` have one size.
-
-    Returns DataFrame(index, dark, bright, blank, blurred), in the images' order. dark: 1 less the 95th percentile of
-    brightness; bright: share of pixels that are white; blank: 1 for one colour all over, 0.5 for a contrast of 5
-    levels, in the channel that has most; all in [0, 1]. blurred: how much less sharp than the set's typical image
-    (logarithm of the Laplacian's size over the contrast), in robust standard deviations. With `sizes` also odd_size:
-    the larger of how often area and aspect ratio double, or halve, from the set's typical one to this image's.
-
-    Raises ValueError for images that are not uint8, or sizes of another shape.
+    images: uint8 (N, C, H, W), C = 1 or 3; else ValueError. Returns DataFrame(index, dark, bright, blank, blurred), in
+    the images' order. dark: 1 less the 95th percentile of brightness; bright: share of pixels that are white; blank: 1
+    for one colour all over, 0.5 for a contrast of 5 levels, in the channel that has most; all in [0, 1]. blurred: how
+    much less sharp than the set's typical image (logarithm of the Laplacian's size over the contrast), in robust
+    standard deviations.
 
     Example:
         quality = image_quality(data.train.images)
         quality[quality.dark > 0.8]
     """
-    import pandas as pd
-
     images = check_images("images", images)
     parts = [_quality_of(to_float(part, "cpu")) for part in images.split(512) if len(part)]
     dark, bright, blank, flat, sharpness = torch.cat(parts).T if parts else torch.zeros(5, 0)
-    flat = flat > 0.5  # nothing to be sharp
+    detailed = flat <= 0.5  # else there is nothing to be sharp
     blurred = torch.zeros(len(images))
-    if (~flat).sum() > 1:  # one alone is typical
-        blurred[~flat] = -_robust(sharpness[~flat], 0.1)
-    table = {"dark": dark, "bright": bright, "blank": blank, "blurred": blurred}
-    if sizes is not None:
-        table["odd_size"] = _odd_size(np.asarray(sizes), len(images))
-    return pd.DataFrame({"index": np.arange(len(images)), **{k: v.double().numpy() for k, v in table.items()}})
-
-
-def _odd_size(sizes: np.ndarray, count: int) -> Tensor:
-    if sizes.shape != (count, 2) or (sizes <= 0).any():
-        raise ValueError(f"sizes: expected ({count}, 2) widths and heights above 0, got {sizes.shape}")
-    width, height = torch.as_tensor(sizes, dtype=torch.float64).log2().T
-    area, aspect = width + height, width - height
-    return torch.maximum(*(abs(x - x.median()) if count else x for x in (area, aspect)))
+    if detailed.sum() > 1:  # one alone is typical
+        blurred[detailed] = -_robust(sharpness[detailed], 0.1)
+    scores = torch.stack([dark, bright, blank, blurred], 1).double().numpy()
+    return pd.DataFrame(scores, columns=["dark", "bright", "blank", "blurred"]).reset_index()
 
 
 def _quality_of(x: Tensor) -> Tensor:
@@ -159,7 +127,7 @@ def _quality_of(x: Tensor) -> Tensor:
     rough = F.avg_pool2d(torch.cat([gray[:, None], x], 1), 4, ceil_mode=True, count_include_pad=False)
     contrast = rough.flatten(2).std(2, unbiased=False)
     flat = torch.exp2(-contrast * 255 / 5)
-    sharpness = ((_laplacian(gray).flatten(1).std(1) + 1e-3) / (contrast[:, 0] + 1e-2)).log()
+    sharpness = ((_laplacian(gray).std(1) + 1e-3) / (contrast[:, 0] + 1e-2)).log()
     return torch.stack([dark, bright, flat[:, 1:].amin(1), flat[:, 0], sharpness], 1)
 
 
@@ -173,9 +141,6 @@ def copies(pairs: pd.DataFrame, n: int, threshold: float = THRESHOLDS["duplicate
         group = copies(near_duplicates(images), len(images))
         first = group == np.arange(len(images))     # one of each picture
     """
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
     sure = pairs[pairs["score"] > threshold]
     ends = (sure["index"].to_numpy(), sure["reference_index"].to_numpy())
     _, component = connected_components(coo_matrix((np.ones(len(sure)), ends), shape=(n, n)), directed=False)
@@ -184,41 +149,37 @@ def copies(pairs: pd.DataFrame, n: int, threshold: float = THRESHOLDS["duplicate
 
 
 def conflicting_labels(
-    pairs: pd.DataFrame,
-    labels: Tensor | np.ndarray,
-    reference_labels: Tensor | np.ndarray | None = None,
-    threshold: float = THRESHOLDS["duplicate"],
+    pairs: pd.DataFrame, labels: Tensor | np.ndarray, threshold: float = THRESHOLDS["duplicate"]
 ) -> pd.DataFrame:
     """Pairs that show the same picture under two labels: one of the two at least is wrong.
 
-    pairs: what `near_duplicates` returned. labels: int (N,) of its images; reference_labels: int (M,) of its
-    reference, if there was one; -1: none. threshold: least score of a pair.
-    Returns DataFrame(index, reference_index, score, label, reference_label), most alike first.
+    pairs: what `near_duplicates` returned for images of one set; those that score above the threshold count. labels:
+    int (N,); -1: none. Returns DataFrame(index, reference_index, score, label, reference_label), most alike first.
 
     Example:
         conflicts = conflicting_labels(near_duplicates(images), labels)
     """
     labels = np.asarray(labels)
-    others = labels if reference_labels is None else np.asarray(reference_labels)
     sure = pairs[pairs["score"] > threshold]
-    sure = sure.assign(label=labels[sure["index"]], reference_label=others[sure["reference_index"]])
-    known = (sure["label"] >= 0) & (sure["reference_label"] >= 0)
-    return sure[known & (sure["label"] != sure["reference_label"])].reset_index(drop=True)
+    sure = sure.assign(label=labels[sure["index"]], reference_label=labels[sure["reference_index"]])
+    return sure.query("label >= 0 and reference_label >= 0 and label != reference_label").reset_index(drop=True)
 
 
-def out_of_fold_probabilities(
-    h: Tensor | np.ndarray, labels: Tensor | np.ndarray, *, rounds: int = 1, seed: int = 0
-) -> np.ndarray:
+def label_features(images: Tensor | np.ndarray) -> Tensor:
+    """What labels are judged by: frozen features (N, 2560) of images at two sizes, coarse and fine, side by side."""
+    return torch.cat([frozen_features(images, size=size) for size in (COARSE, None)], 1)
+
+
+def out_of_fold_probabilities(h: Tensor | np.ndarray, labels: Tensor | np.ndarray, *, seed: int = 0) -> np.ndarray:
     """What a linear model says of each image without having seen its label.
 
-    Five stratified folds of logistic regression on 512 principal axes. A model that has learned wrong labels is
-    worse at finding them; so after each round labels that are doubted count less in the next: by their probability
-    over the mean probability of those with that label (confident learning's threshold, Northcutt et al. 2021,
-    arXiv:1911.00068). The strength of the penalty is the one that predicts held-out labels best, as they are.
+    Five stratified folds of logistic regression on 512 principal axes. A model that has learned wrong labels is worse
+    at finding them; so in a second round labels that are doubted count less: by their probability over the mean
+    probability of those with that label (confident learning's threshold, Northcutt et al. 2021, arXiv:1911.00068). The
+    strength of the penalty is the one that predicts held-out labels best, as they are.
 
     h: float (N, D) features, such as `label_features(images)`. labels: int (N,), 0 to K - 1; -1 for none. A class of
-    fewer than five images has folds without it. rounds: how often doubted labels are weighed down; 2 is better where a
-    third or more are wrong, else 1. seed: divides the folds.
+    fewer than five images has folds without it. seed: divides the folds.
     Returns float (N, K): rows sum to 1; a class without any image has 0. Raises ValueError for labels of fewer than
     two classes, or not as many as features.
 
@@ -228,34 +189,31 @@ def out_of_fold_probabilities(
     h, labels = to_numpy(h).astype(np.float32), np.asarray(labels)
     if len(h) != len(labels):
         raise ValueError(f"{len(h)} rows of features for {len(labels)} labels: they must be of the same images")
-    labelled = np.flatnonzero(labels >= 0)
+    labelled, unlabelled = np.flatnonzero(labels >= 0), np.flatnonzero(labels < 0)
     present, y = np.unique(labels[labelled], return_inverse=True)
     if len(present) < 2:
         raise ValueError(f"labels hold {len(present)} classes: label issues need two at least")
-    all_axes = principal_axes(h)
-    x, folds = all_axes[labelled], stratified_folds(y, min(_FOLDS, len(y)), seed)
-    decay = min(_DECAYS, key=lambda decay: _surprise(x, y, *folds[0], decay))
-    weight = np.ones(len(y))
-    p = _out_of_fold(x, y, folds, decay, weight)
-    for _ in range(rounds):
-        own = p[np.arange(len(y)), y]
-        usual = np.array([own[y == k].mean() for k in range(len(present))])
-        # Of a class with one image nothing is known when that image is held out: no reason to doubt it.
-        weight = np.clip(np.divide(own, usual[y], out=np.ones_like(own), where=usual[y] > 0), 0.01, 1)
-        p = _out_of_fold(x, y, folds, decay / 2, weight)  # less is left to learn noise from
+    with np.errstate(invalid="ignore"):  # the share that an axis has of no variance at all
+        axes = principal_axes(h)
+    x, folds, alike = axes[labelled], stratified_folds(y, min(5, len(y)), seed), np.ones(len(y))
+
+    def surprise(decay: float) -> float:
+        asked = folds[0][1]
+        p = _out_of_fold(x, y, folds[:1], decay, alike)
+        return -np.log(np.maximum(p[asked, y[asked]], 1e-9)).mean()
+
+    decay = min(_DECAYS, key=surprise)
+    own = _out_of_fold(x, y, folds, decay, alike)[np.arange(len(y)), y]
+    usual = np.array([own[y == k].mean() for k in range(len(present))])[y]
+    # Of a class with one image nothing is known when that image is held out: no reason to doubt it.
+    weight = np.clip(np.divide(own, usual, out=np.ones_like(own), where=usual > 0), 0.01, 1)
     probabilities = np.zeros((len(h), labels.max() + 1))
-    probabilities[np.ix_(labelled, present)] = p
-    if len(unlabelled := np.flatnonzero(labels < 0)):
+    # Half the penalty: less is left to learn noise from.
+    probabilities[np.ix_(labelled, present)] = _out_of_fold(x, y, folds, decay / 2, weight)
+    if len(unlabelled):
         model = logistic_regression(x, y, decay=decay, sample_weight=weight)
-        probabilities[np.ix_(unlabelled, present)] = model.predict_proba(all_axes[unlabelled])
+        probabilities[np.ix_(unlabelled, present)] = model.predict_proba(axes[unlabelled])
     return probabilities
-
-
-def label_features(images: Tensor | np.ndarray) -> Tensor:
-    """What labels are judged by: frozen features (N, 2560) of images at two sizes, coarse and fine, side by side."""
-    images = torch.as_tensor(images)
-    sizes = (COARSE, feature_size(images.shape[2:]))
-    return torch.cat([frozen_features(images, size=size) for size in sizes], 1)
 
 
 def _out_of_fold(
@@ -270,12 +228,6 @@ def _out_of_fold(
         model = logistic_regression(x[rest], y[rest], decay=decay, sample_weight=weight[rest])
         p[np.ix_(asked, model.classes_)] = model.predict_proba(x[asked])
     return p
-
-
-def _surprise(x: np.ndarray, y: np.ndarray, rest: np.ndarray, asked: np.ndarray, decay: float) -> float:
-    """Mean negative log probability of held-out labels."""
-    p = _out_of_fold(x, y, [(rest, asked)], decay, np.ones(len(y)))
-    return -np.log(np.maximum(p[asked, y[asked]], 1e-9)).mean()
 
 
 def label_issues(

@@ -10,24 +10,22 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from labutil.augment import Augment
 from labutil.device import to_float
-from labutil.representations import check_images, eigenvectors, frozen_features
-
-if TYPE_CHECKING:
-    import pandas as pd
+from labutil.representations import check_images, frozen_features
 
 SIDE = 32  # pixels a side at which pictures are compared, whatever their own size
 _SCALES = (0.83, 1.0, 1.2)  # tried before the affine map is fitted
 COARSE = 48  # pixels a side at which the network looks for candidates; 64 and 96 find no more of them
 _DIMENSIONS = 128
+_NEIGHBOURS = 10  # candidates of each kind an image
 _MAX_SHIFT = 5  # pixels of SIDE / 2
 _LUMA = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
 # What is done to copies: how features move under it says what to look past. Edges are filled in one way or another.
@@ -41,87 +39,79 @@ _COPIES = [
 _CHUNK = 2048  # pairs at once
 
 
-def near_duplicates(
-    images: Tensor | np.ndarray, reference: Tensor | np.ndarray | None = None, *, neighbours: int = 10
-) -> pd.DataFrame:
+def near_duplicates(images: Tensor | np.ndarray, reference: Tensor | np.ndarray | None = None) -> pd.DataFrame:
     """Pairs of images that may show the same picture: moved, scaled, mirrored, recompressed, brighter, ...
 
     Within one set, or, with `reference`, between two: the leak from training to test is
     `near_duplicates(test, reference=train)`.
 
-    images: uint8 (N, C, H, W), C = 1 or 3. reference: uint8 (M, C, H, W) of any size; None: `images` themselves.
-    neighbours: candidates of each kind an image, before the second opinion.
-
-    Returns DataFrame(index, reference_index, score), most alike first. score in [0, 1] is a fitted probability: above
-    0.5 is more likely than not the same picture; 1 is for identical bytes. Within one set each pair comes once,
-    index > reference_index. It lists the candidates that were looked at closely, most of them no duplicates. Raises
-    ValueError for images that are not uint8, or `neighbours` below 1.
+    images: uint8 (N, C, H, W), C = 1 or 3; else ValueError. reference: the same of any size; None: `images` themselves.
+    Returns DataFrame(index, reference_index, score), most alike first: the candidates that were looked at closely, most
+    of them no duplicates. score in [0, 1] is a fitted probability: above 0.5 is more likely than not the same picture;
+    1 is for identical bytes. Within one set each pair comes once, index > reference_index.
 
     Example:
         pairs = near_duplicates(data.train.images)
         pairs[pairs.score > 0.5]
     """
-    import pandas as pd
-
-    if neighbours < 1:
-        raise ValueError(f"neighbours={neighbours} must be at least 1")
+    within = reference is None
     x = check_images("images", images)
-    y = x if reference is None else check_images("reference", reference)
-    columns = {"index": np.empty(0, np.int64), "reference_index": np.empty(0, np.int64), "score": np.empty(0)}
-    if len(x) and len(y) and not (reference is None and len(x) == 1):
-        pairs, log_odds, same = _examine(x, None if reference is None else y, neighbours)
-        # An image that resembles ten others is likelier one of a series than a copy: its k-th best partner starts
-        # with odds k times lower.
-        rank = torch.maximum(*(_rank(log_odds, of) for of in pairs.T))
-        score = torch.where(same, 1.0, torch.sigmoid(log_odds - rank.log()))
-        order = torch.argsort(score, descending=True, stable=True)
-        columns = dict(zip(columns, (*pairs[order].T.numpy(), score[order].numpy()), strict=True))
-    return pd.DataFrame(columns)
+    y = x if within else check_images("reference", reference)
+    pairs, score = torch.empty(0, 2, dtype=torch.int64), torch.empty(0, dtype=torch.float64)
+    if len(x) and len(y) > within:
+        pairs, score = _examine(x, y, within)
+    table = pd.DataFrame({"index": pairs[:, 0], "reference_index": pairs[:, 1], "score": score})
+    return table.sort_values("score", ascending=False, kind="stable", ignore_index=True)
 
 
-def _examine(x: Tensor, y: Tensor | None, neighbours: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The pairs looked at closely (P, 2), log odds that they are copies (P,), and whether their bytes are the same."""
-    within = y is None
-    y = x if within else y
-    small_x = _small(x)
-    small_y = small_x if within else _small(y)
-    views = [_embeddings(x, y), *((f(small_x), f(small_y)) for f in (_layout, _texture))]
-    identical = _identical(x, y, within)
-    pairs = torch.cat([*(_nearest(a, b, neighbours, within) for a, b in views), identical])
+def _examine(x: Tensor, y: Tensor, within: bool) -> tuple[Tensor, Tensor]:
+    """The pairs looked at closely (P, 2), and how probable it is that they show the same picture: float64 (P,)."""
+    small_x, digests_x = _small(x), _digests(x)
+    small_y, digests_y = (small_x, digests_x) if within else (_small(y), _digests(y))
+    half_x, half_y = _half(small_x), _half(small_y)
+    views = [_embeddings(x, y), (_layout(small_x), _layout(small_y)), (_texture(half_x), _texture(half_y))]
+    identical = _identical(digests_x, digests_y, within)
+    pairs = torch.cat([*(_nearest(a, b, _NEIGHBOURS, within) for a, b in views), identical])
     if within:
         pairs = pairs.sort(1, descending=True).values
-    number = torch.unique(_number(pairs, len(y)))  # each pair once
+    place = torch.tensor([len(y), 1])
+    number = torch.unique(pairs @ place)  # each pair once
     pairs = torch.stack([number // len(y), number % len(y)], 1)
     # Kept at any rate: plain frames have nothing to be alike by, and of many equal images any could be dropped.
-    sure = torch.isin(number, _number(identical, len(y)))
+    sure = torch.isin(number, identical @ place)
     alike = torch.stack([_dots(a, b, pairs) for a, b in views], 1)
     keep = _best(_standard(alike).logsumexp(1), 4 * len(x), sure)  # alike in any view
     pairs, alike, sure = pairs[keep], alike[keep], sure[keep]
-    theta, correlation = _coarse(small_x, small_y, pairs)
+    theta, correlation = _coarse(half_x, half_y, pairs)
     keep = _best(_standard(alike[:, 0]) + 2 * _standard(correlation), max(3000, len(x)), sure)
     pairs, theta = pairs[keep], theta[keep]
     chunks = zip(pairs.split(_CHUNK), theta.split(_CHUNK), strict=True)
     log_odds = torch.cat([_confirm(small_x[c[:, 0]], small_y[c[:, 1]], t) for c, t in chunks]).double()
-    same = _same_bytes(x, y, pairs)
-    # Frames without detail look alike whatever they are: only equal bytes make them copies.
-    plain = (_contrast(small_x)[pairs[:, 0]] < 3) | (_contrast(small_y)[pairs[:, 1]] < 3)
-    return pairs, torch.where(plain, log_odds.clamp(max=-2), log_odds), same
-
-
-def _contrast(small: Tensor) -> Tensor:
-    """Standard deviation of the gray picture at half size, where noise has averaged out, in gray levels (N,)."""
-    halves = (F.avg_pool2d(_gray(chunk), 2).flatten(1) for chunk in small.split(4096))
-    return torch.cat([half.std(1, unbiased=False) * 255 for half in halves])
+    # Frames without detail (noise has averaged out) look alike whatever they are: only equal bytes make them copies.
+    plain_x, plain_y = (half.flatten(1).std(1, unbiased=False) * 255 < 3 for half in (half_x, half_y))
+    log_odds = torch.where(plain_x[pairs[:, 0]] | plain_y[pairs[:, 1]], log_odds.clamp(max=-2), log_odds)
+    # An image that resembles ten others is likelier one of a series than a copy: its k-th best partner starts with odds
+    # k times lower.
+    rank = torch.maximum(*(_rank(log_odds, of) for of in pairs.T))
+    same = torch.tensor([digests_x[i] == digests_y[j] for i, j in pairs.tolist()])
+    return pairs, torch.where(same, 1.0, torch.sigmoid(log_odds - rank.log()))
 
 
 def _small(images: Tensor) -> Tensor:
     """uint8 (N, 3, SIDE, SIDE)."""
-    out = []
-    for chunk in images.split(4096):
-        if chunk.shape[2:] != (SIDE, SIDE):
-            chunk = F.interpolate(chunk, size=(SIDE, SIDE), mode="bilinear", antialias=True)  # noqa: PLW2901
-        out.append(chunk.expand(-1, 3, -1, -1))
-    return torch.cat(out)
+    if images.shape[2:] != (SIDE, SIDE):
+        scale = {"size": (SIDE, SIDE), "mode": "bilinear", "antialias": True}
+        images = torch.cat([F.interpolate(chunk, **scale) for chunk in images.split(4096)])
+    return images.expand(-1, 3, -1, -1)
+
+
+def _gray(small: Tensor) -> Tensor:
+    return (to_float(small, "cpu") * _LUMA).sum(1, keepdim=True)
+
+
+def _half(small: Tensor) -> Tensor:
+    """Gray pictures at half size: float (N, 1, SIDE / 2, SIDE / 2)."""
+    return torch.cat([F.avg_pool2d(_gray(chunk), 2) for chunk in small.split(4096)])
 
 
 def _embeddings(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,12 +129,21 @@ def _embeddings(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     change = frozen_features((altered * 255).round().to(torch.uint8), size=COARSE, cache=False) - h_y[rows]
     within = change.T @ change / len(change)
     within += (within.diagonal().mean() + 1e-6) * torch.eye(len(within))  # fewer copies than features
-    values, vectors = eigenvectors(within)
+    values, vectors = _eigenvectors(within)
     whiten = vectors * values.rsqrt()
     mean = h_y.mean(0)
     total = whiten.T @ (h_y.T @ h_y / len(h_y) - mean[:, None] * mean) @ whiten
-    axes = whiten @ eigenvectors(total)[1][:, -_DIMENSIONS:]
+    axes = whiten @ _eigenvectors(total)[1][:, -_DIMENSIONS:]
     return tuple(F.normalize(h @ axes - mean @ axes) for h in (h_x, h_y))
+
+
+def _eigenvectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """`torch.linalg.eigh`, but in double precision (and half as fast) where single gives up: on many equal values."""
+    try:
+        return torch.linalg.eigh(matrix)
+    except torch.linalg.LinAlgError:
+        values, vectors = torch.linalg.eigh(matrix.double())
+        return values.to(matrix.dtype), vectors.to(matrix.dtype)
 
 
 def _layout(small: Tensor) -> Tensor:
@@ -153,14 +152,10 @@ def _layout(small: Tensor) -> Tensor:
     return F.normalize(v - v.mean(1, keepdim=True))
 
 
-def _texture(small: Tensor) -> Tensor:
+def _texture(half: Tensor) -> Tensor:
     """Size of the spatial frequencies of the detail at half size: unchanged by shifts, and here by mirroring."""
-    parts = []
-    for chunk in small.split(4096):
-        detail = _detail(F.avg_pool2d(_gray(chunk), 2), 5)[:, 0]
-        power = torch.fft.fft2(detail).abs()[:, :, : SIDE // 4 + 1]
-        parts.append((power + power.flip(1).roll(1, 1)).sqrt().flatten(1))
-    v = torch.cat(parts)
+    power = torch.fft.fft2(_detail(half, 5)[:, 0]).abs()[:, :, : SIDE // 4 + 1]
+    v = (power + power.flip(1).roll(1, 1)).sqrt().flatten(1)
     return F.normalize(v - v.mean(1, keepdim=True))
 
 
@@ -168,40 +163,23 @@ def _nearest(a: Tensor, b: Tensor, k: int, within: bool) -> Tensor:
     """Pairs (P, 2) of each row of `a` and its k nearest rows of `b` by cosine; within one set not itself."""
     k = min(k + within, len(b))
     half = torch.bfloat16 if len(b) > 4096 else torch.float32  # only who is near matters, not how near
-    a, bt = a.to(half), b.to(half).T
-    out = []
-    for start in range(0, len(a), 1024):
-        j = (a[start : start + 1024] @ bt).topk(k, 1).indices
-        out.append(torch.stack([torch.arange(start, start + len(j)).repeat_interleave(k), j.flatten()], 1))
-    pairs = torch.cat(out)
+    near = torch.cat([(part @ b.to(half).T).topk(k, 1).indices for part in a.to(half).split(1024)])
+    pairs = torch.stack([torch.arange(len(a)).repeat_interleave(k), near.flatten()], 1)
     return pairs[pairs[:, 0] != pairs[:, 1]] if within else pairs
 
 
-def _identical(x: Tensor, y: Tensor, within: bool) -> Tensor:
-    """Each image with one earlier image of the same bytes, so that copies are found whatever lies near them."""
-    if x.shape[1:] != y.shape[1:]:
-        return torch.empty(0, 2, dtype=torch.int64)
-    seen: dict[bytes, int] = {}
-    pairs = []
-    for j, image in enumerate(y):
-        digest = hashlib.blake2b(image.contiguous().numpy(), digest_size=16).digest()
-        if within and digest in seen:
-            pairs.append((j, seen[digest]))
-        seen[digest] = j
-    if not within:
-        digests = (hashlib.blake2b(image.contiguous().numpy(), digest_size=16).digest() for image in x)
-        pairs = [(i, seen[digest]) for i, digest in enumerate(digests) if digest in seen]
-    return torch.tensor(pairs, dtype=torch.int64).view(-1, 2)
+def _digests(images: Tensor) -> list[bytes]:
+    """What only images of the same bytes and shape have in common."""
+    shape = str(images.shape[1:]).encode()
+    return [hashlib.blake2b(shape + image.numpy().tobytes(), digest_size=16).digest() for image in images]
 
 
-def _same_bytes(x: Tensor, y: Tensor, pairs: Tensor) -> Tensor:
-    if x.shape[1:] != y.shape[1:]:
-        return torch.zeros(len(pairs), dtype=torch.bool)
-    return torch.cat([(x[c[:, 0]] == y[c[:, 1]]).flatten(1).all(1) for c in pairs.split(256)])
-
-
-def _number(pairs: Tensor, count: int) -> Tensor:
-    return pairs[:, 0] * count + pairs[:, 1]
+def _identical(x: list[bytes], y: list[bytes], within: bool) -> Tensor:
+    """Each image with one (within a set, an earlier one) of the same digest: found whatever lies near them."""
+    x = pd.Series(x)
+    partner = pd.Series(x.index).groupby(x).shift() if within else x.map({digest: j for j, digest in enumerate(y)})
+    partner = partner.dropna()
+    return torch.tensor(np.stack([partner.index, partner], 1), dtype=torch.int64)
 
 
 def _dots(a: Tensor, b: Tensor, pairs: Tensor) -> Tensor:
@@ -217,10 +195,6 @@ def _best(score: Tensor, count: int, sure: Tensor) -> Tensor:
     return score.masked_fill(sure, torch.inf).topk(min(count, len(score))).indices.sort().values
 
 
-def _gray(small: Tensor) -> Tensor:
-    return (to_float(small, "cpu") * _LUMA).sum(1, keepdim=True)
-
-
 def _detail(g: Tensor, window: int) -> Tensor:
     """What is left of gray pictures without their local mean: mean 0 and unit length, or near 0 where there is none."""
     edge = window // 2
@@ -234,29 +208,23 @@ def _warp(x: Tensor, theta: Tensor) -> Tensor:
     return F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
 
 
-def _starts() -> Tensor:
-    """The maps tried first (12, 2, 3): three scales, mirrored left-right, top-bottom, both and not at all."""
-    scales = torch.tensor([(x / s, y / s, 1.0) for x in (1, -1) for y in (1, -1) for s in _SCALES])
-    return torch.diag_embed(scales)[:, :2]
+def _coarse(x: Tensor, y: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
+    """For each pair of gray pictures at half size the map (2, 3) that correlates best, and that correlation.
 
-
-def _coarse(small_x: Tensor, small_y: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
-    """For each pair the map (2, 3) of `_starts` and the shift that correlate best, and that correlation; at half size.
-
-    Correlation by Fourier transform, zero-padded; every picture is transformed once, not once a pair.
+    Three scales, mirrored left-right, top-bottom, both and not at all, and shifts. By Fourier transform, zero-padded;
+    every picture is transformed once, not once a pair.
     """
     half, pad = SIDE // 2, SIDE // 2 + 8
-    starts = _starts()
-    x, y = (torch.cat([F.avg_pool2d(_gray(chunk), 2) for chunk in small.split(4096)]) for small in (small_x, small_y))
 
     def spectrum(g: Tensor) -> Tensor:
-        return torch.cat([torch.fft.rfft2(_detail(chunk, 5)[:, 0], s=(pad, pad)) for chunk in g.split(4096)])
+        return torch.fft.rfft2(_detail(g, 5)[:, 0], s=(pad, pad))
 
     target = spectrum(y)
     reach = torch.arange(-_MAX_SHIFT, _MAX_SHIFT + 1)
     best = torch.full((len(pairs),), -torch.inf)
     theta = torch.zeros(len(pairs), 2, 3)
-    for start in starts:
+    scales = torch.tensor([(a / s, b / s, 1.0) for a in (1, -1) for b in (1, -1) for s in _SCALES])
+    for start in torch.diag_embed(scales)[:, :2]:
         source = spectrum(_warp(x, start.expand(len(x), -1, -1)))
         for rows in torch.arange(len(pairs)).split(8192):
             i, j = pairs[rows].T
@@ -279,7 +247,7 @@ def _smooth(g: Tensor) -> Tensor:
     return F.conv2d(F.pad(g, (2,) * 4, mode="reflect"), kernel, groups=channels)
 
 
-def _refine(p: Tensor, q: Tensor, theta: Tensor, steps: int = 6) -> Tensor:
+def _refine(p: Tensor, q: Tensor, theta: Tensor) -> Tensor:
     """The affine map that makes the detail of gray picture p most like that of q: Gauss-Newton (Lucas and Kanade,
     1981), here on locally centred pictures, so that a change of brightness or contrast does not pull at it."""
     axis = (torch.arange(SIDE) * 2 + 1) / SIDE - 1
@@ -289,7 +257,7 @@ def _refine(p: Tensor, q: Tensor, theta: Tensor, steps: int = 6) -> Tensor:
     dy = F.pad(p[..., 2:, :] - p[..., :-2, :], (0, 0, 1, 1)) * SIDE / 4
     stack = _smooth(torch.cat([p, dx, dy], 1))
     target = _detail(_smooth(q), 9).flatten(1)
-    for _ in range(steps):
+    for _ in range(6):
         w = _warp(stack, theta)
         g = w[:, :1] - F.avg_pool2d(F.pad(w[:, :1], (4,) * 4, mode="reflect"), 9, 1)
         g = (g - g.mean((2, 3), keepdim=True)).flatten(1)
@@ -313,7 +281,8 @@ def _log_odds(p: Tensor, q: Tensor, theta: Tensor) -> Tensor:
     """Two facts, weighed as a logistic regression did on altered copies of blood cells, digits and photographs, and on
     490 pairs of photographs judged by eye: correlation in windows, and what is left of q once p explains it."""
     g = _warp(p, theta)
-    seen = _inside(theta)
+    # 1 where the map stays inside the picture, else 0
+    seen = (F.affine_grid(theta, p.shape, align_corners=False).abs() <= 1).all(-1).float()[:, None]
     u, v, covered = (F.unfold(image, 8, stride=4) for image in (g, q, seen))  # 49 windows of 8x8 pixels
     u, v = u - u.mean(1, keepdim=True), v - v.mean(1, keepdim=True)
     floor = 0.0256  # a contrast of 0.02, five gray levels, counts as detail; a plain sky agrees with no other
@@ -329,20 +298,7 @@ def _log_odds(p: Tensor, q: Tensor, theta: Tensor) -> Tensor:
     return 13.9 * windows - 2.67 * (residual + 0.5).log() - 3.0 * (1 - seen.mean(1)) - 3.96
 
 
-def _inside(theta: Tensor) -> Tensor:
-    """1 where the map stays inside the picture, else 0: (n, 1, SIDE, SIDE)."""
-    grid = F.affine_grid(theta, [len(theta), 1, SIDE, SIDE], align_corners=False)
-    return (grid.abs() <= 1).all(-1, keepdim=True).float().permute(0, 3, 1, 2)
-
-
 def _rank(log_odds: Tensor, of: Tensor) -> Tensor:
     """Place (P,) of each pair, from 1, among the pairs of the same image `of` (P,)."""
-    order = torch.argsort(log_odds, descending=True, stable=True)
-    order = order[torch.argsort(of[order], stable=True)]
-    image = of[order]
-    place = torch.arange(len(order))
-    first = torch.ones(len(order), dtype=torch.bool)
-    first[1:] = image[1:] != image[:-1]
-    rank = torch.empty_like(order)
-    rank[order] = place - torch.where(first, place, 0).cummax(0).values + 1
-    return rank
+    places = pd.Series(-log_odds.numpy()).groupby(of.numpy()).rank(method="first")
+    return torch.from_numpy(places.to_numpy(np.int64))

@@ -1,22 +1,7 @@
 """Plant faults in a clean set of images and know where they are: what a lesson on data cleaning scores itself with.
 
-| kind | what is planted | label |
-|---|---|---|
-| `exact_duplicate` | a copy of an image, byte for byte | its image's |
-| `near_duplicate` | a copy changed in one to three of the ways of `defects.vary` | its image's |
-| `conflicting_duplicate` | either of the two | another class |
-| `foreign` | one picture of something else, many times over, half of them the same bytes | drawn at random |
-| `blend` | an image mixed with that picture | its image's |
-| `photograph` | crops of natural photographs | drawn at random |
-| `noise` | frames of noise, fine or coarse | drawn at random |
-| `blank` | frames of almost one colour | drawn at random |
-| `overexposed` | an image washed out until most of it clips | its image's |
-| `blurred` | an image so far out of focus that its detail is gone | its image's |
-| `random_label` | nothing: an image's label is replaced | any other class |
-| `lookalike_label` | the same | the other class that the image resembles most |
-| `leak` | copies of test images, exact or near | their own |
-
-An image has one fault at most, and what copies are made of is free of faults. Kinds do not share their originals.
+`MIX` names the kinds. An image has one fault at most, and what copies are made of is free of faults. Kinds do not share
+their originals.
 """
 
 from __future__ import annotations
@@ -26,11 +11,13 @@ import hashlib
 import itertools
 import json
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from numbers import Real
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.random import Generator
 
@@ -39,25 +26,22 @@ from labutil.data.loading import mean_std
 from labutil.images import Dataset, ImageSet
 from labutil.paths import DataError, did_you_mean
 
-if TYPE_CHECKING:
-    import pandas
-
 VERSION = 1  # part of fingerprints: raise it when a changed line changes what is planted
-# What one number is spread over: the share of each kind, 1 in all.
+# The kinds, and what one number is spread over: the share of each, 1 in all. Labels are right where nothing is said.
 MIX = {
-    "exact_duplicate": 0.09,
-    "near_duplicate": 0.14,
-    "conflicting_duplicate": 0.07,
-    "foreign": 0.12,
-    "blend": 0.08,
-    "photograph": 0.06,
-    "noise": 0.05,
-    "blank": 0.05,
-    "overexposed": 0.04,
-    "blurred": 0.04,
-    "random_label": 0.12,
-    "lookalike_label": 0.09,
-    "leak": 0.05,
+    "exact_duplicate": 0.09,  # a copy of an image, byte for byte
+    "near_duplicate": 0.14,  # a copy changed in one to three of the ways of `defects.vary`
+    "conflicting_duplicate": 0.07,  # either of the two, labelled as another class
+    "foreign": 0.12,  # one picture of something else, many times over, half of them the same bytes; random labels
+    "blend": 0.08,  # an image mixed with that picture
+    "photograph": 0.06,  # crops of natural photographs; random labels
+    "noise": 0.05,  # frames of noise, fine or coarse; random labels
+    "blank": 0.05,  # frames of almost one colour; random labels
+    "overexposed": 0.04,  # an image washed out until most of it clips
+    "blurred": 0.04,  # an image so far out of focus that its detail is gone
+    "random_label": 0.12,  # an image as it is, labelled as any other class
+    "lookalike_label": 0.09,  # the same, as the other class that it resembles most
+    "leak": 0.05,  # copies of test images, exact or near
 }
 KINDS = tuple(MIX)
 MOST = 0.5  # of the training images, for one kind, and for all where one number is given
@@ -70,12 +54,7 @@ _EFFECTS, _CHOICE, _PICTURE, _ORDER = range(4)  # each draws its own random numb
 
 
 def shares(rates: float | Mapping[str, float] | None) -> dict[str, float]:
-    """The share of each kind, in the order of `KINDS`, from the `rates` of `plant`; {} for none. Raises DataError for
-    what is no number or dict, an unknown kind, or a share out of range.
-
-    Example:
-        shares(0.1)["foreign"]  # 0.012: a tenth, spread as `MIX` says
-    """
+    """The share of each kind, in the order of `KINDS`, from the `rates` of `plant`; {} for none. Raises DataError."""
     if rates is None:
         return {}
     many = isinstance(rates, Mapping)
@@ -94,7 +73,7 @@ def shares(rates: float | Mapping[str, float] | None) -> dict[str, float]:
     return {kind: float(rates[kind]) for kind in KINDS if rates.get(kind)}
 
 
-def plant(data: Dataset, rates: float | Mapping[str, float] | None, seed: int = 0) -> tuple[Dataset, pandas.DataFrame]:
+def plant(data: Dataset, rates: float | Mapping[str, float] | None, seed: int = 0) -> tuple[Dataset, pd.DataFrame]:
     """Plant faults among the training images of a data set, `round(rate * N)` of each kind, at least one.
 
     rates: what share of the N training images to plant, 0 to 0.5, spread over all kinds as `MIX` says; or the share of
@@ -114,97 +93,80 @@ def plant(data: Dataset, rates: float | Mapping[str, float] | None, seed: int = 
     rates, n_classes = shares(rates), len(data.classes)
     if not rates:
         return data, _truth([])
-    images, labels, test_images, test_labels = (
-        values.numpy() for part in (data.train, data.test) for values in (part.images, part.labels)
-    )
-    counts = {kind: max(1, round(rate * len(images))) for kind, rate in rates.items()}
+    images, labels = data.train.images.numpy(), data.train.labels.numpy()
+    n, shape = len(images), images.shape[1:]
+    counts = {kind: max(1, round(rate * n)) for kind, rate in rates.items()}
     chosen = _choose(counts, labels, n_classes, seed)
-    given, found = labels.copy(), []  # found: (row before shuffling, kind, original, true label)
-    for kind in _RELABELLED:
-        if kind in chosen:
-            rows, rng = chosen[kind], _rng(seed, _EFFECTS, kind)
-            given[rows] = _relabel(kind, images, labels, rows, n_classes, rng)
-            found += [(row, kind, -1, labels[row]) for row in rows]
-    added, added_labels = [], []
+    picture = defects.foreign_picture(shape, np.random.default_rng([seed, _PICTURE]))
+    given, added, found = labels.copy(), [], []  # found: (row before shuffling, kind, original, true label)
     for kind, count in counts.items():
-        rows, rng = chosen.get(kind, ()), _rng(seed, _EFFECTS, kind)
-        if kind in _DUPLICATES:
-            made = _copies(kind, images, labels, rows, n_classes, rng)
-        elif kind == "leak":
-            rows = np.resize(rng.permutation(len(test_images)), count if len(test_images) else 0)
-            made = _copies(kind, test_images, test_labels, rows, n_classes, rng)
-        elif kind in _DAMAGED:
-            made = _damaged(kind, images, labels, rows, seed, rng)
-        elif kind in _STRANGERS:
-            made = _strangers(kind, count, images.shape[1:], n_classes if (labels >= 0).any() else 0, seed, rng)
-        else:
+        rows, rng = chosen[kind], _rng(seed, _EFFECTS, kind)
+        if kind in _RELABELLED:
+            given[rows] = _relabel(kind, data.train, rows, rng)
+            found += [(row, kind, -1, labels[row]) for row in rows]
             continue
+        if kind in _STRANGERS:
+            made = _strangers(kind, count, picture, n_classes if (labels >= 0).any() else 0, rng)
+        elif kind == "leak":
+            rows = np.resize(rng.permutation(len(data.test)), count if len(data.test) else 0)
+            made = _altered(kind, data.test, rows, picture, rng)
+        else:
+            made = _altered(kind, data.train, rows, picture, rng)
         for image, label, original, true_label in made:
-            found.append((len(images) + len(added), kind, original, true_label))
-            added.append(image)
-            added_labels.append(label)
+            found.append((n + len(added), kind, original, true_label))
+            added.append((image, label))
 
-    place = np.random.default_rng([seed, _ORDER]).permutation(len(images) + len(added))  # of each row, its new one
-    out, out_labels = np.empty((len(place), *images.shape[1:]), np.uint8), np.empty(len(place), np.int64)
-    out[place[: len(images)]], out_labels[place[: len(images)]] = images, given
-    if added:
-        out[place[len(images) :]], out_labels[place[len(images) :]] = np.stack(added), added_labels
-    truth = _truth(found)
-    inside = ((truth["original"] >= 0) & (truth["kind"] != "leak")).to_numpy()
-    truth["index"] = place[truth["index"].to_numpy()]
-    truth.loc[inside, "original"] = place[truth["original"].to_numpy()[inside]]
+    place = np.random.default_rng([seed, _ORDER]).permutation(n + len(added))  # of each row, its new one
+    out, out_labels = np.empty((len(place), *shape), np.uint8), np.empty(len(place), np.int64)
+    out[place[:n]], out_labels[place[:n]] = images, given
+    for row, (image, label) in zip(place[n:], added, strict=True):
+        out[row], out_labels[row] = image, label
+    found = [
+        (place[row], kind, original if kind == "leak" or original < 0 else place[original], true_label)
+        for row, kind, original, true_label in found
+    ]
 
     train = ImageSet(torch.from_numpy(out), torch.from_numpy(out_labels), data.classes)
     mean, std = mean_std(train.images)
     # Seed 0 adds nothing: so the fingerprints of what was planted before there were others stay.
     facts = json.dumps([data.fingerprint, VERSION, rates, *([int(seed)] if seed else [])], sort_keys=True)
     fingerprint = hashlib.sha256(facts.encode()).hexdigest()[:16]
-    planted = dataclasses.replace(data, train=train, mean=mean, std=std, fingerprint=fingerprint)
-    return planted, truth.sort_values("index", ignore_index=True)
+    return dataclasses.replace(data, train=train, mean=mean, std=std, fingerprint=fingerprint), _truth(found)
 
 
-def _truth(rows: list[tuple[int, str, int, int]]) -> pandas.DataFrame:
-    import pandas
-
-    truth = pandas.DataFrame(rows, columns=["index", "kind", "original", "true_label"])
-    return truth.astype({"index": np.int64, "original": np.int64, "true_label": np.int64})
-
-
-# What is right, for scoring
+def _truth(rows: list[tuple[int, str, int, int]]) -> pd.DataFrame:
+    truth = pd.DataFrame(rows, columns=["index", "kind", "original", "true_label"])
+    truth = truth.astype(dict.fromkeys(("index", "original", "true_label"), np.int64))
+    return truth.sort_values("index", ignore_index=True)
 
 
-def duplicate_pairs(truth: pandas.DataFrame) -> set[tuple[int, int]]:
-    """Every pair (i, j), i < j, of rows that show the same: copies, their original, each other; all `foreign`; leaks of
-    one test image. See `doubtful_pairs` for what a score should leave out.
-
-    Example:
-        {(i, j) for i, j in found if (i, j) in duplicate_pairs(truth)}
-    """
-    groups: dict[object, set[int]] = {}
+def duplicate_pairs(truth: pd.DataFrame) -> set[tuple[int, int]]:
+    """Every pair (i, j), i < j, of rows that show the same: copies and original; all `foreign`; leaks of one image."""
+    groups: dict[object, set[int]] = defaultdict(set)
     for index, kind, original, _ in truth.itertuples(index=False):
         if kind in _DUPLICATES:
-            groups.setdefault(original, {original}).add(index)
+            groups[original] |= {original, index}
         elif kind in {"foreign", "leak"}:
-            groups.setdefault((kind, original), set()).add(index)
+            groups[kind, original].add(index)
     return _pairs(groups.values())
 
 
-def doubtful_pairs(truth: pandas.DataFrame) -> set[tuple[int, int]]:
-    """Pairs that are neither right nor wrong to call duplicates: a damaged image and what it was made from; two made
-    from the same, or blended with the same picture, and that picture; two blank frames; two parts of photographs, which
-    may overlap. Pairs as of `duplicate_pairs`, none of which is among them."""
-    groups: dict[object, set[int]] = {}
+def doubtful_pairs(truth: pd.DataFrame) -> set[tuple[int, int]]:
+    """Pairs (i, j), i < j, that are neither right nor wrong to call duplicates, and none of `duplicate_pairs`.
+
+    A damaged image and what it was made from; two made from the same, or blended with the same picture, and that
+    picture; two blank frames; two parts of photographs, which may overlap.
+    """
+    groups: dict[object, set[int]] = defaultdict(set)
     for index, kind, original, _ in truth.itertuples(index=False):
         if kind in _DAMAGED:
-            groups.setdefault(original, {original}).add(index)
+            groups[original] |= {original, index}
         if kind in {"blank", "photograph", "blend", "foreign"}:
-            groups.setdefault("picture" if kind == "blend" else kind, set()).add(index)
-    same = groups.pop("foreign", set())
-    groups["picture"] = groups.get("picture", set()) | same
-    return _pairs(groups.values()) - _pairs([same])
+            groups["foreign" if kind == "blend" else kind].add(index)
+    return _pairs(groups.values()) - duplicate_pairs(truth)
 
 
-def score_duplicates(truth: pandas.DataFrame, found: Iterable[tuple[int, int]]) -> tuple[float, float]:
+def score_duplicates(truth: pd.DataFrame, found: Iterable[tuple[int, int]]) -> tuple[float, float]:
     """Recall and precision of pairs (i, j), in any order, that somebody holds for duplicates.
 
     Recall is over images: of those that have a copy, how many are in a found pair with one. (A picture that is there
@@ -217,8 +179,8 @@ def score_duplicates(truth: pandas.DataFrame, found: Iterable[tuple[int, int]]) 
     right = duplicate_pairs(truth)
     found = {(min(i, j), max(i, j)) for i, j in found} - doubtful_pairs(truth)
     hits = found & right
-    wanted, covered = ({row for pair in pairs for row in pair} for pairs in (right, hits))
-    return len(covered) / max(1, len(wanted)), len(hits) / len(found) if found else 1.0
+    recall, _ = score_rows(itertools.chain(*right), itertools.chain(*hits))
+    return recall, len(hits) / len(found) if found else 1.0
 
 
 def score_rows(truth_rows: Iterable[int], found: Iterable[int]) -> tuple[float, float]:
@@ -227,25 +189,18 @@ def score_rows(truth_rows: Iterable[int], found: Iterable[int]) -> tuple[float, 
     return len(right & found) / max(1, len(right)), len(right & found) / len(found) if found else 1.0
 
 
-def outlier_rows(truth: pandas.DataFrame) -> np.ndarray:
+def outlier_rows(truth: pd.DataFrame) -> np.ndarray:
     """Rows, ascending, of images that belong to no class, or are damaged beyond use."""
-    return _rows(truth, (*_STRANGERS, *_DAMAGED))
+    return truth.loc[truth["kind"].isin(_STRANGERS + _DAMAGED), "index"].to_numpy()
 
 
-def wrong_label_rows(truth: pandas.DataFrame) -> np.ndarray:
+def wrong_label_rows(truth: pd.DataFrame) -> np.ndarray:
     """Rows, ascending, of images of the set's own kind that carry a wrong label."""
-    return _rows(truth, _WRONG_LABEL)
-
-
-def _rows(truth: pandas.DataFrame, kinds: tuple[str, ...]) -> np.ndarray:
-    return np.sort(truth.loc[truth["kind"].isin(kinds), "index"].to_numpy())
+    return truth.loc[truth["kind"].isin(_WRONG_LABEL), "index"].to_numpy()
 
 
 def _pairs(groups: Iterable[set[int]]) -> set[tuple[int, int]]:
     return {pair for group in groups for pair in itertools.combinations(sorted(map(int, group)), 2)}
-
-
-# Which images
 
 
 def _rng(seed: int, purpose: int, kind: str) -> Generator:
@@ -255,7 +210,7 @@ def _rng(seed: int, purpose: int, kind: str) -> Generator:
 
 def _choose(counts: dict[str, int], labels: np.ndarray, n_classes: int, seed: int) -> dict[str, np.ndarray]:
     """Rows that each kind is made from, no row for two kinds; what needs a label comes first."""
-    free, chosen = np.ones(len(labels), bool), {}
+    free, chosen = np.ones(len(labels), bool), dict.fromkeys(counts, np.empty(0, np.int64))
     for kind in (*_WRONG_LABEL, *_DUPLICATES[:2], *_DAMAGED):
         if kind not in counts or (kind in _WRONG_LABEL and n_classes < 2):
             continue
@@ -275,9 +230,8 @@ def _other_class(label: int, n_classes: int, rng: Generator) -> int:
     return int((label + rng.integers(1, n_classes)) % n_classes)
 
 
-def _relabel(
-    kind: str, images: np.ndarray, labels: np.ndarray, rows: np.ndarray, n_classes: int, rng: Generator
-) -> list[int]:
+def _relabel(kind: str, train: ImageSet, rows: np.ndarray, rng: Generator) -> list[int]:
+    images, labels, n_classes = train.images.numpy(), train.labels.numpy(), len(train.classes)
     drawn = [_other_class(labels[row], n_classes, rng) for row in rows]
     if kind == "random_label" or not len(rows) or len(np.unique(labels[labels >= 0])) < 2:
         return drawn
@@ -306,45 +260,28 @@ def _small(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return (np.concatenate(sums) / area).reshape(len(rows), -1)
 
 
-# The images: each yields (image, label, original, true label)
-
+# An image, its label, the row that it was made from, and its true label.
 _Made = Iterator[tuple[np.ndarray, int, int, int]]
 
 
-def _copies(
-    kind: str, images: np.ndarray, labels: np.ndarray, rows: np.ndarray, n_classes: int, rng: Generator
-) -> _Made:
+def _altered(kind: str, source: ImageSet, rows: np.ndarray, picture: np.ndarray, rng: Generator) -> _Made:
+    images, labels, n_classes = source.images.numpy(), source.labels.numpy(), len(source.classes)
+    damage = {"blend": partial(defects.blend, picture), "overexposed": defects.overexpose, "blurred": defects.blur}
+    change = damage.get(kind, defects.vary)
     for row in rows:
-        exact = kind == "exact_duplicate" or (kind != "near_duplicate" and rng.random() < 0.5)
-        image = images[row] if exact else defects.vary(images[row], rng)
+        exact = kind == "exact_duplicate" or (kind in {"conflicting_duplicate", "leak"} and rng.random() < 0.5)
+        image = images[row] if exact else change(images[row], rng)
         label = _other_class(labels[row], n_classes, rng) if kind == "conflicting_duplicate" else labels[row]
         yield image, label, row, labels[row]
 
 
-def _damaged(kind: str, images: np.ndarray, labels: np.ndarray, rows: np.ndarray, seed: int, rng: Generator) -> _Made:
-    picture = _picture(images.shape[1:], seed) if kind == "blend" else None
-    for row in rows:
-        if kind == "blend":
-            image = defects.blend(images[row], picture, rng.uniform(0.35, 0.65))
-        else:
-            image = (defects.overexpose if kind == "overexposed" else defects.blur)(images[row], rng)
-        yield image, labels[row], row, labels[row]
-
-
-def _strangers(kind: str, count: int, shape: tuple[int, int, int], n_classes: int, seed: int, rng: Generator) -> _Made:
+def _strangers(kind: str, count: int, picture: np.ndarray, n_classes: int, rng: Generator) -> _Made:
     if kind == "foreign":
-        picture = _picture(shape, seed)
         changed = rng.permutation(count) < count // 2
         made = (defects.vary(picture, rng, slightly=True) if c else picture for c in changed)
-    elif kind == "photograph":
-        made = defects.photographs(count, shape, rng)
     elif kind == "noise":
-        made = (defects.noise(shape, rng) for _ in range(count))
+        made = (defects.noise(picture.shape, rng) for _ in range(count))
     else:
-        made = defects.blanks(count, shape, rng)
+        made = (defects.photographs if kind == "photograph" else defects.blanks)(count, picture.shape, rng)
     for image in made:
         yield image, int(rng.integers(n_classes)) if n_classes else -1, -1, -1
-
-
-def _picture(shape: tuple[int, int, int], seed: int) -> np.ndarray:
-    return defects.foreign_picture(shape, np.random.default_rng([seed, _PICTURE]))

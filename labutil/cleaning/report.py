@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
 
 from labutil.images import Dataset, ImageSet
 from labutil.paths import DataError, replace_file
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-_TEXTS = ("name", "reason", "other_name", "data_set")
-_TYPES = {"index": np.int64, "score": np.float64, "other": np.int64, "remove": bool} | dict.fromkeys(_TEXTS, object)
-_JUDGED = ("train", "unlabelled")  # parts of a data set
-_COLUMNS = ["index", "name", "reason", "score", "other", "other_name", "remove", "data_set"]
+_NAMES = ("index", "name", "reason", "score", "other", "other_name", "remove", "data_set")
+_COLUMNS = dict.fromkeys(_NAMES, object) | {"index": np.int64, "score": np.float64, "other": np.int64, "remove": bool}
 
 
 def judged_images(data: Dataset) -> ImageSet:
@@ -36,13 +30,6 @@ def judged_images(data: Dataset) -> ImageSet:
     return ImageSet(images, labels, data.classes, parts[0].names + parts[1].names if named else None)
 
 
-def _no_rows() -> pd.DataFrame:
-    import pandas as pd
-
-    return pd.DataFrame(columns=_COLUMNS).astype(_TYPES)
-
-
-@dataclass
 class CleaningReport:
     """What was found among the images of one data set, and what is to go: one row an image and reason.
 
@@ -54,37 +41,24 @@ class CleaningReport:
 
     Example:
         report = CleaningReport(data)
-        report.add("outlier", found, threshold=4)
+        report.add("outlier", found[found.score > 4])
         report.save("report.csv")
         report.apply(data, "cleaned.npz")     # any lesson takes it: -p dataset npz:cleaned.npz
     """
 
-    data: Dataset | None
-    rows: pd.DataFrame = field(default_factory=_no_rows)
+    def __init__(self, data: Dataset | None, rows: pd.DataFrame | None = None) -> None:
+        self.data = data
+        self.rows = pd.DataFrame(columns=list(_COLUMNS)).astype(_COLUMNS) if rows is None else rows
 
-    def add(
-        self,
-        reason: str,
-        found: pd.DataFrame,
-        *,
-        threshold: float = -np.inf,
-        score: str = "score",
-        remove: bool = True,
-        other_in_test: bool = False,
-    ) -> None:
-        """Add the rows of a detector's table whose score is above the threshold. reason: such as "outlier"; score:
-        the column to read. A pair's `reference_index` becomes `other`: an image among those that are judged, or
-        `other_in_test`."""
-        import pandas as pd
-
-        chosen = found[found[score] > threshold]
-        new = chosen[["index"]].assign(reason=reason, score=chosen[score], remove=remove)
-        new["other"] = chosen.get("reference_index", -1)
-        new["name"] = _names(self.data, new["index"], _JUDGED)
-        new["other_name"] = _names(self.data, new["other"], ("test",) if other_in_test else _JUDGED)
+    def add(self, reason: str, found: pd.DataFrame, *, score: str = "score", other_in_test: bool = False) -> None:
+        """Add rows of a detector's table, all to be removed, for a reason such as "outlier". score: the column to read.
+        A pair's `reference_index` becomes `other`: an image among those that are judged, or `other_in_test`."""
+        new = found[["index"]].assign(reason=reason, score=found[score], remove=True)
+        new["other"] = found.get("reference_index", -1)
+        new["name"] = _names(self.data, new["index"])
+        new["other_name"] = _names(self.data, new["other"], in_test=other_in_test)
         new["data_set"] = _identity(self.data) if self.data else ""
-        new = new[_COLUMNS].astype(_TYPES)
-        self.rows = pd.concat([self.rows, new], ignore_index=True) if len(self.rows) else new.reset_index(drop=True)
+        self.rows = pd.concat([self.rows, new[list(_COLUMNS)].astype(_COLUMNS)], ignore_index=True)
 
     @property
     def removed(self) -> np.ndarray:
@@ -100,14 +74,13 @@ class CleaningReport:
     def load(cls, path: str | Path) -> CleaningReport:
         """Read a report that `save` wrote, perhaps edited by hand. Raises DataError when there is no such file, or
         columns are missing or hold something else."""
-        import pandas as pd
-
+        texts = {name: str for name, kind in _COLUMNS.items() if kind is object}
         try:
-            rows = pd.read_csv(path, dtype=dict.fromkeys(_TEXTS, str), keep_default_na=False)[_COLUMNS]
+            rows = pd.read_csv(path, dtype=texts, keep_default_na=False)[list(_COLUMNS)]
             # As text, "no" and "False" would both count as true.
             if len(rows) and not pd.api.types.is_bool_dtype(rows["remove"]):
                 raise ValueError("remove must be True or False in every row")
-            rows = rows.astype(_TYPES)
+            rows = rows.astype(_COLUMNS)
             if (rows["index"] < 0).any():
                 raise ValueError("index must be 0 or more in every row")
             return cls(None, rows)
@@ -137,17 +110,24 @@ class CleaningReport:
         lost = np.setdiff1d(torch.cat([data.val.labels, data.test.labels]), judged.labels[keep])
         if len(lost := lost[lost >= 0]):
             raise DataError(f"the report removes every training image of {data.classes[lost[0]]}: raise its thresholds")
-        arrays = {"train_images": _pixels(judged, keep[train])}
-        if not train.all():
-            arrays["unlabelled_images"] = _pixels(judged, keep[~train])
-        labels = {"train": judged.labels[keep[train]], "val": data.val.labels, "test": data.test.labels}
-        for part in ("val", "test"):
-            arrays[f"{part}_images"] = _pixels(getattr(data, part), slice(None))
-            if data.classes and (bare := int((labels[part] < 0).sum())):
-                raise DataError(f"{bare} {part} images have no label, which an .npz cannot hold beside others")
-        if data.classes:
-            arrays |= {f"{part}_labels": np.array(data.classes)[given.numpy()] for part, given in labels.items()}
-        return _write(path, lambda temporary: _save_npz(temporary, arrays))
+        parts = {
+            name: ImageSet(judged.images[rows], judged.labels[rows], data.classes)
+            for name, rows in (("train", keep[train]), ("unlabelled", keep[~train]))
+            if len(rows)
+        }
+        arrays = {}
+        for name, part in (parts | {"val": data.val, "test": data.test}).items():
+            arrays[f"{name}_images"] = part.images.permute(0, 2, 3, 1).numpy()
+            if data.classes and name != "unlabelled":
+                if bare := int((part.labels < 0).sum()):
+                    raise DataError(f"{bare} {name} images have no label, which an .npz cannot hold beside others")
+                arrays[f"{name}_labels"] = np.array(data.classes)[part.labels.numpy()]
+
+        def write(temporary: Path) -> None:
+            with open(temporary, "wb") as file:  # savez would add .npz to the temporary name
+                np.savez(file, **arrays)
+
+        return _write(path, write)
 
 
 def _identity(data: Dataset) -> str:
@@ -155,15 +135,11 @@ def _identity(data: Dataset) -> str:
     return f"{data.fingerprint}/{len(data.train) + len(data.unlabelled or ())}"
 
 
-def _names(data: Dataset | None, rows: pd.Series, parts: tuple[str, ...]) -> list[str]:
-    """Of images that are counted through some parts of a data set, "" where they have no name."""
-    sets = [images for part in parts if (images := getattr(data, part, None)) is not None]
-    names = [name for images in sets for name in images.names or [""] * len(images)]
+def _names(data: Dataset | None, rows: pd.Series, *, in_test: bool = False) -> list[str]:
+    """Of images among those that are judged, or among the test images; "" where they have no name."""
+    parts = [] if data is None else [data.test] if in_test else [data.train, data.unlabelled or ()]
+    names = [name for part in parts for name in (getattr(part, "names", None) or [""] * len(part))]
     return [names[row] if 0 <= row < len(names) else "" for row in rows]
-
-
-def _pixels(images: ImageSet, rows: np.ndarray | slice) -> np.ndarray:
-    return images.images.numpy()[rows].transpose(0, 2, 3, 1)
 
 
 def _write(path: str | Path, write: Callable[[Path], object]) -> Path:
@@ -174,8 +150,3 @@ def _write(path: str | Path, write: Callable[[Path], object]) -> Path:
     except OSError as error:
         raise DataError(f"{path} cannot be written ({error.strerror or error}): choose another place") from error
     return path
-
-
-def _save_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    with open(path, "wb") as file:  # savez would add .npz to the temporary name
-        np.savez(file, **arrays)

@@ -55,7 +55,7 @@ def write_pages(collection: Collection, *, progress: bool = False) -> Iterator[P
     """
     if find_spec("nbconvert") is None:  # before minutes are spent
         raise DataError("pages are made by nbconvert, which is not installed here: pip install nbconvert")
-    notebook = parameters.find_notebook(paths.project_root() / "notebooks", "07")
+    notebook = parameters.find_notebook("07")
     names = [re.sub(r"\W+", "_", Path(board.name).stem).strip("_") for board in collection.boards]
     failed: list[Exception] = []
     for name, board in zip(names, collection.boards, strict=True):

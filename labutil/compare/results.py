@@ -20,7 +20,7 @@ import pandas as pd
 from labutil import evaluation, paths, runs
 from labutil.data import load_dataset
 from labutil.paths import DataError
-from labutil.runs.predict import PredictionError, load_model
+from labutil.runs.predict import load_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -140,13 +140,11 @@ def count_parameters(path: Path) -> float:
 
 
 def features(board: Board, method: Method, index: np.ndarray) -> Tensor:
-    """Representations h = encoder(x), float32 (n, D), of the test images `index`, by the first run of a method.
-
-    Raises DataError when the images are no longer those that the runs saw, PredictionError without a model.
-    """
+    """Representations h = encoder(x), float32 (n, D), of the test images `index`, by the first run of a method. Raises
+    DataError without a model, or when the images are no longer those that the runs saw."""
     model, _ = load_model(method.dirs[0])
     if not hasattr(model, "encoder"):
-        raise PredictionError(f"the model of {method.label} has no encoder of its own")
+        raise DataError(f"the model of {method.label} has no encoder of its own")
     record, params = method.records[0], method.params
     size = (record.get("model") or {}).get("image_size") or record["dataset"].get("image_size")
     options = {name: params[name] for name in ("data_seed", "val_fraction") if name in params}

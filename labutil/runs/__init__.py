@@ -17,6 +17,6 @@ __getattr__, __dir__ = on_demand(
         "write_json": "record",
         "show_path": "record",
         "run_notebook": "execute",  # a notebook with parameters -> its run's directory, found or made
-        "outcome": "execute",  # what that came to, in words
+        "run_and_tell": "execute",  # the same, and says what it came to
     },
 )

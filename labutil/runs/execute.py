@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -25,15 +26,12 @@ def run_notebook(
     recipe: str | None = None,
     out: Path | None = None,
     force: bool = False,
-    progress: bool = False,
 ) -> tuple[Path, dict[str, Any], bool]:
     """Run a notebook in its run directory, or find that it has been run; return (directory, record, found).
 
-    params: all parameters, merged (`parameters.merge`). out: base directory instead of the project's runs.
-    A run that was cut off continues from its checkpoints. force: run anew, even when complete.
-    progress: show on stderr how many cells are done.
-    Raises RunError when the notebook raised (its directory then holds the executed notebook and error.txt), or when
-    another process is executing this very run.
+    params: all parameters, merged (`parameters.merge`). out: base directory instead of the project's runs. force: run
+    anew, even when complete. A run that was cut off continues from its checkpoints. Raises RunError when the notebook
+    raised (its directory then holds the executed notebook and error.txt), or another process is executing this run.
     """
     directory = ((out or paths.runs_dir()) / notebook.stem / run_id(notebook, params, out)).resolve()
     directory.mkdir(parents=True, exist_ok=True)
@@ -50,13 +48,14 @@ def run_notebook(
         begun, ending, started = new_record(notebook.stem, recipe, params), {}, time.monotonic()
         write_json(directory / "run.json", begun)
         try:
-            _papermill(notebook, params, directory, progress)
+            _papermill(notebook, params, directory)
             if (read_record(directory) or begun)["status"] != "complete":
                 raise RunError(f"{notebook.name} ended without run.finish(); its last code cell must call it")
         except BaseException as error:
             ending = {"status": "failed"}
-            text = f"{error}\n\n{error.trace}" if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
-            paths.replace_file(error_file, lambda t: t.write_text(text.strip() + "\n", encoding="utf-8"))
+            first = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
+            text = "\n\n".join([first, *getattr(error, "__notes__", [])]).strip() + "\n"
+            paths.replace_file(error_file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
             raise
         finally:
             ending["seconds"] = round(time.monotonic() - started, 3)
@@ -66,7 +65,7 @@ def run_notebook(
         return directory, record, False
 
 
-def _papermill(notebook: Path, params: dict[str, Any], directory: Path, progress: bool) -> None:
+def _papermill(notebook: Path, params: dict[str, Any], directory: Path) -> None:
     import logging
 
     import papermill
@@ -82,16 +81,17 @@ def _papermill(notebook: Path, params: dict[str, Any], directory: Path, progress
     os.environ |= inherited
     try:
         papermill.execute_notebook(
-            source, target, params, kernel_name="python3", language="python", progress_bar=progress,
+            source, target, params, kernel_name="python3", language="python", progress_bar=sys.stderr.isatty(),
             store_widget_state=False, extra_arguments=["--IPKernelApp.log_level=40"],
         )  # fmt: skip
     except papermill.PapermillExecutionError as error:
-        trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
         above = parameters.read_cells(output)[: error.cell_index + 1]
         text = "\n".join("".join(cell["source"]) for cell in above if cell["cell_type"] == "markdown")
         section = "".join(f" ({heading})" for heading in re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)[-1:])
-        message = f"cell [{error.exec_count}]{section}: {error.ename}: {' '.join(str(error.evalue).split())}"
-        raise RunError(f"{notebook.stem} failed in {message}", trace) from error
+        what = f"cell [{error.exec_count}]{section}: {error.ename}: {' '.join(str(error.evalue).split())}"
+        failure = RunError(f"{notebook.stem} failed in {what}")
+        failure.add_note(re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback)))
+        raise failure from error
     except DeadKernelError as error:
         raise RunError(f"{notebook.stem}: its kernel died, which most often means out of memory") from error
     finally:
@@ -100,10 +100,12 @@ def _papermill(notebook: Path, params: dict[str, Any], directory: Path, progress
         os.environ |= {name: value for name, value in before.items() if value is not None}
 
 
-def outcome(directory: Path, record: dict[str, Any], found: bool) -> str:
-    """What `run_notebook` came to, for a terminal: the notebook, whether it had been run before, and the directory."""
+def run_and_tell(notebook: Path, params: dict[str, Any], **options: Any) -> tuple[Path, dict[str, Any]]:
+    """`run_notebook` as commands call it, which also say what it came to; return (directory, record)."""
+    directory, record, found = run_notebook(notebook, params, **options)
     state = f"already complete ({record['started']})" if found else f"complete in {record['seconds']:.1f} s"
-    return f"{directory.parent.name}: {state}\n  {show_path(directory)}"
+    click.echo(f"{notebook.stem}: {state}\n  {show_path(directory)}")
+    return directory, record
 
 
 def run_options(command: click.decorators.FC) -> click.decorators.FC:

@@ -1,12 +1,7 @@
-"""A finished run's model on new images: find the run, rebuild its model, and make a table of what it says.
-
-Nothing heavy is imported before it is needed, so that a mistyped run is told at once.
-"""
+"""A finished run's model on new images: find the run, rebuild its model, and make a table of what it says."""
 
 from __future__ import annotations
 
-import os
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from labutil import paths
 from labutil.data import sources
 from labutil.paths import DataError, did_you_mean, printable
-from labutil.runs import parameters
 from labutil.runs.record import read_record, show_path
 
 if TYPE_CHECKING:
@@ -29,15 +23,9 @@ PARTS = ("train", "val", "test", "all")
 _BATCH = 128  # a network may scale its images up, so fewer at once than stored ones would allow
 
 
-class PredictionError(parameters.ParameterError):
-    """A run that is not there or has no usable model, or a part that does not exist: one line."""
-
-
 def find_run(name: str) -> Path:
-    """A run's directory, by its path; by its id or the beginning of one; or the newest complete run of a notebook, by
-    the notebook's name or number. Ids and notebooks are looked for below `paths.runs_dir()`.
-
-    Raises PredictionError when there is none, or several.
+    """A run's directory, by its path; or below `paths.runs_dir()` by its id or the beginning of one, or as the newest
+    complete run of a notebook, by the notebook's name or number. Raises DataError when there is none, or several.
 
     Example:
         find_run("02")  # runs/02_supervised_baseline/1a13e63080
@@ -48,60 +36,49 @@ def find_run(name: str) -> Path:
     found = sorted(file.parent for file in base.glob("*/*/run.json"))
     stem = name.removesuffix(".ipynb")
     if mine := [p for p in found if p.parent.name == stem or p.parent.name.startswith(f"{stem}_")]:
-        records = [(read_record(p) or {}, p) for p in mine]
-        complete = [(record["started"], p) for record, p in records if record.get("status") == "complete"]
-        if not complete:
-            lesson = mine[0].parent.name
-            raise PredictionError(f"no run of {lesson} in {show_path(base)} is complete: labutil run {lesson}")
-        return max(complete)[1]
+        records = [(read_record(p) or {"status": None}, p) for p in mine]
+        if complete := [(record["started"], p) for record, p in records if record["status"] == "complete"]:
+            return max(complete)[1]
+        lesson = mine[0].parent.name
+        raise DataError(f"no run of {lesson} in {show_path(base)} is complete: labutil run {lesson}")
     fits = [p for p in found if p.name == name] or [p for p in found if p.name.startswith(name)]
-    if len(fits) > 1:
-        raise PredictionError(f"run {name!r} may be {', '.join(p.name for p in fits[:5])}: write more of its id")
-    if not fits:
-        hint = did_you_mean(name, {p.parent.name for p in found} | {p.name for p in found})
-        what = "there is no run.json in it" if path.is_dir() else f"none such is in {show_path(base)}"
-        raise PredictionError(f"no run {name!r}{hint}: {what}; give a run's directory, id, or notebook")
-    return fits[0]
+    if len(fits) == 1:
+        return fits[0]
+    if fits:
+        raise DataError(f"run {name!r} may be {', '.join(p.name for p in fits[:5])}: write more of its id")
+    hint = did_you_mean(name, {name for p in found for name in (p.parent.name, p.name)})
+    what = "there is no run.json in it" if path.is_dir() else f"none such is in {show_path(base)}"
+    raise DataError(f"no run {name!r}{hint}: {what}; give a run's directory, id, or notebook")
 
 
 def load_model(directory: Path) -> tuple[nn.Module, dict[str, Any]]:
     """The model of a finished run, on the device and frozen, and the run's record (run.json).
 
     The model maps float32 images (N, C, H, W) in [0, 1], of `record["model"]`'s channels and image_size, to logits
-    (N, K) over `record["dataset"]["classes"]`.
-
-    Raises PredictionError for a run that is not complete, that keeps no model, or whose model cannot be rebuilt.
+    (N, K) over `record["dataset"]["classes"]`. Raises DataError for a run without a model that can be rebuilt.
 
     Example:
         model, record = load_model(find_run("02"))
     """
-    record = check_run(directory)
+    record, name = read_record(directory), show_path(directory)
+    if record is None:
+        raise DataError(f"{name} has no run.json that can be read: give another run")
+    if record["status"] != "complete":
+        raise DataError(f"{name} is not complete but {record['status']}: finish it with labutil run")
+    if not record.get("model") or not (directory / "model.safetensors").is_file():
+        raise DataError(f"{name} keeps no model that can be rebuilt: run its notebook again, or give another run")
+    named, outputs = len((record.get("dataset") or {}).get("classes", ())), record["model"].get("num_classes")
+    if named != outputs:
+        raise DataError(f"{name} names {named} classes, but its model has {outputs}: give another run")
+
     from labutil import device, models
 
     try:
         model = models.load(directory / "model.safetensors", kind=models.Classifier, settings=record["model"])
     except DataError as error:
         reason = " ".join(str(error.__cause__ or error).split())
-        raise PredictionError(
-            f"the model of {show_path(directory)} cannot be rebuilt ({reason[:300]}): run its notebook again"
-        ) from error
+        raise DataError(f"the model of {name} cannot be rebuilt ({reason[:300]}): run its notebook again") from error
     return device.prepare(model.requires_grad_(False).eval()), record
-
-
-def check_run(directory: Path) -> dict[str, Any]:
-    """The record of a complete run that keeps its model; raises PredictionError for any other."""
-    record, name = read_record(directory), show_path(directory)
-    if record is None:
-        raise PredictionError(f"{name} has no run.json that can be read: give another run")
-    if record["status"] != "complete":
-        raise PredictionError(f"{name} is not complete but {record['status']}: finish it with labutil run")
-    if not isinstance(record.get("model"), dict) or not (directory / "model.safetensors").is_file():
-        raise PredictionError(f"{name} keeps no model that can be rebuilt: run its notebook again, or give another run")
-    classes = (record.get("dataset") or {}).get("classes") or []
-    if len(classes) != record["model"].get("num_classes"):
-        outputs = record["model"].get("num_classes")
-        raise PredictionError(f"{name} names {len(classes)} classes, but its model has {outputs}: give another run")
-    return record
 
 
 def predict_images(directory: Path, spec: str, part: str | None = None) -> pd.DataFrame:
@@ -109,26 +86,22 @@ def predict_images(directory: Path, spec: str, part: str | None = None) -> pd.Da
 
     Columns: name (a file's path inside its folder, or as `test_images[17]`: the key and position of the source's own
     part), class (predicted), label (where a source has labels that the model knows; "" for images without), and
-    p_<class> for each class, which sum to 1.
+    p_<class> for each class, which sum to 1. Images are scaled as by `load_dataset`, and made gray for a model of gray
+    ones. Notes go to stderr.
 
-    Images are scaled to the model's image size as `load_dataset` does. Gray images are repeated for a model of colour
-    ones; the other way round colour is left out, and a note on stderr says so.
-
-    directory: of the run, as `find_run` returns it. spec: as `load_dataset` takes it, or the path of a folder or of a
-    single image. Folders may hold images in any way; those named as classes of the model give labels. part: "train",
-    "val" or "test": that of the source; one that it does not bring is drawn as `load_dataset` draws it, with the run's
-    data_seed. "all": everything. None: "test" where the source brings it, else "all".
-
-    Raises PredictionError when the run has no usable model, or there is no such part, or the run's data set has
-    changed since, so that the part it was drawn as is not known; DataError for images that cannot be used.
+    directory: of the run, as `find_run` returns it. spec: as `parse_source` takes it. Folders may hold images in any
+    way; those named as classes of the model give labels. part: one of PARTS; one that the source does not bring is
+    drawn as `load_dataset` draws it, with the run's data_seed. None: "test" where the source brings it, else "all".
+    Raises DataError when the run has no usable model, images cannot be used, there is no such part, or the run's data
+    set has changed since, so that a part drawn now would not be the one of then.
 
     Example:
         table = predict_images(find_run("02"), "folder:new_images")
     """
     if part is not None and part not in PARTS:
-        raise PredictionError(f"part {part!r}{did_you_mean(part, PARTS)} is not one of {', '.join(PARTS)}")
+        raise DataError(f"part {part!r}{did_you_mean(part, PARTS)} is not one of {', '.join(PARTS)}")
     source = parse_source(spec)
-    record = check_run(directory)
+    model, record = load_model(directory)
     import numpy as np
     import pandas as pd
     import torch
@@ -141,7 +114,6 @@ def predict_images(directory: Path, spec: str, part: str | None = None) -> pd.Da
     found = loading.load_source(source, size, record["params"].get("data_seed", 0), lenient=True)
     part = part or ("test" if "test" in found.parts else "all")
     rows = part_rows(found, source, part, record)
-    model, _ = load_model(directory)
     outputs, length = [], store.chunk_length(found.images.shape[1:])
     with device.progress_bar(len(rows), source.name, "image") as bar:
         for i in range(0, len(rows), length):
@@ -150,15 +122,12 @@ def predict_images(directory: Path, spec: str, part: str | None = None) -> pd.Da
             bar.update(len(images))
     probabilities = torch.cat(outputs).numpy()
     if not np.isfinite(probabilities).all():
-        raise PredictionError(f"the model of {show_path(directory)} gives NaN: did its training diverge?")
+        raise DataError(f"the model of {show_path(directory)} gives NaN: did its training diverge?")
 
     classes = np.array(record["dataset"]["classes"])
     labels = [found.classes[label] if label >= 0 else "" for label in found.labels[rows]]
-    names = found.names or [
-        f"images[{i}]" if list(found.parts) == ["train"] else f"{own}_images[{i}]"
-        for own, count in found.parts.items()
-        for i in range(count)
-    ]
+    keys = {own: "images" if list(found.parts) == ["train"] else f"{own}_images" for own in found.parts}
+    names = found.names or [f"{keys[own]}[{i}]" for own, count in found.parts.items() for i in range(count)]
     columns = {"name": [names[row] for row in rows], "class": classes[probabilities.argmax(1)]}
     if set(labels) & set(classes):
         columns["label"] = labels
@@ -178,8 +147,7 @@ def predict_images(directory: Path, spec: str, part: str | None = None) -> pd.Da
 def part_rows(found: Stored, source: Source, part: str, record: dict[str, Any]) -> np.ndarray:
     """Which images of a source make up a part, ascending: int64 (n,). Parts that it does not bring are drawn anew.
 
-    Raises PredictionError where images were added, changed or removed since the run: of what would be drawn as test
-    now, some was trained on then.
+    Raises DataError where images were added, changed or removed since the run: some of a new test was trained on then.
     """
     import numpy as np
 
@@ -191,15 +159,13 @@ def part_rows(found: Stored, source: Source, part: str, record: dict[str, Any]) 
     if part in found.parts and (part != "train" or {"val", "test"} <= set(found.parts)):
         return np.flatnonzero(np.repeat(list(found.parts), list(found.parts.values())) == part)
     if "train" not in found.parts:
-        raise PredictionError(f"{source.name} has no part {part!r}, only {', '.join(found.parts)}: give another part")
+        raise DataError(f"{source.name} has no part {part!r}, only {', '.join(found.parts)}: give another part")
     seed, fraction = record["params"].get("data_seed", 0), record["params"].get("val_fraction", 0.1)
     drawn = splits.split(found.labels, found.parts, source.name, fraction, seed)
     trained = record["dataset"].get("fingerprint")
     if holds_trained(source, record) and loading.split_fingerprint(found.content, seed, fraction, drawn) != trained:
-        raise PredictionError(
-            f"{source.name} is no longer as the run saw it, and some of what is drawn as {part} now may have been "
-            f"trained on: restore it, or give --part all"
-        )
+        what = f"some of what is drawn as {part} now may have been trained on"
+        raise DataError(f"{source.name} is no longer as the run saw it, and {what}: restore it, or give --part all")
     return drawn[part]
 
 
@@ -210,39 +176,17 @@ def holds_trained(source: Source, record: dict[str, Any]) -> bool:
     return source.name == name or (source.kind in sources.GENERATED and source.kind == name.partition(":")[0])
 
 
-def summary(table: pd.DataFrame, most: int = 12) -> str:
-    """One line on a table of `predict_images`: how many of each class (the `most` frequent ones), and the accuracy."""
-    counts = table["class"].value_counts()
+def summary(table: pd.DataFrame) -> str:
+    """One line on a table of `predict_images`: how many of each class, the frequent ones first, and the accuracy."""
+    counts, most = table["class"].value_counts(), 12
     line = ", ".join(f"{name} {count:,}" for name, count in counts.head(most).items())
     if len(counts) > most:
         line += f" and {len(counts) - most} more classes"
     if "label" in table:
-        judged = table[table.label.map(lambda name: f"p_{name}" in table)]
+        judged = table[("p_" + table.label).isin(table.columns)]
         right = int((judged.label == judged["class"]).sum())
         line += f"; accuracy {right / len(judged):.4f} ({right:,} of {len(judged):,} labelled)"
     return line
-
-
-def table_path(directory: Path, spec: str, part: str | None, out: Path | None = None) -> Path:
-    """Where a table goes: `out`, else into the run's directory, under the name of the images.
-
-    Raises DataError where no file can be written, so that it is told before anything is computed.
-    """
-    name = "_".join(filter(None, ("predictions", parse_source(spec).name, part)))
-    path = out or directory / (re.sub(r"[^\w.@-]+", "_", name) + ".csv")
-    if path.is_dir():
-        raise DataError(f"{path} is a folder: give --out the name of a file, such as {path / 'predictions.csv'}")
-    if not path.absolute().parent.is_dir():
-        raise DataError(f"{path.parent} is no folder: make it, or give another --out FILE")
-    return path
-
-
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a table as CSV, whole or not at all. Raises DataError where that cannot be."""
-    try:
-        paths.replace_file(path, lambda temporary: table.to_csv(temporary, index=False, float_format="%.6g"))
-    except OSError as error:
-        raise DataError(f"{path} cannot be written ({error.strerror or error}): give another --out FILE") from error
 
 
 def parse_source(spec: str) -> Source:
@@ -250,7 +194,7 @@ def parse_source(spec: str) -> Source:
     try:
         return sources.parse(spec)
     except DataError:
-        path = Path(os.path.abspath(os.path.expanduser(spec)))
+        path = paths.absolute(spec)
         if spec.strip() and path.is_dir():
             return sources.Source("folder", f"folder:{printable(path.name)}", paths=(path,))
         if path.is_file() and path.suffix != ".npz":

@@ -1,7 +1,6 @@
-"""Run directories: what a notebook leaves behind, in plain files, and how one is found, resumed, executed and read.
+"""Run directories: what a notebook leaves behind, in plain files, and how one is found and read.
 
-A run lives in `<runs>/<notebook>/<run id>/`. The id is a hash of the notebook's code, its merged parameters and a cheap
-stamp of the data source, computed before a kernel starts: the same command finds its own run.
+A run lives in `<runs>/<notebook>/<run id>/`; the id is computed before a kernel starts, so a command finds its own run.
 """
 
 from __future__ import annotations
@@ -35,23 +34,16 @@ _held: dict[Path, AcquireReturnProxy] = {}
 
 
 class RunError(RuntimeError):
-    """A run that failed, or that another process is executing. trace: the notebook's traceback, if it has one."""
-
-    def __init__(self, message: str, trace: str = "") -> None:
-        super().__init__(message)
-        self.trace = trace
+    """A run that failed (a note holds the notebook's traceback), or that another process is executing."""
 
 
 @dataclass
 class Run:
-    """An open run: metrics, figures, predictions and the model go through it into its directory.
-
-    dir: the run's directory. record: what run.json holds. resume: whether `fit` continues from checkpoints.
-    """
+    """An open run: metrics, figures, predictions and the model go through it into its directory."""
 
     dir: Path
-    record: dict[str, Any]
-    resume: bool = False
+    record: dict[str, Any]  # what run.json holds
+    resume: bool = False  # whether `fit` continues from checkpoints
 
     def log(self, **metrics: float) -> None:
         """Record metrics by their names (test_accuracy, val_accuracy, train_seconds, ...); values must be finite."""
@@ -98,18 +90,11 @@ class Run:
         columns["probabilities"] = np.asarray(probabilities, np.float32)
         paths.replace_file(self.dir / f"{name}.npz", lambda temporary: np.savez_compressed(temporary, **columns))
 
-    def save_model(self, model: nn.Module, **build: Any) -> None:
-        """Keep a model as model.safetensors, and in the record how it was built.
-
-        build: settings that the model does not know itself, as `models.save` takes them; where none are known, as of a
-        network of one's own, `labutil predict` cannot use this run.
-
-        Example:
-            run.save_model(model)
-        """
+    def save_model(self, model: nn.Module) -> None:
+        """Keep a model as model.safetensors, and in the record how it was built, where that is known."""
         from labutil import models
 
-        if settings := models.save(model, self.dir / "model.safetensors", **build):
+        if settings := models.save(model, self.dir / "model.safetensors"):
             self.record["model"] = settings
             self.save()
 
@@ -127,21 +112,20 @@ class Run:
 def open_run(notebook: str, namespace: dict[str, Any], data: Dataset | None = None, *, label: str | None = None) -> Run:
     """Open the run that this notebook writes to, seed everything, and say on what it runs.
 
-    notebook: its name, as "02_supervised_baseline". namespace: `globals()`, from which the parameters are taken.
-    data: the data set, for the record. label: what tables call this run's method. Under `labutil run` the directory
-    is the one that the command prepared; by hand it is `<runs>/<notebook>/hand-<id>`, begun afresh.
-    Raises RunError when another kernel has it open.
+    namespace: `globals()`, from which the parameters are taken. data: for the record. label: what tables call this
+    run's method. Under `labutil run` the directory is the one that the command prepared; by hand it is
+    `<runs>/<notebook>/hand-<id>`, begun afresh. Raises RunError when another kernel has it open.
 
     Example:
         run = open_run("02_supervised_baseline", globals(), data)
     """
     from labutil import device
 
-    prepared = os.environ.get("LABUTIL_RUN_DIR")
-    directory = Path(prepared or "")
-    record = read_record(directory) if prepared else None
-    if record is None:
-        path = paths.project_root() / "notebooks" / f"{notebook}.ipynb"
+    if prepared := os.environ.get("LABUTIL_RUN_DIR"):
+        directory = Path(prepared)
+        record = read_record(directory)
+    else:
+        path = parameters.NOTEBOOKS / f"{notebook}.ipynb"
         params = {name: namespace[name] for name in parameters.read_parameters(path)}
         record = new_record(notebook, None, params)
         directory = paths.runs_dir() / notebook / f"hand-{run_id(path, params)}"
@@ -187,8 +171,8 @@ def new_record(notebook: str, recipe: str | None, params: dict[str, Any]) -> dic
 def read_record(directory: Path) -> dict[str, Any] | None:
     """run.json of a directory, None where there is none that can be read."""
     try:
-        record = json.loads((directory / "run.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError):
+        record = json.loads((directory / "run.json").read_bytes())
+    except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) and "status" in record else None
 
@@ -202,33 +186,29 @@ def read_records(root: Path) -> tuple[list[tuple[Path, dict[str, Any]]], list[Pa
 def run_id(notebook: Path, params: dict[str, Any], out: Path | None = None) -> str:
     """Ten hex digits for a notebook's code, its merged parameters, its data source and the files that it names.
 
-    Of a notebook that reads runs (parameter `runs`; None: those beside its own, in `out`) also for what is there.
+    Of a notebook that reads runs (parameter `runs`; None: those in `out`) also for what others have left there.
     """
     stamp = sources.stamp(params["dataset"]) if "dataset" in params else ""
     if "runs" in params:
-        stamp += _runs_stamp(Path(params["runs"] or out or paths.runs_dir()), notebook.stem)
+        root = Path(params["runs"] or out or paths.runs_dir())  # runs in the reader's own folder do not count
+        others = [f for f in sorted(root.glob("**/run.json")) if notebook.stem not in f.relative_to(root).parts]
+        stamp += json.dumps([(str(file.relative_to(root)), *_size_and_time(file)) for file in others])
     files = [Path(v) for k, v in params.items() if k != "dataset" and isinstance(v, str) and Path(v).is_file()]
-    times = [[(file.stat().st_size, file.stat().st_mtime_ns) for file in files]] if files else []
+    times = [list(map(_size_and_time, files))] if files else []
     identity = json.dumps([parameters.code_cells(notebook), params, stamp, *times], sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()[:10]
 
 
-def _runs_stamp(root: Path, reader: str) -> str:
-    """Changes when a run below root is added or finishes, but not with those in the reader's own folder."""
-    found = []
-    for file in sorted(root.glob("**/run.json")):
-        if reader not in file.relative_to(root).parts:
-            status = file.stat()
-            found.append((str(file.relative_to(root)), status.st_size, status.st_mtime_ns))
-    return json.dumps(found)
+def _size_and_time(file: Path) -> tuple[int, int]:
+    status = file.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def load_runs(path: Path | str | None = None) -> pd.DataFrame:
-    """Every run below a directory as a table, one row a run, oldest first.
+    """Every run below a directory as a table, one row a run, oldest first. A run.json that cannot be read is named.
 
     Columns: path, notebook, label (what the run calls its method; "" where it names none), recipe, status, started,
-    seconds, metrics by their names, parameters as `params.<name>`, and `dataset.<name>`. A run.json that cannot be
-    read is named and left out.
+    seconds, metrics by their names, parameters as `params.<name>`, and `dataset.<name>`.
     """
     import pandas as pd
 
@@ -255,10 +235,8 @@ def format_metrics(metrics: dict[str, float]) -> str:
 
 def show_path(path: Path) -> str:
     """A path for people: relative to the project where it lies inside."""
-    try:
-        return str(path.resolve().relative_to(paths.project_root()))
-    except ValueError:
-        return str(path)
+    full, root = path.resolve(), paths.project_root()
+    return str(full.relative_to(root) if full.is_relative_to(root) else path)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -268,10 +246,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def lock_file(path: Path, timeout: float = 0) -> AcquireReturnProxy:
-    """Lock a run's directory by a file in it, until the process ends or a `with` block does.
-
-    timeout: seconds to wait for another process. Raises RunError when it still has the lock then.
-    """
+    """Lock a run's directory by a file in it. Raises RunError when another process still has it after `timeout` s."""
     from filelock import FileLock, Timeout
 
     try:
@@ -282,9 +257,9 @@ def lock_file(path: Path, timeout: float = 0) -> AcquireReturnProxy:
 
 def _commit() -> str | None:
     """The project's git commit, with '+' when files differ from it; None outside a checkout."""
-    describe = ("describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*")
-    command = ["git", "-C", str(paths.project_root()), *describe]
+    command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        done = subprocess.run(command, cwd=paths.project_root(), capture_output=True, text=True, check=True)
+        return done.stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -1,13 +1,8 @@
-"""Report E's two commands: an autoencoder from images, then a classifier on its encoder. Both run notebook 06.
-
-What is missing is asked for where a person is at the terminal; elsewhere it is an error of one line.
-"""
+"""Report E's two commands: an autoencoder from images, then a classifier on its encoder. Both run notebook 06."""
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +11,29 @@ from click.core import ParameterSource
 
 from labutil import paths
 from labutil.runs import parameters
-from labutil.runs.execute import Overrides, outcome, run_notebook, run_options
+from labutil.runs.execute import Overrides, run_and_tell, run_options
 from labutil.runs.record import show_path
 
-NOTEBOOK = "06_autoencoder"
+NOTEBOOK = parameters.NOTEBOOKS / "06_autoencoder.ipynb"
 # What `autoencoder` asks for when it is given nothing at all: parameters of the notebook.
 ASKED = ("filters", "kernel_size", "dropout", "epochs", "batch_size")
 # The lesson's comparisons are left out, unless a recipe or -p asks for them.
 ALONE = {"contrast_epochs": "0", "code_sizes": "[]", "study": "none"}
 
 
-class Asked(click.Option):
-    """An option that is asked for where a person is at the terminal; elsewhere its lack is an error of one line."""
-
-    def prompt_for_value(self, ctx: click.Context) -> str:
-        if not sys.stdin.isatty():
-            missing = f"{self.opts[0]} is missing: {self.prompt}"
-            raise parameters.ParameterError(f"{missing}; nobody is at the terminal to be asked")
-        return super().prompt_for_value(ctx)
-
-
-def asked(*names: str, text: str) -> Callable[[click.decorators.FC], click.decorators.FC]:
-    """An `Asked` option. text: what it is, for the question and for the help."""
-    return click.option(*names, cls=Asked, prompt=text, help=f"{text[0].upper()}{text[1:]}.")
+def ask(context: click.Context, option: click.Option, value: str | None) -> str | None:
+    """A value that was not given is asked for at a terminal; elsewhere that is an error of one line."""
+    if value or context.resilient_parsing:
+        return value
+    text = f"{option.help[0].lower()}{option.help[1:-1]}"
+    if not sys.stdin.isatty():
+        raise parameters.ParameterError(f"{option.opts[0]} is missing: {text}; nobody is at the terminal to be asked")
+    return click.prompt(text)
 
 
-@asked("-d", "--dataset", text="images (a file in IDX format, gzipped or not, or a data set of the workbook)")
+@click.option(
+    "-d", "--dataset", callback=ask, help="Images (a file in IDX format, gzipped or not, or a data set's name)."
+)
 @click.option("--filters", help="Channels of each layer, as 16,32 (as many layers as numbers).")
 @click.option("--kernel-size", help="Pixels a side of each convolution.")
 @click.option("--dropout", help="Probability that a value of the maps is dropped.")
@@ -58,27 +50,28 @@ def autoencoder(dataset: str, model: str | None, save: str | None, **options: An
     """
     context = click.get_current_context()
     if ParameterSource.COMMANDLINE not in map(context.get_parameter_source, context.params):
-        declared = parameters.read_parameters(_notebook())
+        declared = parameters.read_parameters(NOTEBOOK)
         for name in ASKED:
             options[name] = click.prompt(declared[name].meaning, default=str(declared[name].default).strip("[]"))
         save = click.prompt("copy of the trained autoencoder (a file; nothing: none)", default="", show_default=False)
-    params = {"dataset": _images_spec(dataset), "classifier_epochs": "[0, 0]"}
-    params |= {"autoencoder": _file(model)} if model else {}
-    target = _target(save) if save else None
+    file = paths.absolute(dataset)
+    images = f"idx:{file}" if file.is_file() and file.suffix != ".npz" else dataset
+    params = {"dataset": images, "classifier_epochs": "[0, 0]"} | ({"autoencoder": _file(model)} if model else {})
+    target = paths.target(save) if save else None
     directory, record = _run(params, **options)
     trained = directory / "autoencoder.safetensors"
     if target:
         paths.replace_file(target, lambda temporary: temporary.write_bytes(trained.read_bytes()))
-        trained = target
     error = record["metrics"]["val_reconstruction_mse"]
-    click.echo(f"autoencoder: {show_path(trained)}\nvalidation images come back with a squared error of {error:.5f}")
+    click.echo(f"autoencoder: {show_path(target or trained)}")
+    click.echo(f"validation images come back with a squared error of {error:.5f}")
 
 
-@asked("-d", "--dataset", text="training images (a file in IDX format, gzipped or not)")
-@asked("-dl", "--dataset-labels", text="labels of the training images")
-@asked("-t", "--test", text="test images")
-@asked("-tl", "--test-labels", text="labels of the test images")
-@asked("-model", "--model", text="the trained autoencoder (autoencoder.safetensors, of `labutil autoencoder`)")
+@click.option("-d", "--dataset", callback=ask, help="Training images (a file in IDX format, gzipped or not).")
+@click.option("-dl", "--dataset-labels", callback=ask, help="Labels of the training images.")
+@click.option("-t", "--test", callback=ask, help="Test images.")
+@click.option("-tl", "--test-labels", callback=ask, help="Labels of the test images.")
+@click.option("-model", "--model", callback=ask, help="The trained autoencoder (autoencoder.safetensors of a run).")
 @click.option("--epochs", "classifier_epochs", help="Passes over the images, of new layers, then of everything: 2,6")
 @click.option("--batch-size", "classifier_batch_size", help="Images per step.")
 @click.option("--head", help="Nodes of each fully connected layer, as 64.")
@@ -91,33 +84,25 @@ def classification(dataset: str, dataset_labels: str, test: str, test_labels: st
     wrong test images.
     """
     files = ",".join(map(_file, (dataset, dataset_labels, test, test_labels)))
-    params = {"dataset": f"idx:{files}", "autoencoder": _file(model), "epochs": "0"}
-    directory, record = _run(params, **options)
-    click.echo(_report(directory, record))
+    directory, record = _run({"dataset": f"idx:{files}", "autoencoder": _file(model), "epochs": "0"}, **options)
+    import numpy as np
 
+    from labutil import evaluation
 
-def _images_spec(text: str) -> str:
-    """A file is an IDX file; anything else is a data set as the other commands take it."""
-    path = Path(text).expanduser()
-    return f"idx:{path}" if path.is_file() and path.suffix != ".npz" else text
+    with np.load(directory / "predictions.npz") as file:
+        y_true, probabilities = file["y_true"], file["probabilities"]
+    table = evaluation.class_report(y_true, probabilities, record["dataset"]["classes"])
+    click.echo(table.to_string(float_format=lambda value: f"{value:.4f}"))
+    metrics = record["metrics"]
+    errors, accuracy = metrics["test_errors"], metrics["test_accuracy"]
+    click.echo(f"wrong: {errors:,} of {len(y_true):,} (accuracy {accuracy:.4f})")
 
 
 def _file(text: str) -> str:
-    path = Path(os.path.abspath(os.path.expanduser(text)))
+    path = paths.absolute(text)
     if not path.is_file():
         raise paths.DataError(f"{path} {'is no file' if path.exists() else 'does not exist'}: check the path")
     return str(path)
-
-
-def _target(text: str) -> Path:
-    path = Path(os.path.abspath(os.path.expanduser(text)))
-    if path.is_dir() or not path.parent.is_dir():
-        raise paths.DataError(f"{path} cannot be written: name a file in a folder that exists")
-    return path
-
-
-def _notebook() -> Path:
-    return paths.project_root() / "notebooks" / f"{NOTEBOOK}.ipynb"
 
 
 def _run(
@@ -127,38 +112,17 @@ def _run(
 
     given: parameters as options give them; `16,32`, or one number, is a list where the notebook wants one.
     """
-    declared = parameters.read_parameters(_notebook())
+    declared = parameters.read_parameters(NOTEBOOK)
     for name, value in given.items():
         if value:
             params[name] = f"[{value.strip('[]')}]" if declared[name].type.startswith("list") else value
-    merged = parameters.plan(_notebook(), recipe, params | dict(overrides), base=ALONE)
-    _check_images(merged)
-    progress = sys.stderr.isatty()
-    directory, record, found = run_notebook(_notebook(), merged, recipe=recipe, out=out, force=force, progress=progress)
-    click.echo(outcome(directory, record, found))
-    return directory, record
+    merged = parameters.plan(NOTEBOOK, recipe, params | dict(overrides), base=ALONE)
 
-
-def _check_images(params: dict[str, Any]) -> None:
-    """Read the files before a kernel starts: a wrong one is the user's mistake, not a failed run."""
     from labutil import models
     from labutil.data import load_dataset
 
-    data = load_dataset(params["dataset"], **{key: params[key] for key in ("image_size", "subset", "data_seed")})
-    if params["autoencoder"]:
-        models.load(params["autoencoder"], kind=models.ConvAutoencoder, image=data.train.images.shape[1:])
-
-
-def _report(directory: Path, record: dict[str, Any]) -> str:
-    """The classification report of a run's predictions, and how many are wrong."""
-    import numpy as np
-
-    from labutil import evaluation
-
-    with np.load(directory / "predictions.npz") as file:
-        table = evaluation.class_report(file["y_true"], file["probabilities"], record["dataset"]["classes"])
-        number = len(file["y_true"])
-    metrics = record["metrics"]
-    lines = table.to_string(float_format=lambda value: f"{value:.4f}")
-    wrong = f"wrong: {metrics['test_errors']:,} of {number:,} (accuracy {metrics['test_accuracy']:.4f})"
-    return f"{lines}\n{wrong}"
+    # The files are read before a kernel starts: a wrong one is the user's mistake, not a failed run.
+    data = load_dataset(merged["dataset"], **{key: merged[key] for key in ("image_size", "subset", "data_seed")})
+    if merged["autoencoder"]:
+        models.load(merged["autoencoder"], kind=models.ConvAutoencoder, image=data.train.images.shape[1:])
+    return run_and_tell(NOTEBOOK, merged, recipe=recipe, out=out, force=force)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from labutil.cleaning import CleaningReport, image_quality, judged_images, plant
-from labutil.data import DataError, Dataset, ImageSet, load_dataset
+from labutil.data import DataError, Dataset, ImageSet, cells, load_dataset
 
 
 def part(labels: list[int], classes: tuple[str, ...], seed: int, prefix: str | None = None) -> ImageSet:
@@ -22,34 +22,21 @@ def part(labels: list[int], classes: tuple[str, ...], seed: int, prefix: str | N
     return ImageSet(torch.from_numpy(pixels), torch.tensor(labels, dtype=torch.int64), classes, names)
 
 
-def small(
-    labels: list[int],
-    classes: tuple[str, ...] = ("a", "b"),
-    *,
-    test: tuple[int, ...] = (0, 1),
-    unlabelled: int | None = None,
-    named: bool = False,
-) -> Dataset:
-    train, val, tested = (
-        part(values, classes, seed, prefix if named else None)
-        for seed, (prefix, values) in enumerate({"train": labels, "val": [labels[0]], "test": list(test)}.items())
-    )
-    more = None if unlabelled is None else part([-1] * unlabelled, classes, 3, "more" if named else None)
-    return Dataset("small", train, val, tested, more, (0.5,), (0.2,), "0" * 16, classes, 1, (8, 12))
+def small(labels, classes=("a", "b"), *, test=(0, 1), unlabelled=None, named=False) -> Dataset:
+    """Training images with these labels, one validation image, test images, so many unlabelled ones: (1, 8, 12)."""
+    of = {"train": labels, "val": labels[:1], "test": [*test], "more": [-1] * (unlabelled or 0)}
+    parts = [part(of[name], classes, seed, name if named else None) for seed, name in enumerate(of)]
+    more = None if unlabelled is None else parts[3]
+    return Dataset("small", *parts[:3], more, (0.5,), (0.2,), "0" * 16, classes, 1, (8, 12))
 
 
-def ranking(*scores: float) -> pd.DataFrame:
-    order = np.argsort(-np.array(scores))
-    return pd.DataFrame({"index": order, "score": np.array(scores)[order]})
-
-
-def pairs(*rows: tuple[int, int, float]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=["index", "reference_index", "score"])
+def found(*index: int, score: float | list[float] = 1.0, **columns: list[int]) -> pd.DataFrame:
+    return pd.DataFrame({"index": np.array(index, int), "score": score, **columns})
 
 
 def removing(data: Dataset, *rows: int) -> CleaningReport:
     report = CleaningReport(data)
-    report.add("test", pd.DataFrame({"index": list(rows), "score": 1.0}))
+    report.add("test", found(*rows))
     return report
 
 
@@ -61,17 +48,15 @@ def content(images: ImageSet) -> list[tuple[bytes, str]]:
 @pytest.fixture
 def report() -> CleaningReport:
     report = CleaningReport(small([0] * 9, test=(0, 0), unlabelled=1, named=True))
-    report.add("outlier", ranking(1, 9, 3, 5), threshold=4)
-    report.add("duplicate", pairs((9, 2, 0.9), (8, 1, 0.5), (3, 0, 1.0)), threshold=0.5)
-    report.add("leak", pairs((4, 1, 0.9)), other_in_test=True)
-    report.add("label", ranking(0.1, 0.2, 0.95), threshold=0.9, remove=False)
+    report.add("outlier", found(1, 3, score=[9, 5]))
+    report.add("duplicate", found(9, 3, score=[0.9, 1], reference_index=[2, 0]))
+    report.add("leak", found(4, score=0.9, reference_index=[1]), other_in_test=True)
+    report.add("label", found(2, score=0.95))
+    report.rows.loc[5, "remove"] = False
     return report
 
 
-# What it holds
-
-
-def test_a_report_holds_what_is_above_the_threshold_and_names_the_files(report):
+def test_a_report_holds_what_was_found_and_names_the_files(report):
     assert report.rows.drop(columns="data_set").to_numpy().tolist() == [
         [1, "train/1.png", "outlier", 9.0, -1, "", True],
         [3, "train/3.png", "outlier", 5.0, -1, "", True],
@@ -87,9 +72,9 @@ def test_a_report_holds_what_is_above_the_threshold_and_names_the_files(report):
     assert report.removed.tolist() == [1, 3, 4, 9]
     report.rows.loc[3, "remove"] = False
     assert report.removed.tolist() == [1, 4, 9]
-    report.add("dark", image_quality(report.data.train.images[:5]), score="dark")  # no threshold: all
+    report.add("dark", image_quality(report.data.train.images[:5]), score="dark")
     assert report.rows["reason"].tolist()[6:] == ["dark"] * 5
-    report.add("nothing", ranking(), threshold=0)
+    report.add("nothing", found())
     assert len(report.rows) == 11
     bare = removing(small([0, 1]), 1)
     assert bare.rows["name"].tolist() == bare.rows["other_name"].tolist() == [""]
@@ -105,7 +90,7 @@ def test_a_report_survives_a_file(report, tmp_path):
         again = CleaningReport.load(path)
         pd.testing.assert_frame_equal(again.rows, kept.rows)
         assert again.removed.tolist() == kept.removed.tolist()
-        again.add("more", ranking(1.0, 2.0))  # it can go on
+        again.add("more", found(1, 0))  # it can go on
         assert len(again.rows) == len(kept.rows) + 2
     assert [p.name for p in path.parent.iterdir()] == ["report.csv"]
     removing(replace(odd, train=replace(odd.train, names=("caf\udce9.png",) * 9)), 1).save(path)  # a name in Latin-1
@@ -139,21 +124,10 @@ HEADER = b"data_set,index,name,reason,score,other,other_name,remove\n"
 def test_damaged_reports(content, tmp_path):
     path = tmp_path / "report.csv"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"report.csv is no cleaning report \(.*\): save one with") as error:
-        CleaningReport.load(path)
-    assert "\n" not in str(error.value)
-
-
-def test_reports_that_are_no_file(tmp_path, report):
-    for path in (tmp_path / "none.csv", tmp_path):
-        with pytest.raises(DataError, match="is no cleaning report"):
-            CleaningReport.load(path)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"cannot be written \(.+\): choose another place$"):
-        report.save(tmp_path / "file" / "report.csv")
-
-
-# What is left
+    for wrong in (path, tmp_path / "none.csv", tmp_path):
+        with pytest.raises(DataError, match=r" is no cleaning report \(.*\): save one with") as error:
+            CleaningReport.load(wrong)
+        assert str(error.value).startswith(f"{wrong} is") and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(("spec", "subset"), [("cells:60", None), ("mnist5k", 40)])
@@ -252,41 +226,31 @@ def test_no_half_written_file_stays(error, tmp_path, monkeypatch):
     with pytest.raises(seen, match=r"cleaned.npz cannot be written \((No space left on device|odd)\)|^$"):
         removing(data, 1).apply(data, path)
     assert [p.name for p in tmp_path.iterdir()] == ["cleaned.npz"] and path.read_bytes() == b"the old one"
-
-
-# The lesson, on a set of one's own
+    with pytest.raises(DataError, match=r"cannot be written \(.+\): choose another place$"):
+        removing(data, 1).save(path / "report.csv")  # a file is no folder
 
 
 @pytest.mark.long
 def test_the_lesson_judges_every_image_of_a_set_and_loses_none(tmp_path):
     """More images than its `subset`, some without a label: a copy, a copy without a label and a blank frame go."""
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[:32, :32]
-
-    def pictures(kinds: np.ndarray) -> np.ndarray:
-        across, down = rng.normal(16, 4, len(kinds)), 8 + 7 * kinds + rng.normal(0, 2, len(kinds))
-        disc = (y - down[:, None, None]) ** 2 + (x - across[:, None, None]) ** 2 < 40
-        noisy = 110 + 100 * disc[..., None] * np.eye(3)[kinds][:, None, None] + rng.normal(0, 12, (*disc.shape, 3))
-        return noisy.clip(0, 255).astype(np.uint8)
-
-    labels = {part: np.arange(size) % 3 for part, size in (("train", 150), ("val", 30), ("test", 30))}
-    arrays = {f"{part}_images": pictures(kinds) for part, kinds in (labels | {"unlabelled": np.arange(30) % 3}).items()}
-    judged = np.concatenate([arrays["train_images"], arrays["unlabelled_images"]])
-    judged[3], judged[150], judged[5] = judged[0], judged[1], 255
-    arrays |= {"train_images": judged[:150], "unlabelled_images": judged[150:]}
-    np.savez(tmp_path / "own.npz", **arrays, **{f"{part}_labels": kinds for part, kinds in labels.items()})
+    pictures, kinds, _ = cells.generate(240, 0)
+    pictures = pictures[:, :, ::3, ::3].transpose(0, 2, 3, 1).copy()
+    pictures[3], kinds[3], pictures[150], pictures[5] = pictures[0], kinds[0], pictures[1], 255
+    parts = dict(zip(("train", "unlabelled", "val", "test"), np.split(np.arange(240), [150, 180, 210]), strict=True))
+    arrays = {f"{part}_images": pictures[rows] for part, rows in parts.items()}
+    arrays |= {f"{part}_labels": kinds[rows] for part, rows in parts.items() if part != "unlabelled"}
+    np.savez(tmp_path / "own.npz", **arrays)
     command = [sys.executable, "-m", "labutil", "run", "01", "--out", tmp_path / "runs"]
     given = ["-p", "dataset", f"npz:{tmp_path / 'own.npz'}", "-p", "planted", "0", "-p", "subset", "60"]
     done = subprocess.run([*command, *given], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "runs" / "01_data_cleaning").iterdir()
     removed = set(CleaningReport.load(run / "cleaning_report.csv").removed)
-    assert {3, 5, 150} <= removed and not {0, 1} & removed and len(removed) < 25
+    assert {3, 5, 150} <= removed and not {0, 1} & removed and len(removed) < 25, removed
     cleaned = np.load(run / "cleaned.npz")
-    for part, rows in (("train", range(150)), ("unlabelled", range(150, 180))):
-        assert np.array_equal(cleaned[f"{part}_images"], judged[[row for row in rows if row not in removed]]), part
-    for part in ("val", "test"):
-        assert np.array_equal(cleaned[f"{part}_images"], arrays[f"{part}_images"])
-        assert cleaned[f"{part}_labels"].tolist() == [str(kind) for kind in labels[part]]
+    for part, rows in parts.items():
+        left = [row for row in rows if row not in removed or part in {"val", "test"}]
+        assert np.array_equal(cleaned[f"{part}_images"], pictures[left]), part
+        assert part == "unlabelled" or cleaned[f"{part}_labels"].tolist() == [str(kind) for kind in kinds[left]]
     said = "".join((run / "notebook.ipynb").read_text())
     assert f"{len(removed)} of 180 images go" in said and "30 of them have no label" in said

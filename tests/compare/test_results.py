@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from planted import Y, board_of, guesses, leave_run
 
-from labutil import evaluation, models, runs
+from labutil import evaluation, models, paths, runs
 from labutil.compare import results
 from labutil.data import load_dataset
 from labutil.runs import predict
@@ -188,7 +188,7 @@ def test_features_are_of_the_images_that_the_runs_saw(tmp_path):
     h = results.features(board, board.methods[0], index)
     model, _ = predict.load_model(board.methods[0].dirs[0])
     assert np.allclose(h, evaluation.predict(model.encoder, data.test.images[index]), atol=1e-3)
-    with pytest.raises(predict.PredictionError, match="keeps no model"):
+    with pytest.raises(paths.DataError, match="keeps no model"):
         results.features(board, board.methods[1], index)
     leave_run(tmp_path / "other", "05_supcon", dataset="cells:60", model="resnet8", **known)
     board = board_of(tmp_path / "other")

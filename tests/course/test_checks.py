@@ -2,38 +2,30 @@
 
 from __future__ import annotations
 
-import itertools
+import json
 import math
 import re
-from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from labutil import checks
+from labutil import checks, losses
 
 
-def onehot(y, k):
-    return F.one_hot(y, k).float()
-
-
-def f1_by_class(c):
-    hits, true, predicted = c.diag().float(), c.sum(1), c.sum(0)
-    precision = torch.where(predicted > 0, hits / predicted, torch.zeros(()))
-    recall = torch.where(true > 0, hits / true, torch.zeros(()))
-    return torch.where(hits > 0, 2 * precision * recall / (precision + recall), torch.zeros(())), precision, recall
-
-
-def f1_naive(c):
+def f1(c):
+    """F1, precision and recall of each class; 0 / 0 is NaN."""
     precision, recall = c.diag() / c.sum(0), c.diag() / c.sum(1)
-    return 2 * precision * recall / (precision + recall)
+    return 2 * precision * recall / (precision + recall), precision, recall
 
 
 def head_parameters(d, sizes, k, norm=2, bias=True, last=True):
     widths = [d, *sizes, k][: None if last else -1]
-    linear = sum(a * b + b * bias for a, b in itertools.pairwise(widths))
-    return linear + norm * sum(sizes)
+    return sum(a * b + b * bias for a, b in pairwise(widths)) + norm * sum(sizes)
 
 
 def mixed(x, y, share_x, share_y, order):
@@ -41,33 +33,97 @@ def mixed(x, y, share_x, share_y, order):
     return a * x + (1 - a) * x[order], b * y + (1 - b) * y[order]
 
 
-def first_of_equals(votes, k):
-    return torch.tensor([Counter(c).most_common(1)[0][0] for c in votes.T.tolist()])
+def solutions():
+    """(exercise, function) of every solution in the notebooks."""
+    for path in sorted((Path(__file__).parents[2] / "notebooks").glob("0*.ipynb")):
+        text = "\n".join("".join(cell["source"]) for cell in json.loads(path.read_text())["cells"])
+        blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+        for exercise, name in re.findall(r"lab\.checks\.(\w+)\((\w+)\)", text):
+            scope = {"math": math, "torch": torch, "F": F}
+            exec(next(code for code in blocks if f"def {name}(" in code), scope)
+            yield exercise, scope[name]
 
 
-def same_inputs(d, sizes, k):
-    return sum((d + 1) * w + 2 * w for w in sizes) + (d + 1) * k
+SOLUTIONS = list(solutions())
+right = SimpleNamespace(**dict(SOLUTIONS))
 
 
-def in_place(x, y, s, o):
-    new_x, new_y = mixed(x, y, s, s, o)
-    return x.copy_(new_x), y.copy_(new_y)
+def eye(n):
+    return torch.eye(n, dtype=torch.bool)
 
 
-RIGHT = {
-    "conv_parameters": lambda i, o, k, bias: o * (i * k * k + bias),
-    "cross_entropy": lambda z, y: (z.logsumexp(1) - z[torch.arange(len(y)), y]).mean(),
-    "cross_entropy_gradient": lambda z, y: (z.softmax(1) - onehot(y, z.shape[1])) / len(y),
-    "macro_f1": lambda c: f1_by_class(c)[0].mean(),
-    "hamming": lambda a, b: (a[:, None] ^ b[None]).sum(2),
-    "robust_z": lambda x: (x - x.median()) / (1.4826 * (x - x.median()).abs().median()),
-    "recall_precision": lambda f, t: (len(f & t) / len(t), len(f & t) / len(f) if f else 1.0),
-    "label_quality": lambda p, y: p.gather(1, y[:, None])[:, 0],
-    "trainable_parameters": head_parameters,
-    "mix_up": lambda x, y, s, o: mixed(x, y, s, s, o),
-    "majority_vote": lambda votes, k: F.one_hot(votes, k).sum(0).argmax(1),
-    "grad_cam": lambda a, g: (g.mean((1, 2))[:, None, None] * a).sum(0).clamp(min=0),
-}
+def unit(*z):
+    return F.normalize(torch.cat(z), dim=1)
+
+
+def nt_xent(z_a, z_b, tau, *, fill=-torch.inf, positive_in_sum=True):
+    """Written with masks and slices, unlike labutil's."""
+    s, positive = unit(z_a, z_b) @ unit(z_a, z_b).T / tau, right.view_pairs(len(z_a))
+    below = s if fill is None else s.masked_fill(eye(len(s)), fill)
+    below = below if positive_in_sum else below.masked_fill(positive, -torch.inf)
+    return (below.logsumexp(1) - s[positive]).mean()
+
+
+def overflows(z_a, z_b, tau):
+    e = (unit(z_a, z_b) @ unit(z_a, z_b).T / tau).exp()
+    return -(e[right.view_pairs(len(z_a))] / (e.sum(1) - e.diag())).log().mean()
+
+
+def one_way(a, b, tau):
+    return F.cross_entropy(unit(a) @ unit(b).T / tau, torch.arange(len(a)))
+
+
+def l_out(log_p, mask, of_row=lambda log_p: log_p.mean()):
+    return -torch.stack([of_row(row[m]) for row, m in zip(log_p, mask, strict=True) if m.any()]).mean()
+
+
+def decoder(filters, channels, k, *, bias=True, norm=2, first=True, last=True):
+    """Counted from the modules that a decoder is made of, unlike the check's formula."""
+    chain = [*filters[-1:] * first, *filters[::-1], *[channels] * last]
+    convolutions = [torch.nn.Conv2d(a, b, k, bias=bias) for a, b in pairwise(chain)]
+    norms = norm * sum(filters if first else filters[:-1])
+    return sum(p.numel() for convolution in convolutions for p in convolution.parameters()) + norms
+
+
+def eigenvalues(x, correction=0, centre=True):
+    x = x - x.mean(0) if centre else x
+    return torch.linalg.eigvalsh(x.T @ x / (len(x) - correction))  # rising
+
+
+def exact(a, b, tails=2, cut=True, tail=True, seen=True, everything=False):
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    n, k = len(a) if everything else only_a + only_b, min(only_a, only_b)
+    p = tails * sum(math.comb(n, i) for i in (range(k + seen) if tail else [k])) / 2**n
+    return min(1.0, p) if cut else p
+
+
+def chi_square(a, b):
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    return math.erfc(max(0, abs(only_a - only_b) - 1) / math.sqrt(2 * (only_a + only_b)))
+
+
+def steps(p, *, cut=True, running=True, back=True):
+    """Holm's correction, or without one of its steps."""
+    values = np.sort(p) * np.arange(len(p), 0, -1)
+    values = np.minimum(1, values) if cut else values
+    values = np.maximum.accumulate(values) if running else values
+    return values[np.argsort(np.argsort(p))] if back else values
+
+
+# Written otherwise than the notebooks' solutions.
+ALSO_RIGHT = [
+    ("conv_size", lambda n, k, s, p: len(range(0, n + 2 * p - k + 1, s))),
+    ("trainable_parameters", head_parameters),
+    ("macro_f1", lambda c: f1(c)[0].nan_to_num().mean()),
+    ("info_nce", nt_xent),
+    ("info_nce", losses.info_nce),
+    ("off_diagonal", lambda c: c[~eye(len(c))].pow(2).sum()),
+    ("l_out", l_out),
+    ("decoder_parameters", decoder),
+    ("bce_gradient", torch.func.grad(F.binary_cross_entropy_with_logits)),
+    ("pca_error", lambda x, k: eigenvalues(x)[:-k].sum() / x.shape[1]),
+    ("holm", steps),
+]
 WRONG = [
     ("conv_parameters", lambda i, o, k, bias: o * i * k * k, "biases are missing"),
     ("conv_parameters", lambda i, o, k, bias: o * (i * k * k + 1), "no biases when bias is False"),
@@ -85,30 +141,26 @@ WRONG = [
     ("cross_entropy", lambda z, y: F.cross_entropy(z.softmax(1), y), "applied twice"),
     ("cross_entropy", lambda z, y: z.exp().sum().log() - z[range(len(y)), y].mean(), "dim=1"),
     ("cross_entropy", lambda z, y: (z.exp().sum(1).log() - z[range(len(y)), y]).mean(), "overflows"),
-    (
-        "cross_entropy",
-        lambda z, y: -z.softmax(1)[range(len(y)), y].log().mean(),
-        "but inf .* 500 is right: .*underflows",
-    ),
-    ("cross_entropy", lambda z, y: -(z.softmax(1)[range(len(y)), y] + 1e-12).log().mean(), "but 13.8155 .*only hides"),
+    ("cross_entropy", lambda z, y: F.nll_loss(z.softmax(1).log(), y), "but inf .* 500 is right: .*underflows"),
+    ("cross_entropy", lambda z, y: F.nll_loss((z.softmax(1) + 1e-12).log(), y), "but 13.8155 .*only hides"),
     ("cross_entropy", lambda z, y: torch.tensor(0.5), "yours is 0.5"),
     ("cross_entropy", lambda z, y: z @ z, "raised RuntimeError"),
-    ("cross_entropy_gradient", lambda z, y: z.softmax(1) - onehot(y, 4), "divided by N"),
-    ("cross_entropy_gradient", lambda z, y: (onehot(y, 4) - z.softmax(1)) / len(y), "sign"),
+    ("cross_entropy_gradient", lambda z, y: z.softmax(1) - F.one_hot(y, 4), "divided by N"),
+    ("cross_entropy_gradient", lambda z, y: (F.one_hot(y, 4) - z.softmax(1)) / len(y), "sign"),
     ("cross_entropy_gradient", lambda z, y: z.softmax(1) / len(y), "stands alone"),
     ("cross_entropy_gradient", lambda z, y: (z.softmax(1) - F.one_hot(y)) / len(y), "without the highest class"),
-    ("cross_entropy_gradient", lambda z, y: z * 0, "differs from autograd"),
+    ("cross_entropy_gradient", lambda z, y: z * 0, "start from -logit_y"),
     ("cross_entropy_gradient", lambda z, y: z.sum(0), r"shape \(6, 4\), yours has \(4,\)"),
     ("cross_entropy_gradient", lambda z, y: 3.0, "must be a tensor"),
     ("macro_f1", lambda c: c.diag().sum() / c.sum(), "accuracy"),
-    ("macro_f1", lambda c: (f1_by_class(c)[0] * c.sum(1) / c.sum()).sum(), "every class counts the same"),
-    ("macro_f1", lambda c: f1_by_class(c)[1].mean(), "macro precision"),
-    ("macro_f1", lambda c: f1_by_class(c)[2].mean(), "macro recall"),
-    ("macro_f1", lambda c: ((f1_by_class(c)[1] + f1_by_class(c)[2]) / 2).mean(), "arithmetic mean"),
-    ("macro_f1", lambda c: 2 / sum(1 / f1_by_class(c)[i].mean() for i in (1, 2)), "each class first"),
+    ("macro_f1", lambda c: (f1(c)[0] * c.sum(1) / c.sum()).sum(), "every class counts the same"),
+    ("macro_f1", lambda c: f1(c)[1].mean(), "macro precision"),
+    ("macro_f1", lambda c: f1(c)[2].mean(), "macro recall"),
+    ("macro_f1", lambda c: ((f1(c)[1] + f1(c)[2]) / 2).mean(), "arithmetic mean"),
+    ("macro_f1", lambda c: 2 / sum(1 / f1(c)[i].mean() for i in (1, 2)), "each class first"),
     ("macro_f1", lambda c: (2 / (c.sum(1) / c.diag() + c.sum(0) / c.diag())).mean() * 0.5, "yours is"),
-    ("macro_f1", lambda c: f1_naive(c).mean(), "divides by zero"),
-    ("macro_f1", lambda c: f1_naive(c).nanmean(), "still counts"),
+    ("macro_f1", lambda c: f1(c)[0].mean(), "divides by zero"),
+    ("macro_f1", lambda c: f1(c)[0].nanmean(), "still counts"),
     ("macro_f1", lambda c: (2 * c.diag() / (c.sum(0) + c.sum(1))).mean(), "no image and no prediction"),
     ("macro_f1", lambda c: (2 * c.diag() / (c.sum(0) + c.sum(1))).nanmean(), "count it as 0"),
     ("macro_f1", lambda c: sum(2 * int(c[i, i]) / int(c[i].sum() + c[:, i].sum()) for i in range(3)) / 3, "is 0/0"),
@@ -116,27 +168,27 @@ WRONG = [
     ("hamming", lambda a, b: (a[:, None] == b[None]).sum(2), "bits that agree"),
     ("hamming", lambda a, b: (a[:, None] ^ b[None]).float().mean(2), "share of bits"),
     ("hamming", lambda a, b: (a[:, None] & b[None]).sum(2), "1 in both"),
-    ("hamming", lambda a, b: torch.zeros(5, 7), "the first two hashes differ in"),
+    ("hamming", lambda a, b: torch.zeros(5, 7), r"at \[0, 0\] 34 is right, yours is 0"),
     ("robust_z", lambda x: (x - x.mean()) / x.std(), "ordinary z-score"),
     ("robust_z", lambda x: (x - x.median()) / (x - x.median()).abs().median(), "1.4826 is missing"),
     ("robust_z", lambda x: (x - x.median()) / (1.4826 * (x - x.mean()).abs().median()), "not from the mean"),
     ("robust_z", lambda x: (x - x.median()) / (1.4826 * (x - x.median()).abs().mean()), "take their median"),
-    ("robust_z", lambda x: RIGHT["robust_z"](x).abs(), "keep the sign"),
+    ("robust_z", lambda x: right.robust_z(x).abs(), "keep the sign"),
     ("robust_z", lambda x: (x - x.median()) * 1.4826 * (x - x.median()).abs().median(), "do not multiply"),
     ("robust_z", lambda x: 1.4826 * (x - x.median()) / (x - x.median()).abs().median(), "belongs below"),
     ("robust_z", lambda x: (x - x.median()) / 1.4826, "median absolute deviation is missing"),
-    ("robust_z", lambda x: (x - x.median()) * (x - x.median()).abs().median() / 1.4826, "the last value is"),
-    ("robust_z", lambda x: (x - x.median()) / (1.4826 * (x - x.median()).abs().median() ** 2), "the last value is"),
-    ("robust_z", lambda x: x, "the last value is"),
+    ("robust_z", lambda x: (x - x.median()) * (x - x.median()).abs().median() / 1.4826, "x is .9.0, 1.0"),
+    ("robust_z", lambda x: (x - x.median()) / (1.4826 * (x - x.median()).abs().median() ** 2), "x is .9.0, 1.0"),
+    ("robust_z", lambda x: x, "x is .9.0, 1.0"),
     ("recall_precision", lambda f, t: len(f & t) / len(t), "return two numbers"),
     ("recall_precision", lambda f, t: (len(f & t) / len(f), len(f & t) / len(t)), "exchanged"),
-    ("recall_precision", lambda f, t: (len(f & t), len(f & t)), "expected"),
+    ("recall_precision", lambda f, t: (len(f & t), len(f & t)), r"3, 9\]: at \[0\] 0.66666667 is right, yours is 2"),
     ("recall_precision", lambda f, t: (len(f & t) / len(t), len(f & t) / len(f)), "divides by zero"),
     ("recall_precision", lambda f, t: (len(f & t) / len(t), len(f & t) / max(1, len(f))), "1 by convention"),
     ("label_quality", lambda p, y: p[:, y], "pair them"),
     ("label_quality", lambda p, y: p.amax(1), "the given label's"),
-    ("label_quality", lambda p, y: 1 - RIGHT["label_quality"](p, y), "quality is the probability itself"),
-    ("label_quality", lambda p, y: p[:, 0] * 0, "for the first image it is"),
+    ("label_quality", lambda p, y: 1 - right.label_quality(p, y), "quality is the probability itself"),
+    ("label_quality", lambda p, y: p[:, 0] * 0, r"at \[0\] 0.1022.* yours is 0"),
     ("trainable_parameters", lambda d, s, k: head_parameters(d, s, k, norm=0), "batch norms are missing"),
     ("trainable_parameters", lambda d, s, k: head_parameters(d, s, k, norm=1), "learns two numbers"),
     ("trainable_parameters", lambda d, s, k: head_parameters(d, s, k, norm=4), "running mean and variance"),
@@ -148,12 +200,8 @@ WRONG = [
     ("trainable_parameters", lambda d, s, k: head_parameters(d, s, k) + 2 * k * bool(s), "no batch norm follows"),
     ("trainable_parameters", lambda d, s, k: head_parameters(d, s, k) - k * bool(s), "has a bias for each class"),
     ("trainable_parameters", lambda d, s, k: d, "one linear layer without hidden ones"),
-    (
-        "trainable_parameters",
-        lambda d, s, k: head_parameters(d, s, k) + 7 * bool(s),
-        "822,920 is right, yours is 822,927",
-    ),
-    ("trainable_parameters", same_inputs, "units of the layer before it"),
+    ("trainable_parameters", lambda *a: head_parameters(*a) + 7 * bool(a[1]), "822,920 is right, yours is 822,927"),
+    ("trainable_parameters", lambda d, s, k: sum((d + 3) * w for w in s) + (d + 1) * k, "units of the layer before it"),
     ("trainable_parameters", lambda d, s, k: head_parameters(d, s, k) + len(s), "dropout learns nothing"),
     ("mix_up", lambda x, y, s, o: s * x + (1 - s) * x[o], r"write share\[:, None, None, None\]"),
     ("mix_up", lambda x, y, s, o: mixed(x, y, s, s, o)[0], "return two tensors"),
@@ -165,19 +213,18 @@ WRONG = [
     ("mix_up", lambda x, y, s, o: mixed(x, y, s, s, o.argsort()), "inverse"),
     ("mix_up", lambda x, y, s, o: mixed(x, y, s, s, torch.arange(4, -1, -1)), "turns the batch round"),
     ("mix_up", lambda x, y, s, o: (mixed(x, y, s, s, o)[0], y * 0), "the labels are not"),
-    ("mix_up", lambda x, y, s, o: (x, mixed(x, y, s, s, o)[1]), "the images are not"),
-    ("mix_up", lambda x, y, s, o: (x, y), "differs from the answer"),
-    ("mix_up", in_place, "have changed"),
+    ("mix_up", lambda x, y, s, o: (x, mixed(x, y, s, s, o)[1]), "the images are not right: they are as they were"),
+    ("mix_up", lambda x, y, s, o: (x + 1, y), r"the images are not right: at \[0, 0, 0, 0\]"),
+    ("mix_up", lambda x, y, *a: tuple(map(torch.Tensor.copy_, (x, y), right.mix_up(x, y, *a))), "have changed"),
     ("majority_vote", lambda v, k: v.mode(1).values, "a vote for each model"),
     ("majority_vote", lambda v, k: k - 1 - F.one_hot(v, k).sum(0).flip(1).argmax(1), "right but for ties"),
-    ("majority_vote", first_of_equals, r"ties: .* the smallest wins, so votes \[3, 3, 0, 0\] give 0, yours is 3"),
-    ("majority_vote", lambda v, k: torch.tensor([max(c, key=c.count) for c in v.T.tolist()]), "the smallest wins"),
+    ("majority_vote", lambda v, k: torch.tensor([max(c, key=c.count) for c in v.T.tolist()]), "wins: at .4. 0 .*is 3"),
     ("majority_vote", lambda v, k: F.one_hot(v, k).sum(0).amax(1), "which class is it"),
     ("majority_vote", lambda v, k: v.float().mean(0).round(), "mean of the class numbers"),
     ("majority_vote", lambda v, k: v.median(0).values, "median of the class numbers"),
     ("majority_vote", lambda v, k: v[0], "first model's vote"),
-    ("majority_vote", lambda v, k: v[0] * 0, r"votes \[2, 2, 1, 0\] give 2, yours is 0"),
-    ("majority_vote", lambda v, k: RIGHT["majority_vote"](v, k) if len(v) > 1 else v[0] * 0, "single model"),
+    ("majority_vote", lambda v, k: v[0] * 0, r"at \[0\] 2 is right, yours is 0; the votes are"),
+    ("majority_vote", lambda v, k: right.majority_vote(v, k) if len(v) > 1 else v[0] * 0, "single model"),
     ("grad_cam", lambda a, g: g.mean((1, 2))[:, None, None] * a, "a map for each channel"),
     ("grad_cam", lambda a, g: (g * a).sum((1, 2)), "the places"),
     ("grad_cam", lambda a, g: (g.mean((1, 2))[:, None, None] * a).sum(0), "ReLU is missing"),
@@ -189,28 +236,170 @@ WRONG = [
     ("grad_cam", lambda a, g: g.sum(0).relu(), "do not say where"),
     ("grad_cam", lambda a, g: a.sum(0), "know nothing of the class"),
     ("grad_cam", lambda a, g: (a.mean((1, 2))[:, None, None] * g).sum(0).relu(), "exchanged"),
-    ("grad_cam", lambda a, g: RIGHT["grad_cam"](a, g) / RIGHT["grad_cam"](a, g).max(), "do not scale"),
-    ("grad_cam", lambda a, g: RIGHT["grad_cam"](a.relu(), g), "maps are taken with both signs: the ReLU"),
-    ("grad_cam", lambda a, g: RIGHT["grad_cam"](a.abs(), g), "maps are taken with both signs, not their sizes"),
-    ("grad_cam", lambda a, g: RIGHT["grad_cam"](a, g.relu()), "mean is taken with both signs"),
+    ("grad_cam", lambda a, g: right.grad_cam(a, g) / right.grad_cam(a, g).max(), "do not scale"),
+    ("grad_cam", lambda a, g: right.grad_cam(a.relu(), g), "maps are taken with both signs: the ReLU"),
+    ("grad_cam", lambda a, g: right.grad_cam(a.abs(), g), "maps are taken with both signs, not their sizes"),
+    ("grad_cam", lambda a, g: right.grad_cam(a, g.relu()), "mean is taken with both signs"),
     ("grad_cam", lambda a, g: (g.mean((1, 2)).relu()[:, None, None] * a).sum(0).relu(), "weights keep their signs"),
     ("grad_cam", lambda a, g: (g.mean(0) * a).sum(0).relu(), "not over the channels"),
-    ("grad_cam", lambda a, g: a[0] * 0 + 1, "differs from the answer"),
+    ("grad_cam", lambda a, g: a[0] * 0 + 1, r"at \[0, 0\] 0 is right, yours is 1"),
+    ("view_pairs", eye, r"\(2n, 2n\)"),
+    ("view_pairs", lambda n: eye(n).repeat(2, 2), "clear the diagonal"),
+    ("view_pairs", lambda n: eye(2 * n), "pairs a view with itself"),
+    ("view_pairs", lambda n: ~right.view_pairs(n), "marks the negatives"),
+    ("view_pairs", lambda n: eye(n).repeat_interleave(2, 0).repeat_interleave(2, 1) & ~eye(2 * n), "row i \\+ n"),
+    ("view_pairs", lambda n: right.view_pairs(n).triu(), "only one direction"),
+    ("view_pairs", lambda n: torch.rand(2 * n, 2 * n), "True and False only"),
+    ("view_pairs", lambda n: right.view_pairs(n).roll(1, 0), "each row has one True"),
+    ("info_nce", lambda a, b, t: nt_xent(a, b, t, fill=None), "with itself are still in the sum"),
+    ("info_nce", lambda a, b, t: nt_xent(a, b, t, fill=0.0), r"e\^0 = 1 in the sum: use -inf"),
+    ("info_nce", lambda a, b, t: nt_xent(a, b, t, positive_in_sum=False), "positive belongs into the sum"),
+    ("info_nce", lambda a, b, t: nt_xent(a, b, t) * 12, "sum over the views"),
+    ("info_nce", lambda a, b, t: nt_xent(a, b, t) * 2, "not by N"),
+    ("info_nce", lambda a, b, t: -nt_xent(a, b, t), "sign"),
+    ("info_nce", one_way, "only the views of z_b"),
+    ("info_nce", lambda a, b, t: (one_way(a, b, t) + one_way(b, a, t)) / 2, "same side are negatives"),
+    ("info_nce", lambda a, b, t: nt_xent(a, b, 1 / t), "do not multiply"),
+    ("info_nce", lambda a, b, t: nt_xent(a, b, 1.0), "tau is not used"),
+    ("info_nce", lambda a, b, t: nt_xent(a, b, t) / math.log(2), "bits"),
+    ("info_nce", lambda a, b, t: torch.zeros(12), "their mean"),
+    ("info_nce", overflows, "overflows; use logsumexp"),
+    ("info_nce", lambda a, b, t: 0.3, "yours is 0.3"),
+    ("collapsed_loss", lambda n: math.log(2 * n - 1) if n > 1 else 0.7, "only the positive is left"),
+    ("collapsed_loss", lambda n: math.log(2 * n), "not compared with itself"),
+    ("collapsed_loss", lambda n: 2 * n - 1, "the number of answers; the loss is its logarithm"),
+    ("collapsed_loss", lambda n: math.log(2 * n - 1) - 1 / 0.2, "-1/tau and 1/tau cancel"),
+    ("collapsed_loss", lambda n: math.log(2 * n - 1) + 1 / 0.2, "-1/tau and 1/tau cancel"),
+    ("collapsed_loss", lambda n: n - 1 and math.log(2 * n), "not compared with itself"),
+    ("collapsed_loss", lambda n: n - 1 and math.log(2 * n - 2), "the positive is in the sum too"),
+    ("collapsed_loss", math.log, "two views of each image"),
+    ("collapsed_loss", lambda n: math.log2(2 * n - 1), "bits"),
+    ("collapsed_loss", lambda n: 0.0, "uniform"),
+    ("collapsed_loss", lambda n: -math.log(2 * n - 1), "sign"),
+    ("collapsed_loss", lambda n: n - 1, "for n = 16: 3.4339872 is right, yours is 15"),
+    ("target_momentum", lambda p, base: 1 - (1 - base) * (1 - math.cos(math.pi * p)) / 2, "falls from 1"),
+    ("target_momentum", lambda p, base: base + (1 - base) * p, "straight line"),
+    ("target_momentum", lambda p, base: base, "does not change"),
+    ("target_momentum", lambda p, base: 1 - (1 - base) * (math.cos(math.pi * p) + 1), "halve"),
+    ("target_momentum", lambda p, base: 1 - right.target_momentum(p, base), "share that changes"),
+    ("target_momentum", lambda p, base: 0.5, r"at \[0\] 0.96 is right, yours is 0.5; progress .0.0, .*, base 0.96"),
+    ("off_diagonal", lambda c: c.pow(2).sum(), "diagonal is still"),
+    ("off_diagonal", lambda c: c.diag().pow(2).sum(), "that is the diagonal"),
+    ("off_diagonal", lambda c: c[~eye(5)].sum(), "square each entry: negative"),
+    ("off_diagonal", lambda c: c[~eye(5)].abs().sum(), "not absolute"),
+    ("off_diagonal", lambda c: c[~eye(5)].sum() ** 2, "first, then sum"),
+    ("off_diagonal", lambda c: c.triu(1).pow(2).sum(), "upper"),
+    ("off_diagonal", lambda c: c.tril(-1).pow(2).sum(), "lower"),
+    ("off_diagonal", lambda c: c[~eye(5)].pow(2).mean(), "not the mean"),
+    ("off_diagonal", lambda c: 1.0, "yours is 1$"),
+    ("positives", lambda y: y[:, None] == y, "each label counts for two rows"),
+    ("positives", lambda y: right.positives(y) | eye(10), "clear the diagonal"),
+    ("positives", lambda y: right.view_pairs(5), "SimCLR's mask"),
+    ("positives", lambda y: right.positives(y) & ~right.view_pairs(5), "other view of the same image"),
+    ("positives", lambda y: ~(right.positives(y) | eye(10)), "marks the negatives"),
+    ("positives", lambda y: y.repeat_interleave(2)[:, None].eq(y.repeat_interleave(2)) & ~eye(10), "not interleaved"),
+    ("positives", lambda y: eye(10) & False, r"at \[0, 4\] 1 is right, yours is 0; the labels are"),
+    ("l_out", lambda log_p, mask: -l_out(log_p, mask), "sign"),
+    ("l_out", lambda log_p, mask: l_out(log_p, mask, lambda row: row.exp().mean().log()), "L_in"),
+    ("l_out", lambda log_p, mask: -log_p[mask].mean(), "large classes more weight"),
+    ("l_out", lambda log_p, mask: l_out(log_p, mask) * 5 / 6, "count as 0"),
+    ("l_out", lambda log_p, mask: l_out(log_p, mask) * 5, "sum over the anchors"),
+    ("l_out", lambda log_p, mask: -log_p.masked_fill(~mask, 0).sum(1)[mask.any(1)].mean(), "divide by the number"),
+    ("l_out", lambda log_p, mask: -(log_p.masked_fill(~mask, 0).sum(1) / mask.sum(1)).mean(), "no positive"),
+    ("l_out", lambda log_p, mask: -((log_p * mask).sum(1) / mask.sum(1)).nanmean(), "not finite"),
+    ("l_out", lambda log_p, mask: 1.0, "yours is 1$"),
+    ("positives_per_anchor", lambda b, k, v: v * b / k, "not its own positive"),
+    ("positives_per_anchor", lambda b, k, v: b / k - 1, "2 times"),
+    ("positives_per_anchor", lambda b, k, v: b / k, "2 times, and a view"),
+    ("positives_per_anchor", lambda b, k, v: v * (b / k - 1), "other view of the same image"),
+    ("positives_per_anchor", lambda b, k, v: v * b - v * b / k, "negatives"),
+    ("positives_per_anchor", lambda b, k, v: v - 1, "that is SimCLR"),
+    ("positives_per_anchor", lambda b, k, v: 7.5, "63 is right, yours is 7.5"),
+    ("conv_size", lambda n, k, s, p: (n + 2 * p - k) / s + 1, "round down, since"),
+    ("conv_size", lambda n, k, s, p: math.ceil((n + 2 * p - k) / s) + 1, "not up"),
+    ("conv_size", lambda n, k, s, p: (n + 2 * p - k) // s, "add 1"),
+    ("conv_size", lambda n, k, s, p: (n + 2 * p - k + 1) // s, "add the 1 after dividing"),
+    ("conv_size", lambda n, k, s, p: (n + 2 * p - k + 1) / s, "add the 1 after dividing"),
+    ("conv_size", lambda n, k, s, p: (n + p - k) // s + 1, "both sides"),
+    ("conv_size", lambda n, k, s, p: 99, "28 is right, yours is 99"),
+    ("decoder_parameters", lambda f, c, k: decoder(f, c, k, bias=False), "biases are missing"),
+    ("decoder_parameters", lambda f, c, k: decoder(f, c, k, norm=0), "batch norms are missing"),
+    ("decoder_parameters", lambda f, c, k: decoder(f, c, k, norm=1), "two numbers a channel"),
+    ("decoder_parameters", lambda f, c, k: decoder(f, c, k, norm=4), "not learned"),
+    ("decoder_parameters", lambda f, c, k: decoder(f, c, k) + 2 * c, "no batch norm follows"),
+    ("decoder_parameters", lambda f, c, k: decoder(f, c, k, last=False), "last convolution"),
+    ("decoder_parameters", lambda f, c, k: decoder(f, c, k, first=False), "keeps the number of channels"),
+    ("decoder_parameters", lambda f, c, k: decoder(f, c, k, first=False) + 2 * f[-1], "keeps the number of channels"),
+    ("decoder_parameters", lambda f, c, k: decoder(f, c, (k, 1)), r"kernel\*\*2"),
+    ("decoder_parameters", lambda f, c, k: 5, "27,947 is right, yours is 5"),
+    ("bce_gradient", lambda z, x: z.sigmoid() - x, "mean over all pixels"),
+    ("bce_gradient", lambda z, x: (z.sigmoid() - x) / 3, "not by the number of images"),
+    ("bce_gradient", lambda z, x: (z.sigmoid() - x) / 16, "number of images as well"),
+    ("bce_gradient", lambda z, x: (x - z.sigmoid()) / 48, "sign"),
+    ("bce_gradient", lambda z, x: ((1 - x) / (1 - z.sigmoid()) - x / z.sigmoid()) / 48, "chain rule"),
+    ("bce_gradient", lambda z, x: torch.func.grad(lambda z: ((z.sigmoid() - x) ** 2).mean())(z), "MSE's gradient"),
+    ("bce_gradient", lambda z, x: (z - x) / 48, "sigmoid of the logits"),
+    ("bce_gradient", lambda z, x: torch.zeros_like(z), "right, yours is 0$"),
+    ("bce_gradient", lambda z, x: z.sum(), "must have shape"),
+    ("pca_error", lambda x, k: eigenvalues(x)[-k:].sum() / 6, "what the code keeps"),
+    ("pca_error", lambda x, k: eigenvalues(x)[:-k].sum(), "over the D values"),
+    ("pca_error", lambda x, k: eigenvalues(x, 1)[:-k].sum() / 6, "not N - 1"),
+    ("pca_error", lambda x, k: eigenvalues(x, 0, False)[:-k].sum() / 6, "mean off first"),
+    ("pca_error", lambda x, k: torch.linalg.svdvals(x - x.mean(0))[k:].sum() / 240, "squared singular"),
+    ("pca_error", lambda x, k: eigenvalues(x)[: -k - 1].sum() / 6, "one component too many"),
+    ("pca_error", lambda x, k: eigenvalues(x).sum() / 6, "k = 0"),
+    ("pca_error", lambda x, k: 1.5, "yours is 1.5"),
+    ("standard_error", lambda r, n: right.standard_error(r, n) ** 2, "that is the variance"),
+    ("standard_error", lambda r, n: right.standard_error(r, n) * math.sqrt(n), "the spread of a single image"),
+    ("standard_error", lambda r, n: right.standard_error(r, n) * n, "of the number right, not of the share"),
+    ("standard_error", lambda r, n: math.sqrt(r / n / n), "the share of wrong ones is missing"),
+    ("standard_error", lambda r, n: 1.96 * right.standard_error(r, n), "half of a 95% interval"),
+    ("standard_error", lambda r, n: right.standard_error(r, n) * math.sqrt(n / (n - 1)), "with n - 1"),
+    ("standard_error", lambda r, n: 100 * right.standard_error(r, n), "that is in percent"),
+    ("standard_error", lambda r, n: 0.5, "0.01235"),
+    ("standard_error", lambda r, n: [1, 2], "must be one number"),
+    ("mcnemar", lambda a, b: exact(a, b, cut=False), "at most 1"),
+    ("mcnemar", lambda a, b: exact(a, b, tails=1), "that is one tail"),
+    ("mcnemar", lambda a, b: exact(a, b, tail=False), "the chance of exactly"),
+    ("mcnemar", chi_square, "chi-square form"),
+    ("mcnemar", lambda a, b: exact(a, b, seen=False), r"the split that was seen counts as well: range\(k \+ 1\)"),
+    ("mcnemar", lambda a, b: exact(a, b, seen=False, tails=1), r"range\(k \+ 1\)"),
+    ("mcnemar", lambda a, b: exact(a, b, everything=True), "do images enter that both have right"),
+    ("mcnemar", lambda a, b: 0.3, "0.21875 is right, yours is 0.3$"),
+    ("mcnemar", lambda a, b: exact(a, b) if (a != b).any() else 1 / 0, "p is 1"),
+    ("mcnemar", lambda a, b: exact(a, b) if (a != b).any() else 0.0, "1 is right, yours is 0"),
+    ("paired_bootstrap", lambda a, b, d: -right.paired_bootstrap(a, b, d), "b minus a"),
+    ("paired_bootstrap", lambda a, b, d: (a.float().mean() - b.float().mean()).expand(6), "index with drawn"),
+    ("paired_bootstrap", lambda a, b, d: right.paired_bootstrap(a, b, d) * 40, "divide by N"),
+    ("paired_bootstrap", lambda a, b, d: (a[d].float() - b[d.roll(1, 0)].float()).mean(1), "the same drawn images"),
+    ("paired_bootstrap", lambda *a: right.paired_bootstrap(*a).abs(), "keep the sign: below 0 where b is ahead"),
+    ("paired_bootstrap", lambda a, b, d: (a[d] - b[d]).mean(1), "booleans cannot be subtracted: .float.. first"),
+    ("paired_bootstrap", lambda a, b, d: a[d].mean(1) - b[d].mean(1), "only floats have a mean: .float.. first"),
+    ("paired_bootstrap", lambda a, b, d: torch.ones(2) @ torch.ones(3), "raised RuntimeError"),
+    ("paired_bootstrap", lambda a, b, d: right.paired_bootstrap(a, b, d).mean(), r"must have shape \(6,\)"),
+    ("paired_bootstrap", lambda a, b, d: torch.zeros(6), r"at \[0\] 0.175 is right, yours is 0; row i"),
+    ("holm", lambda p: [min(1, len(p) * x) for x in p], "those are Bonferroni's"),
+    ("holm", lambda p: steps(p, running=False), "take the running maximum"),
+    ("holm", lambda p: steps(p, cut=False), "a probability is at most 1"),
+    ("holm", lambda p: steps(p, back=False), "in which they came"),
+    ("holm", lambda p: p, r"at \[0\] 0.03 is right, yours is 0.01"),
+    ("holm", lambda p: [0.1], "there are 3 corrected ones"),
 ]
 
 
-@pytest.mark.parametrize("name", RIGHT)
-def test_right_untouched_and_crashing(name):
+@pytest.mark.parametrize(("name", "answer"), [*SOLUTIONS, *ALSO_RIGHT])
+def test_right_answers_pass_and_untouched_and_crashing_ones_are_told(name, answer):
     check = getattr(checks, name)
-    assert check(RIGHT[name]).status == "passed"
-    assert repr(check(RIGHT[name])).startswith(f"✓ {name}: correct.")
-    for stub in (lambda *a: None, lambda *a: ...):
-        assert repr(check(stub)) == f"○ {name}: not attempted yet"
+    assert check(answer).status == "passed"
+    assert repr(check(answer)).startswith(f"✓ {name}: correct. ")
+    assert check.__doc__
 
     def todo(*args):
         raise NotImplementedError
 
-    assert check(todo).status == "not attempted"
+    for stub in (lambda *a: None, lambda *a: ..., todo):
+        assert check(stub).status == "not attempted"
+        assert repr(check(stub)) == f"○ {name}: not attempted yet"
 
     def unsupported(*args):
         raise NotImplementedError("not for bool")
@@ -220,8 +409,30 @@ def test_right_untouched_and_crashing(name):
     assert check(lambda: 1).status == "failed"  # wrong number of arguments: said, not raised
 
 
-@pytest.mark.parametrize(("name", "answer", "reason"), WRONG)
+@pytest.mark.parametrize(("name", "answer", "reason"), WRONG, ids=[f"{name}-{reason}" for name, _, reason in WRONG])
 def test_mistakes_are_recognised(name, answer, reason):
     result = getattr(checks, name)(answer)
-    assert result.status == "failed"
+    assert repr(result) == f"✗ {name}: {result.message}" and result.status == "failed"
     assert re.search(reason, result.message), result.message
+
+
+def test_every_exercise_has_its_solution_and_its_mistakes():
+    offered = {name for name in dir(checks) if callable(getattr(checks, name))}
+    assert offered == {name for name, _ in SOLUTIONS} == {name for name, *_ in WRONG}
+
+
+def test_an_approximate_pca_passes():
+    def lowrank_error(x, k):
+        u, s, v = torch.pca_lowrank(x, q=k)
+        return (x - x.mean(0) - u * s @ v.T).square().mean()
+
+    for seed in range(20):
+        torch.manual_seed(seed)
+        assert checks.pca_error(lowrank_error).status == "passed"
+
+
+def test_draws_are_there_on_which_b_is_ahead():
+    """Or an answer without its sign would pass."""
+    seen = []
+    checks.paired_bootstrap(lambda *given: seen.append(right.paired_bootstrap(*given)))
+    assert seen[0].min() < 0 < seen[0].max()

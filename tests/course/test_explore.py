@@ -1,4 +1,4 @@
-"""Explorers of the contrastive lessons: what they say is what a slow loop counts, and their controls redraw."""
+"""Explorers: what they say is what a slow loop counts, and their controls redraw."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ import matplotlib
 
 matplotlib.use("Agg")
 
+import IPython.display
+import ipywidgets
 import matplotlib.pyplot as plt
+import pandas as pd
 import pytest
 import torch
 
 from labutil import explore, plots
+from labutil.networks import ConvAutoencoder
 
 
 @pytest.fixture
@@ -33,14 +37,12 @@ def still(monkeypatch):
 @pytest.fixture
 def live(monkeypatch):
     """With a front end: call it, and get the controls by name and a list that grows by a title a drawing."""
-    import IPython.display
-    import ipywidgets
 
     def show(explorer, *args, drawn="image_grid", **kwargs):
         shown, titles, original = [], [], getattr(plots, drawn)
         monkeypatch.setenv("JPY_SESSION_NAME", "lesson.ipynb")
         monkeypatch.setattr(IPython.display, "display", lambda *things: shown.extend(things))
-        monkeypatch.setattr(plots, drawn, lambda *a, **k: titles.append(k["title"]) or original(*a, **k))
+        monkeypatch.setattr(plots, drawn, lambda *a, **k: titles.append(k.get("title")) or original(*a, **k))
         explorer(*args, **kwargs)
         (box,) = [w for w in shown if isinstance(w, ipywidgets.VBox)]
         return {child.description: child for child in box.children if hasattr(child, "description")}, titles
@@ -53,9 +55,8 @@ def texts(figure):
 
 
 def pictures(n=12, channels=3, side=16):
-    return torch.randint(
-        0, 256, (n, channels, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
+    g = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (n, channels, side, side), dtype=torch.uint8, generator=g)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -122,6 +123,39 @@ def test_neighbours_follow_the_class(live):
     controls["draw"].value = 1
     assert titles[0].startswith("queries of all classes") and titles[1].startswith("queries of c")
     assert len(titles) == 3
+
+
+def test_pairs_of_which_none_is_true(still):
+    found = pd.DataFrame({"index": [1], "reference_index": [0], "score": [0.9]})
+    assert still(explore.pairs, pictures(2), found, truth=[]).get_suptitle().split()[-2:] == ["precision", "0.0%"]
+
+
+def test_autoencoders_are_drawn_as_their_controls_say(live, monkeypatch):
+    drawn, images = [], pictures(9, 1, 12)
+    monkeypatch.setattr(plots, "image_rows", lambda rows, **_: drawn.append(rows) or plt.figure())
+    small, large = (ConvAutoencoder(1, (2,), 12, code_size=size) for size in (2, 5))
+    controls, _ = live(explore.interpolation, {"two": small}, images, first=3, second=20, steps=4, drawn="image_rows")
+    (rows,) = drawn
+    assert list(rows) == ["pixels", "two"] and all(len(row) == 4 for row in rows.values())
+    torch.testing.assert_close(rows["pixels"][0], images[3] / 255)
+    torch.testing.assert_close(rows["pixels"][-1], images[8] / 255)  # there is no image 20
+    assert (controls["from"].max, controls["to"].value) == (8, 8)
+    controls, _ = live(explore.code_sizes, {5: large, 2: small}, images, n=3, drawn="image_rows")
+    assert [len(row) for row in drawn[1].values()] == [3, 3, 3]
+    controls["image"].value, controls["code from"].value = 3, 5
+    assert list(drawn[-1]) == ["image", "5 numbers"]
+    assert torch.equal(drawn[-1]["image"], images[3:6])
+
+
+def test_image_rows():
+    x = torch.rand(4, 1, 8, 8)
+    figure = plots.image_rows({"a": x, "b": x.repeat(1, 3, 1, 1)}, titles=list("1234"), title="t")
+    assert len(figure.axes[0].images) == 8
+    assert [texts(figure).count(t) for t in ("1", "4", "a", "b")] == [1, 1, 1, 1]
+    with pytest.raises(ValueError, match=r"\[4, 3\] images"):
+        plots.image_rows({"a": x, "b": x[:3]})
+    with pytest.raises(ValueError, match="as many"):
+        plots.image_rows({"a": x}, titles=["1"])
 
 
 def test_positives_counts_pairs(still, live):

@@ -1,15 +1,13 @@
-"""`labutil autoencoder` and `labutil classification` as a person types them, at a (pseudo-)terminal or not."""
+"""`labutil autoencoder` and `labutil classification` as a person types them, at a terminal or not."""
 
 from __future__ import annotations
 
 import gzip
-import json
-import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,29 +15,7 @@ import torch
 from click.testing import CliRunner
 
 from labutil import cli, models, networks, paths, runs
-
-pty = pytest.importorskip("pty", reason="Windows has no pseudo-terminals")
-
-# Stands for a run: says what it was called with, and leaves what the commands read.
-DRIVER = """
-import json, sys
-from pathlib import Path
-import numpy as np
-from labutil import cli, models, networks
-from labutil.runs import report_e
-directory = Path(sys.argv[1])
-def execute(notebook, params, **options):
-    print("EXECUTE " + json.dumps(params))
-    models.save(networks.ConvAutoencoder(1, (2,), 12), directory / "autoencoder.safetensors")
-    probabilities = np.eye(2)[[0, 1, 1, 1]]
-    np.savez(directory / "predictions.npz", y_true=np.array([0, 0, 1, 1]), probabilities=probabilities)
-    metrics = {"val_reconstruction_mse": 0.02, "test_errors": 1, "test_accuracy": 0.75}
-    record = {"metrics": metrics, "dataset": {"classes": ["zero", "one"]}, "seconds": 1.0, "started": ""}
-    return directory, record, False
-report_e.run_notebook = execute
-sys.argv = ["labutil", *sys.argv[2:]]
-cli.main()
-"""
+from labutil.runs import execute, report_e
 
 
 def write_idx(path: Path, array: np.ndarray) -> Path:
@@ -68,39 +44,42 @@ def files(tmp_path):
     return found
 
 
-def at_terminal(files, *args, answers=()):
-    """Run the command with a person at the terminal, who waits for each prompt and answers it."""
-    ours, theirs = pty.openpty()
-    command = [sys.executable, "-c", DRIVER, str(files["run"]), *map(str, args)]
-    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=os.environ)
-    os.close(theirs)
-    waiting, output, deadline = list(answers), "", time.monotonic() + 120
-    seen = 0
-    while time.monotonic() < deadline:
-        try:
-            output += os.read(ours, 4096).decode()
-        except OSError:  # the other end is closed
-            break
-        if waiting and waiting[0][0] in output[seen:] and output.endswith(": "):
-            seen = len(output)
-            os.write(ours, f"{waiting.pop(0)[1]}\n".encode())
-    os.close(ours)
-    code = process.wait(timeout=60)
-    assert not waiting, f"never asked for {waiting[0][0]!r}:\n{output}"
-    return code, output.replace("\r\n", "\n")
+@pytest.fixture
+def at_terminal(files, monkeypatch):
+    """Calls a command as a person at the terminal does, who answers its questions: (output, what would be run)."""
+    ran = []
+
+    def run_notebook(notebook, params, **options):
+        ran.append(params)
+        models.save(networks.ConvAutoencoder(1, (2,), 12), files["run"] / "autoencoder.safetensors")
+        np.savez(files["run"] / "predictions.npz", y_true=[0, 0, 1, 1], probabilities=np.eye(2)[[0, 1, 1, 1]])
+        metrics = {"val_reconstruction_mse": 0.02, "test_errors": 1, "test_accuracy": 0.75}
+        record = {"metrics": metrics, "dataset": {"classes": ["zero", "one"]}, "seconds": 1.0, "started": ""}
+        return files["run"], record, False
+
+    monkeypatch.setattr(execute, "run_notebook", run_notebook)
+    monkeypatch.setattr(report_e, "sys", SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True)))
+
+    def call(*args, answers=(), code=0):
+        typed = "".join(f"{answer}\n" for _, answer in answers)
+        result = CliRunner().invoke(cli.main, [*map(str, args)], input=typed)
+        assert result.exit_code == code, result.output  # 1 where it asks for more than is answered
+        places = [result.output.find(question) for question, _ in answers]
+        assert -1 not in places
+        assert places == sorted(places)
+        return result.output, ran[-1] if ran else None
+
+    return call
 
 
-def called_with(output):
-    return json.loads(re.search(r"EXECUTE (\{.*\})", output)[1])
+def options(files, *names, **changed):
+    names = names or ("d", "dl", "t", "tl", "model")
+    return [text for name in names for text in (f"-{name}", changed.get(name, files[name]))]
 
 
-def test_classification_with_everything_given_asks_nothing(files):
-    options = [text for name in ("d", "dl", "t", "tl", "model") for text in (f"-{name}", files[name])]
-    code, output = at_terminal(
-        files, "classification", *options, "--epochs", "1,3", "--head", "32,16", "--dropout", "0.4"
-    )
-    assert code == 0, output
-    params = called_with(output)
+def test_classification_with_everything_given_asks_nothing(files, at_terminal):
+    settings = ("--epochs", "1,3", "--head", "32,16", "--dropout", "0.4")
+    output, params = at_terminal("classification", *options(files), *settings)
     assert params["dataset"] == "idx:" + ",".join(str(files[name]) for name in ("d", "dl", "t", "tl"))
     assert params["autoencoder"] == str(files["model"])
     assert (params["epochs"], params["classifier_epochs"], params["head"]) == (0, [1, 3], [32, 16])
@@ -112,27 +91,23 @@ def test_classification_with_everything_given_asks_nothing(files):
 
 
 @pytest.mark.parametrize("given", [(), ("d", "t", "model")])
-def test_classification_asks_for_what_is_missing(files, given):
-    options = [text for name in given for text in (f"-{name}", files[name])]
+def test_classification_asks_for_what_is_missing(files, at_terminal, given):
     questions = {
         "d": "training images (a file", "dl": "labels of the training images", "t": "test images",
         "tl": "labels of the test images", "model": "the trained autoencoder",
     }  # fmt: skip
     answers = [(question, files[name]) for name, question in questions.items() if name not in given]
-    code, output = at_terminal(files, "classification", *options, answers=answers)
-    assert code == 0, output
-    assert called_with(output)["dataset"] == "idx:" + ",".join(str(files[name]) for name in ("d", "dl", "t", "tl"))
-    assert called_with(output)["autoencoder"] == str(files["model"])
+    _, params = at_terminal("classification", *(options(files, *given) if given else ()), answers=answers)
+    assert params["dataset"] == "idx:" + ",".join(str(files[name]) for name in ("d", "dl", "t", "tl"))
+    assert params["autoencoder"] == str(files["model"])
 
 
-def test_autoencoder_with_nothing_asks_for_the_settings_too(files, tmp_path):
+def test_autoencoder_with_nothing_asks_for_the_settings_too(files, at_terminal, tmp_path):
     answers = [
         ("images (a file", files["d"]), ("channels of each layer", "4,8"), ("pixels a side", ""),
         ("is dropped", "0.1"), ("of the autoencoder", "3"), ("images per step", ""), ("copy of", tmp_path / "mine"),
     ]  # fmt: skip
-    code, output = at_terminal(files, "autoencoder", answers=answers)
-    assert code == 0, output
-    params = called_with(output)
+    output, params = at_terminal("autoencoder", answers=answers)
     assert params["dataset"] == f"idx:{files['d']}"
     assert (params["filters"], params["kernel_size"], params["dropout"], params["epochs"]) == ([4, 8], 3, 0.1, 3)
     assert params["classifier_epochs"] == [0, 0]
@@ -140,34 +115,24 @@ def test_autoencoder_with_nothing_asks_for_the_settings_too(files, tmp_path):
     assert "squared error of 0.02000" in output
 
 
-def test_autoencoder_with_some_asks_for_the_images_alone_and_with_all_for_nothing(files):
-    code, output = at_terminal(files, "autoencoder", "--epochs", 2, answers=[("images (a file", "mnist5k")])
-    assert code == 0, output
-    assert called_with(output)["dataset"] == "mnist5k"
-    assert called_with(output)["epochs"] == 2
-    code, output = at_terminal(files, "autoencoder", "-d", files["d"], "-model", files["model"], "--kernel-size", 5)
-    assert code == 0, output
-    assert called_with(output)["autoencoder"] == str(files["model"])
-    assert called_with(output)["kernel_size"] == 5
+def test_autoencoder_with_some_asks_for_the_images_alone_and_with_all_for_nothing(files, at_terminal):
+    _, params = at_terminal("autoencoder", "--epochs", 2, answers=[("images (a file", "mnist5k")])
+    assert (params["dataset"], params["epochs"]) == ("mnist5k", 2)
+    _, params = at_terminal("autoencoder", *options(files, "d", "model"), "--kernel-size", 5)
+    assert (params["autoencoder"], params["kernel_size"]) == (str(files["model"]), 5)
 
 
-def test_a_person_s_wrong_answer_is_one_line_as_well(files):
-    code, output = at_terminal(files, "autoencoder", "--epochs", 1, answers=[("images (a file", "/no/such/file")])
-    assert code == 2
+def test_a_person_s_wrong_answer_is_one_line_as_well(at_terminal):
+    output, _ = at_terminal("autoencoder", "--epochs", 1, answers=[("images (a file", "/no/such/file")], code=2)
     assert output.strip().splitlines()[-1].startswith("labutil: data set '/no/such/file'")
 
 
 def refused(*args):
     result = CliRunner().invoke(cli.main, [str(arg) for arg in args])
-    assert result.exit_code == 2, result.output
-    assert result.stderr.count("\n") == 1, result.stderr
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1), result.output
     assert result.stderr.startswith("labutil: ")
     assert not paths.runs_dir().exists()
     return result.stderr
-
-
-def options(files, **changed):
-    return [text for name in ("d", "dl", "t", "tl", "model") for text in (f"-{name}", changed.get(name, files[name]))]
 
 
 def test_nobody_at_the_terminal_is_one_line_and_exit_2(files):
@@ -178,57 +143,50 @@ def test_nobody_at_the_terminal_is_one_line_and_exit_2(files):
 
 
 def test_wrong_files_are_one_line_and_exit_2(files, tmp_path):
-    whole = files["t"].read_bytes()
-    cut = tmp_path / "cut"
-    cut.write_bytes(whole[:-100])
-    packed = tmp_path / "packed.gz"
+    cut, packed, text, other = (tmp_path / name for name in ("cut", "packed.gz", "text", "other.safetensors"))
+    cut.write_bytes(files["t"].read_bytes()[:-100])
     packed.write_bytes(files["d"].read_bytes()[:-50])
+    text.write_text("hello")
+    models.save(networks.ConvAutoencoder(3, (2,), 28), other)
     few = write_idx(tmp_path / "few", np.arange(19) % 2)
     three = write_idx(tmp_path / "three", np.arange(20) % 3)
-    text = tmp_path / "text"
-    text.write_text("hello")
     cases = {
         ("d", "/no/such/file"): "/no/such/file does not exist", ("d", files["dl"]): "holds labels",
         ("dl", files["d"]): "holds images", ("t", cut): "says 20 x 12 x 12 in its header",
         ("d", packed): "damaged or cut short", ("tl", few): "19 labels for 20 images",
         ("tl", three): "has the label 2", ("t", text): "is no IDX file", ("t", tmp_path): "is no file",
         ("model", files["t"]): "is damaged or no model file", ("model", "/no/model"): "/no/model does not exist",
+        ("model", other): "is for images of 3 x 28 x 28, these are 1 x 28 x 28",
     }  # fmt: skip
     for (name, wrong), message in cases.items():
         assert message in refused("classification", *options(files, **{name: wrong})), (name, wrong)
-    assert "does not exist" in refused("autoencoder", "-d", "idx:/no/such/file")
-    assert "holds labels" in refused("autoencoder", "-d", files["dl"])
-    assert "says 20 x 12 x 12" in refused("autoencoder", "-d", cut)
-    assert "did you mean 'mnist5k'" in refused("autoencoder", "-d", "mnsit5k")
-    assert "cannot be written" in refused("autoencoder", "-d", files["d"], "-save", tmp_path / "no" / "file")
-    assert "parameter epochs takes int" in refused("autoencoder", "-d", files["d"], "--epochs", "many")
-    assert "did you mean 'noise'" in refused("autoencoder", "-d", files["d"], "-p", "nose", "1")
-    assert "did you mean 'smoke'" in refused("autoencoder", "-d", files["d"], "--recipe", "smoek")
-    other = tmp_path / "other.safetensors"
-    models.save(networks.ConvAutoencoder(3, (2,), 28), other)
-    assert "is for images of 3 x 28 x 28, these are 1 x 28 x 28" in refused(
-        "classification", *options(files, model=other)
-    )
+    cases = {
+        ("idx:/no/such/file",): "does not exist", (files["dl"],): "holds labels", (cut,): "says 20 x 12 x 12",
+        ("mnsit5k",): "did you mean 'mnist5k'", (files["d"], "-save", tmp_path / "no" / "file"): "cannot be written",
+        (files["d"], "--epochs", "many"): "parameter epochs takes int",
+        (files["d"], "-p", "nose", "1"): "did you mean 'noise'", (files["d"], "--recipe", "smoek"): "mean 'smoke'",
+    }  # fmt: skip
+    for given, message in cases.items():
+        assert message in refused("autoencoder", "-d", *given), given
 
 
 def test_both_commands_run_the_notebook(files, tmp_path):
     """From images without labels to the classification report, through the notebook itself."""
     model = tmp_path / "trained.safetensors"
-    common = ("--recipe", "smoke", "-p", "subset", "null", "-p", "study", "none", "-p", "contrast_epochs", "0")
-    run = [sys.executable, "-m", "labutil"]
-    first = [*run, "autoencoder", "-d", files["d"], "-save", model, "--filters", "4,8", *common]
-    done = subprocess.run(first, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-    assert done.returncode == 0, done.stderr
+
+    def labutil(*args):
+        common = ("--recipe", "smoke", "-p", "subset", "null", "-p", "study", "none", "-p", "contrast_epochs", "0")
+        command = [sys.executable, "-m", "labutil", *args, *common, "-p", "code_sizes", "[]"]
+        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    labutil("autoencoder", "-d", files["d"], "-save", model, "--filters", "4,8")
     assert models.load(model).settings["filters"] == [4, 8]
-    second = [*run, "classification", *options(files, model=model), *common, "-p", "code_sizes", "[]"]
-    done = subprocess.run([*map(str, second)], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-    assert done.returncode == 0, done.stderr
-    (record,) = [
-        r
-        for r in (runs.read_record(p.parent) for p in paths.runs_dir().rglob("run.json"))
-        if "test_errors" in r["metrics"]
-    ]
-    assert f"wrong: {record['metrics']['test_errors']} of 20" in done.stdout
-    assert re.search(r"precision +recall +f1 +support", done.stdout)
+    output = labutil("classification", *options(files, model=model))
+    records = [record for _, record in runs.read_records(paths.runs_dir())[0]]
+    (record,) = [record for record in records if "test_errors" in record["metrics"]]
+    assert f"wrong: {record['metrics']['test_errors']} of 20" in output
+    assert re.search(r"precision +recall +f1 +support", output)
     assert record["model"]["autoencoder"]["filters"] == [4, 8]
     assert torch.tensor(record["metrics"]["test_accuracy"]).isfinite()

@@ -9,8 +9,10 @@ from labutil import on_demand
 
 _NAMES = {
     "cleaning": ("hamming", "robust_z", "recall_precision", "label_quality"),  # lesson 01
-    "supervised": ("conv_parameters", "cross_entropy", "cross_entropy_gradient", "macro_f1"),  # 02
-    "transfer": ("trainable_parameters", "mix_up", "majority_vote", "grad_cam"),  # 03
+    "classification": (
+        *("conv_parameters", "cross_entropy", "cross_entropy_gradient", "macro_f1"),  # 02
+        *("trainable_parameters", "mix_up", "majority_vote", "grad_cam"),  # 03
+    ),
     "contrastive": (
         *("view_pairs", "info_nce", "collapsed_loss", "target_momentum", "off_diagonal"),  # 04
         *("positives", "l_out", "positives_per_anchor"),  # 05

@@ -3,51 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+MARKS = {"passed": "✓", "failed": "✗", "not attempted": "○"}
+
 
 @dataclass(frozen=True)
 class Result:
-    """What a check found. status: "passed", "failed" or "not attempted"; its text is what the notebook shows."""
+    """What a check found. status: a key of `MARKS`; the notebook shows its mark and the message."""
 
     exercise: str
     status: str
-    message: str = ""
+    message: str
 
     def __repr__(self) -> str:
-        if self.status == "passed":
-            return f"✓ {self.exercise}: correct. {self.message}".rstrip()
-        if self.status == "failed":
-            return f"✗ {self.exercise}: {self.message}"
-        return f"○ {self.exercise}: not attempted yet"
-
-
-class NotAttempted(Exception):
-    """The function is still a stub."""
+        return f"{MARKS[self.status]} {self.exercise}: {self.message}"
 
 
 class Wrong(Exception):
     """The answer is wrong; the text says why."""
 
 
-def checked(examine: Callable[[Callable], str | None]) -> Callable[[Callable], Result]:
+def checked(examine: Callable[[Callable], str]) -> Callable[[Callable], Result]:
     """Make an examiner, which raises Wrong(reason) or returns a remark, into a check that never raises."""
     exercise = examine.__name__
 
     def check(function: Callable) -> Result:
         try:
-            return Result(exercise, "passed", examine(function) or "")
-        except NotAttempted:
-            return Result(exercise, "not attempted")
+            return Result(exercise, "passed", f"correct. {examine(function)}")
         except Wrong as wrong:
             return Result(exercise, "failed", str(wrong))
         except Exception as error:  # whatever a learner's code may raise
             if isinstance(error, NotImplementedError) and not str(error):  # torch's own say what they mean
-                return Result(exercise, "not attempted")
+                return Result(exercise, "not attempted", "not attempted yet")
             return Result(exercise, "failed", f"your function raised {type(error).__name__}: {error}")
 
     check.__name__, check.__doc__ = exercise, examine.__doc__
@@ -55,58 +48,66 @@ def checked(examine: Callable[[Callable], str | None]) -> Callable[[Callable], R
 
 
 def call(function: Callable, *args: Any) -> Any:
-    """The function's answer; a stub's None or ... counts as not attempted."""
-    answer = function(*args)
+    """The function's answer to copies of the arguments; a stub's None or ... is raised as NotImplementedError."""
+    answer = function(*deepcopy(args))
     if answer is None or answer is ...:
-        raise NotAttempted
+        raise NotImplementedError
     return answer
 
 
-def scalar(answer: Any) -> float:
-    """The answer as one number."""
+def number(function: Callable, *args: Any) -> float:
+    """The function's answer as one number."""
+    return scalar(call(function, *args))
+
+
+def scalar(answer: Any, shapes: Mapping[tuple[int, ...], str] | None = None) -> float:
+    """The answer as one number. shapes: {a tensor's shape: the mistake that gives it}."""
+    shape = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+    if shapes and shape in shapes:
+        raise Wrong(shapes[shape])
     try:
         return float(answer)
     except (TypeError, ValueError, RuntimeError) as error:
-        shape = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
         raise Wrong(f"the answer must be one number, yours is {shape}") from error
 
 
-def tensor(answer: Any, shape: tuple[int, ...]) -> Tensor:
-    """The answer as float64, if it is a tensor of this shape."""
+def tensor(answer: Any, shape: tuple[int, ...], shapes: Mapping[tuple[int, ...], str] | None = None) -> Tensor:
+    """The answer as float64, if it is a tensor of this shape. shapes: {another shape: the mistake that gives it}."""
     if not isinstance(answer, Tensor):
         raise Wrong(f"the answer must be a tensor, yours is {type(answer).__name__}")
-    if tuple(answer.shape) != shape:
-        raise Wrong(f"the answer must have shape {shape}, yours has {tuple(answer.shape)}")
+    given = tuple(answer.shape)
+    if given != shape:
+        raise Wrong((shapes or {}).get(given, f"the answer must have shape {tuple(shape)}, yours has {given}"))
     return answer.detach().double()
 
 
-def equal(answer: Any, value: Any, *, rtol: float = 1e-4, atol: float = 1e-7) -> bool:
-    """Are two numbers, or two tensors of one shape, equal but for rounding?"""
-    a, b = (torch.as_tensor(v).double() for v in (answer, value))
-    return a.shape == b.shape and torch.allclose(a, b, rtol=rtol, atol=atol)
-
-
-def look_up(
-    answer: Any, mistakes: Mapping[str, Any], case: str = "", *, rtol: float = 1e-4, atol: float = 1e-7
-) -> None:
-    """Raise Wrong with the first reason that gives this answer.
-
-    mistakes: {reason: what a function with this mistake answers, or a tuple of such}. case: the input, in words.
-    """
-    for reason, values in mistakes.items():
-        for value in values if isinstance(values, tuple) else (values,):
-            if equal(answer, value, rtol=rtol, atol=atol):
-                raise Wrong(f"{case}: {reason}" if case else reason)
+def close(answer: Any, value: Any, *, rtol: float = 1e-4, atol: float = 1e-7) -> Tensor:
+    """Where two numbers, or two arrays of one shape, are equal but for rounding."""
+    a, b = (torch.as_tensor(v, dtype=torch.float64) for v in (answer, value))
+    return torch.isclose(a, b, rtol=rtol, atol=atol)
 
 
 def judge(
-    answer: float, expected: float, mistakes: Mapping[str, Any], case: str, *, rtol: float = 1e-4, atol: float = 1e-7
+    answer: Any, expected: Any, mistakes: Mapping[str, Any], case: str = "", *, hint: str = "", **tolerance: float
 ) -> None:
-    """Accept a number that is right; of another say which mistake it comes from (`look_up`), or what would be right.
+    """Accept an answer that is right; of another say which mistake it comes from, or what would be right, and where.
+
+    answer, expected: numbers or arrays of one shape. mistakes: {reason: what a function with this mistake answers, or
+    a tuple of such}; the first that fits is named. case: the input, in words. hint: advice where no mistake fits.
+    tolerance: as of `close`.
 
     Example:
         judge(answer, expected, {"divide by N": 7 * expected, "the sign is turned round": -expected}, "a random batch")
     """
-    if not equal(answer, expected, rtol=rtol, atol=atol):
-        look_up(answer, mistakes, case, rtol=rtol, atol=atol)
-        raise Wrong(f"{case}: {expected:,.10g} is right, yours is {answer:,.10g}")
+    right = close(answer, expected, **tolerance)
+    if right.all():
+        return
+    before, after = f"{case}: " if case else "", f"; {hint}" if hint else ""
+    for reason, values in mistakes.items():
+        for value in values if isinstance(values, tuple) else (values,):
+            if close(answer, value, **tolerance).all():
+                raise Wrong(before + reason)
+    place = tuple((~right).nonzero()[0].tolist())  # () of a number
+    at = f"at {list(place)} " if place else ""
+    yours, ours = (torch.as_tensor(v, dtype=torch.float64)[place] for v in (answer, expected))
+    raise Wrong(f"{before}{at}{ours:,.8g} is right, yours is {yours:,.8g}{after}")

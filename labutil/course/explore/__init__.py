@@ -7,10 +7,8 @@ from labutil import on_demand
 
 _NAMES = {
     "cleaning": ("threshold", "pairs"),  # lesson 01
-    "supervised": ("errors",),  # 02
-    "transfer": ("corruptions", "heat_maps"),  # 03
-    "contrastive": ("strength", "temperature", "neighbours", "positives"),  # 04 and 05
+    "predictions": ("errors", "corruptions", "heat_maps", "confusions"),  # 02, 03, 06 and 07
+    "contrastive": ("strength", "temperature", "positives", "neighbours", "encoders"),  # 04, 05 and 07
     "autoencoder": ("interpolation", "code_sizes"),  # 06
-    "comparison": ("confusions", "encoders"),  # 07
 }
 __getattr__, __dir__ = on_demand(__name__, {name: module for module, names in _NAMES.items() for name in names})

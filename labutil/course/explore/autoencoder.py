@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+
+import ipywidgets
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
 
 from labutil import plots
 from labutil.course.explore.frame import explore, slider
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from torch import Tensor
-
-    from labutil.networks import ConvAutoencoder
+from labutil.device import evaluation_mode
+from labutil.evaluation import predict
+from labutil.networks import ConvAutoencoder
 
 
 def interpolation(
@@ -21,43 +22,29 @@ def interpolation(
     """Walk from one image to another, in pixels and in the codes of autoencoders: choose the two images.
 
     autoencoders: {name: trained model}. images: uint8 (N, C, H, W). first, second: where the sliders start.
-
-    Example:
-        explore.interpolation({"code of 32": model}, data.val.images)
     """
+    shares = torch.linspace(0, 1, steps)
 
     def draw(first: int, second: int) -> Figure:
         a, b = (images[i].float() / 255 for i in (first, second))
-        shares = [i / max(steps - 1, 1) for i in range(steps)]
         rows = {"pixels": [(1 - t) * a + t * b for t in shares]}
         rows |= {name: interpolate(model, a, b, steps) for name, model in autoencoders.items()}
         return plots.image_rows(rows, titles=[f"{t:.0%}" for t in shares])
 
     last = len(images) - 1
-    explore(
-        draw,
-        first=slider(min(first, last), 0, last, "from"),
-        second=slider(min(second, last), 0, last, "to"),
-    )
+    explore(draw, first=slider(min(first, last), 0, last, "from"), second=slider(min(second, last), 0, last, "to"))
 
 
 def code_sizes(autoencoders: Mapping[int, ConvAutoencoder], images: Tensor, *, start: int = 0, n: int = 8) -> None:
     """Reconstructions against the size of the code: choose images, and which sizes are shown.
 
     autoencoders: {numbers in the code: trained model}. images: uint8 (N, C, H, W). start: the first of n images.
-
-    Example:
-        explore.code_sizes({2: small, 32: large}, data.val.images)
     """
-    import ipywidgets
-
-    from labutil.evaluation import predict
 
     def draw(start: int, smallest: int) -> Figure:
         shown = images[start : start + n]
-        rows = {"image": shown}
-        rows |= {f"{size:,} numbers": predict(m, shown) for size, m in autoencoders.items() if size >= smallest}
-        return plots.image_rows(rows)
+        rows = {f"{size:,} numbers": predict(m, shown) for size, m in autoencoders.items() if size >= smallest}
+        return plots.image_rows({"image": shown} | rows)
 
     sizes = sorted(autoencoders)
     explore(
@@ -72,14 +59,7 @@ def interpolate(model: ConvAutoencoder, first: Tensor, second: Tensor, steps: in
 
     first, second: (C, H, W), uint8 or float in [0, 1]. Returns float32 (steps, C, H, W) in [0, 1] on the CPU: the
     reconstruction of the first image, what lies between, that of the second.
-
-    Example:
-        plots.image_grid(interpolate(model, data.val.images[0], data.val.images[1]))
     """
-    import torch
-
-    from labutil.device import evaluation_mode
-
     x = torch.stack([image / 255 if image.dtype == torch.uint8 else image for image in (first, second)])
     with evaluation_mode(model), torch.no_grad():
         a, b = model.encode(x.to(next(model.parameters()).device))

@@ -1,22 +1,19 @@
-"""Explorers of lessons 04 and 05: views, temperature, neighbours, positives."""
+"""Explorers of contrastive learning: views, temperature, positives, and the neighbours that encoders see."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import ipywidgets
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
+from torch import Tensor
 
 from labutil import device, plots
-from labutil.augment import simclr_views
-from labutil.course.explore.frame import class_menu, explore, slider, toggle
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from torch import Tensor
-
-    from labutil.augment import Augment
+from labutil.augment import Augment, simclr_views
+from labutil.course.explore.frame import ALL, class_menu, explore, grid, slider
 
 
 def strength(
@@ -26,9 +23,6 @@ def strength(
 
     images: uint8 (N, C, H, W), a few. views: the augmentation of a strength; None: SimCLR's, of the image's size.
     start: where the slider begins, 0 (crop and flip only) to 1 (the paper's). draws: views of each image.
-
-    Example:
-        explore.strength(data.train.images[:3])
     """
     x = device.to_float(images)
     augmentation = views or (lambda value: simclr_views(min(x.shape[2:]), value))
@@ -37,14 +31,11 @@ def strength(
         g = torch.Generator(x.device).manual_seed(0)
         drawn = augmentation(value)(x.repeat_interleave(draws, 0), g).unflatten(0, (len(x), draws)).cpu()
         originals = F.interpolate(x, size=drawn.shape[3:], mode="bilinear", antialias=True).cpu()
-        pictures = [picture for image, row in zip(originals, drawn, strict=True) for picture in (image, *row)]
-        titles = [name for _ in images for name in ("original", *[""] * draws)]
+        pictures = torch.cat([originals[:, None], drawn], 1).flatten(0, 1)
+        titles = ["original", *[""] * draws] * len(images)
         return plots.image_grid(pictures, titles, columns=draws + 1, title=f"strength {value:.2f}")
 
-    explore(
-        draw,
-        value=slider(start, 0, 1.5, "strength", step=0.05),
-    )
+    explore(draw, value=slider(start, 0, 1.5, "strength", step=0.05))
 
 
 def temperature(images: Tensor, z_a: Tensor, z_b: Tensor, *, anchor: int = 0, start: float = 0.2, n: int = 11) -> None:
@@ -56,33 +47,57 @@ def temperature(images: Tensor, z_a: Tensor, z_b: Tensor, *, anchor: int = 0, st
     Example:
         explore.temperature(data.val.images[:256], z_a, z_b)
     """
-    import ipywidgets
-
-    z = F.normalize(torch.cat([torch.as_tensor(z_a), torch.as_tensor(z_b)]).float(), dim=1)
+    z = _unit(torch.cat([torch.as_tensor(z_a), torch.as_tensor(z_b)]))
     total = len(z) // 2
 
     def draw(image: int, tau: float) -> Figure:
         similarity = z @ z[image]
         similarity[image] = -torch.inf
         p = (similarity / tau).softmax(0)
-        order = p.argsort(descending=True, stable=True)[: min(n, len(z) - 1)]
+        order = p.argsort(descending=True, stable=True)[: min(n, len(z) - 1)].tolist()
         counted = torch.special.entr(p).sum().exp().item()
-        titles = ["anchor", *(f"cos {similarity[j]:.2f}\n{p[j]:.1%}" for j in order)]
         positive = (image + total) % len(z)
-        colours = ["black", *(plots.RIGHT if j == positive else "black" for j in order)]
+        tiles = [(images[image], "anchor", "black")]
+        for j in order:
+            colour = plots.RIGHT if j == positive else "black"
+            tiles.append((images[j % total], f"cos {similarity[j]:.2f}\n{p[j]:.1%}", colour))
         title = (
             f"tau {tau:.2f}: weights as if {counted:.0f} of {len(z) - 1} views counted; the other view of the same "
             f"image (blue where shown) has {p[positive]:.1%}"
         )
-        pictures = [images[int(j) % total] for j in (image, *order)]
-        return plots.image_grid(pictures, titles, columns=6, title=title, title_colours=colours)
+        return grid(tiles, 6, title)
+
+    tau = ipywidgets.FloatLogSlider(start, min=-2, max=0.3, step=0.05, description="tau", continuous_update=False)
+    explore(draw, image=slider(anchor, 0, total - 1, "image"), tau=tau)
+
+
+def positives(labels: Tensor, *, batch_size: int = 32, views: int = 2) -> None:
+    """Change the batch: which pairs of views are positives, without labels (SimCLR) and with them (SupCon).
+
+    labels: integers (N,), of which batches are drawn; a batch is shown sorted by class. batch_size, views: where the
+    controls begin.
+    """
+    labels = torch.as_tensor(labels)
+    largest = min(128, len(labels))
+
+    def draw(batch_size: int, views: int, draw_again: int) -> Figure:
+        g = torch.Generator().manual_seed(draw_again)
+        y = labels[torch.randperm(len(labels), generator=g)[:batch_size]].sort().values
+        image = torch.arange(len(y)).repeat_interleave(views)
+        masks, own = {}, torch.eye(len(image), dtype=torch.bool)
+        for name, values in (("no labels", image), ("labels", y[image])):
+            positive = (values[:, None] == values) & ~own
+            count = positive.sum(1)
+            words = f"{name}: {count.min()} to {count.max()} positives, {(count == 0).sum()} anchors without"
+            masks[words] = positive.float().masked_fill(own, torch.nan)
+        title = f"{batch_size} images, {views} view{'s' if views > 1 else ''} each, sorted by class; blue: positives"
+        return plots.matrices(masks, limits=(0, 1), title=title)
 
     explore(
         draw,
-        image=slider(anchor, 0, total - 1, "image"),
-        tau=ipywidgets.FloatLogSlider(
-            value=start, min=-2, max=0.3, step=0.05, description="tau", continuous_update=False
-        ),
+        batch_size=slider(min(batch_size, largest), 2, largest, "batch"),
+        views=ipywidgets.ToggleButtons(options=[1, 2], value=views, description="views"),
+        draw_again=slider(0, 0, 50, "draw"),
     )
 
 
@@ -105,7 +120,7 @@ def neighbours(
         explore.neighbours(data.train.images, h_train, data.train.labels, classes, queries=(data.val.images, h_val, y))
     """
     asked, q, y = queries or (images, h, labels)
-    bank, q = (F.normalize(torch.as_tensor(v).float(), dim=1) for v in (h, q))
+    bank, q = _unit(h), _unit(q)
     labels, y = torch.as_tensor(labels), torch.as_tensor(y)
 
     def draw(true_class: int, draw_again: int) -> Figure:
@@ -116,52 +131,44 @@ def neighbours(
         if queries is None:
             similarity[torch.arange(len(chosen)), chosen] = -torch.inf
         nearest = similarity.topk(min(k, len(bank)), dim=1).indices
-        pictures, titles, colours = [], [], []
+        tiles = []
         for i, row in zip(chosen.tolist(), nearest.tolist(), strict=True):
-            pictures += [asked[i], *(images[j] for j in row)]
-            titles += [f"query:\n{classes[y[i]]}", *(classes[labels[j]] for j in row)]
-            colours += ["black", *(plots.RIGHT if labels[j] == y[i] else plots.WRONG for j in row)]
+            tiles.append((asked[i], f"query:\n{classes[y[i]]}", "black"))
+            tiles += [(images[j], classes[labels[j]], plots.RIGHT if labels[j] == y[i] else plots.WRONG) for j in row]
         share = (labels[nearest] == y[chosen][:, None]).float().mean() if len(chosen) else 0.0
-        name = "all classes" if true_class < 0 else classes[true_class]
-        title = f"queries of {name}: {share:.0%} of the neighbours shown share their class"
-        return plots.image_grid(pictures, titles, columns=nearest.shape[1] + 1, title=title, title_colours=colours)
+        title = f"queries of {[*classes, ALL][true_class]}: {share:.0%} of the neighbours shown share their class"
+        return grid(tiles, nearest.shape[1] + 1, title)
 
-    explore(
-        draw,
-        true_class=class_menu(classes, "class"),
-        draw_again=slider(0, 0, 50, "draw"),
-    )
+    explore(draw, true_class=class_menu(classes, "class"), draw_again=slider(0, 0, 50, "draw"))
 
 
-def positives(labels: Tensor, *, batch_size: int = 32, views: int = 2) -> None:
-    """Change the batch: which pairs of views are positives, without labels (SimCLR) and with them (SupCon).
+def encoders(
+    images: Tensor, features: Mapping[str, Any], labels: Any, classes: Sequence[str], *, n: int = 7, start: int = 0
+) -> None:
+    """Choose a point of the maps, an image: its nearest neighbours, by cosine, as each encoder sees them.
 
-    labels: integers (N,), of which batches are drawn; a batch is shown sorted by class. batch_size, views: where the
-    controls begin.
+    images: uint8 (N, C, H, W). features: {encoder: float (N, D)}, of the same images. labels: int (N,). n: neighbours.
 
     Example:
-        explore.positives(data.train.labels)
+        explore.encoders(images[sample], {"SimCLR": h, "SupCon": g}, y[sample], classes)
     """
     labels = torch.as_tensor(labels)
-    largest = min(128, len(labels))
+    units = {name: _unit(torch.as_tensor(h).flatten(1)) for name, h in features.items()}
+    n = min(n, len(labels) - 1)
 
-    def draw(batch_size: int, views: int, draw_again: int) -> Figure:
-        g = torch.Generator().manual_seed(draw_again)
-        y = labels[torch.randperm(len(labels), generator=g)[:batch_size]].sort().values
-        image = torch.arange(len(y)).repeat_interleave(views)
-        y = y.repeat_interleave(views)
-        masks, own = {}, torch.eye(len(y), dtype=torch.bool)
-        for name, values in (("no labels", image), ("labels", y)):
-            positive = (values[:, None] == values) & ~own
-            count = positive.sum(1)
-            words = f"{name}: {count.min()} to {count.max()} positives, {(count == 0).sum()} anchors without"
-            masks[words] = positive.float().masked_fill(own, torch.nan)
-        title = f"{batch_size} images, {views} view{'s' if views > 1 else ''} each, sorted by class; blue: positives"
-        return plots.matrices(masks, limits=(0, 1), title=title)
+    def draw(point: int) -> Figure:
+        tiles, same = [], labels == labels[point]
+        for name, unit in units.items():
+            near = (unit @ unit[point]).argsort(descending=True, stable=True)
+            tiles.append((images[point], name, "black"))
+            for i in near[near != point][:n].tolist():
+                tiles.append((images[i], classes[labels[i]], plots.RIGHT if same[i] else plots.WRONG))
+        title = f"image {point}, {classes[labels[point]]}, and its nearest neighbours; blue: of its class"
+        return grid(tiles, n + 1, title)
 
-    explore(
-        draw,
-        batch_size=slider(min(batch_size, largest), 2, largest, "batch"),
-        views=toggle([1, 2], "views", views),
-        draw_again=slider(0, 0, 50, "draw"),
-    )
+    explore(draw, point=slider(start, 0, len(labels) - 1, "point"))
+
+
+def _unit(h: Any) -> Tensor:
+    """Embeddings (N, D) of length 1, float32 on the CPU."""
+    return F.normalize(torch.as_tensor(h).cpu().float(), dim=1)

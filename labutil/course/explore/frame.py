@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from labutil import device
+import IPython.display
+import ipywidgets
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from labutil import device, plots
+
+ALL = "all classes"
 
 
-def explore(draw: Callable[..., Figure], *others: Any, **controls: Any) -> None:
+def explore(draw: Callable[..., Figure], *others: ipywidgets.Widget, **controls: ipywidgets.Widget) -> None:
     """Show `draw(**values)`: with widgets where a person can move them, else once, at the widgets' first values.
 
     others: widgets that stand below the controls and move them.
@@ -19,37 +23,29 @@ def explore(draw: Callable[..., Figure], *others: Any, **controls: Any) -> None:
     if not device.has_front_end():
         draw(**{name: control.value for name, control in controls.items()})
         return
-    import ipywidgets
-    import matplotlib.pyplot as plt
-    from IPython.display import display
 
     def show(**values: Any) -> None:
         figure = draw(**values)
-        display(figure)
+        IPython.display.display(figure)
         plt.close(figure)
 
-    display(ipywidgets.VBox([*controls.values(), *others, ipywidgets.interactive_output(show, controls)]))
+    output = ipywidgets.interactive_output(show, controls)
+    IPython.display.display(ipywidgets.VBox([*controls.values(), *others, output]))
 
 
-def slider(start: float, low: float, high: float, description: str, *, step: float = 1) -> Any:
+def slider(start: float, low: float, high: float, description: str, *, step: float = 1) -> ipywidgets.Widget:
     """A slider from low to high that redraws when it is let go; of whole numbers when start and step are."""
-    import ipywidgets
-
     kind = ipywidgets.IntSlider if isinstance(start, int) and isinstance(step, int) else ipywidgets.FloatSlider
     return kind(start, min=low, max=high, step=step, description=description, continuous_update=False)
 
 
-def toggle(options: Sequence[Any], description: str, start: Any = None) -> Any:
-    """Buttons of which one is pressed, at first `start` (None: the first)."""
-    import ipywidgets
-
-    value = options[0] if start is None else start
-    return ipywidgets.ToggleButtons(options=options, value=value, description=description)
-
-
-def class_menu(classes: Sequence[str], description: str = "true class") -> Any:
+def class_menu(classes: Sequence[str], description: str = "true class") -> ipywidgets.Dropdown:
     """A dropdown of all classes (-1, where it begins) or one (0 to K - 1)."""
-    import ipywidgets
-
-    options = [("all classes", -1), *((name, k) for k, name in enumerate(classes))]
+    options = [(ALL, -1), *((name, k) for k, name in enumerate(classes))]
     return ipywidgets.Dropdown(options=options, value=-1, description=description)
+
+
+def grid(tiles: Sequence[tuple[Any, str, str]], columns: int, title: str) -> Figure:
+    """A grid of (picture, its title, the title's colour)."""
+    pictures, titles, colours = ([tile[i] for tile in tiles] for i in range(3))
+    return plots.image_grid(pictures, titles, columns=columns, title=title, title_colours=colours)
