@@ -35,8 +35,7 @@ class ResumeError(RuntimeError):
 
 
 def save(path: Path, state: dict[str, Any], settings: dict[str, Any], modules: Sequence[nn.Module]) -> None:
-    """Write a fit's state, its settings, the modules' weights and every random state: at any moment a whole one lies
-    at `path`, also after a power cut."""
+    """Write a fit's state, its settings, the modules' weights and every random state, whole or not at all."""
     weights = [module.state_dict() for module in modules]
     whole = state | {"settings": settings, "random": random_states(), "modules": weights}
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -25,6 +26,11 @@ class OneLineErrors(click.Group):
         except (parameters.ParameterError, sources.DataError, runs.RunError) as error:
             click.echo(f"labutil: {error}", err=True)
             sys.exit(1 if isinstance(error, runs.RunError) else 2)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+                raise
+            click.echo(f"labutil: {error.filename or 'a file'} cannot be written ({error.strerror})", err=True)
+            sys.exit(2)
         except KeyboardInterrupt:
             click.echo("labutil: interrupted; the same command continues from the last checkpoint", err=True)
             sys.exit(130)

@@ -28,13 +28,10 @@ _generators: dict[str, torch.Generator] = {}
 
 @functools.cache
 def accelerator() -> Accelerator:
-    """The process's one `accelerate.Accelerator`: it finds the device and, under `torchrun`, joins the processes.
-
-    Its own mixed precision stays off: it holds one precision per process, `autocast` below is chosen per call.
-    """
+    """The process's one `accelerate.Accelerator`: it finds the device and, under `torchrun`, joins the processes."""
     from accelerate import Accelerator
 
-    found = Accelerator(mixed_precision="no")
+    found = Accelerator(mixed_precision="no")  # it holds one precision per process; `autocast` chooses per call
     if found.device.type == "cuda":
         torch.backends.cudnn.deterministic = True  # a resumed fit must equal one that was not cut
     return found
@@ -45,38 +42,23 @@ def get_device() -> torch.device:
     return accelerator().device
 
 
-@functools.cache
-def cpu_has_bf16() -> bool:
-    """Whether the processor multiplies bfloat16 in hardware (AVX512-BF16, AMX, Arm BF16); emulated bf16 is slower
-    than float32."""
-    if platform.machine().lower() in {"aarch64", "arm64"}:
-        return platform.system() == "Linux" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
-def default_precision(device: torch.device | None = None) -> str:
+def default_precision() -> str:
     """`"bf16"` where the hardware has it, `"fp16"` (with gradient scaling) on older CUDA cards, else `"fp32"`."""
-    device = device or get_device()
-    if device.type == "cuda":
+    kind = get_device().type
+    if kind == "cuda":
         # Cards before Ampere emulate bf16 slowly, and have fp16 tensor cores since Volta.
-        return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
-    if device.type == "cpu" and cpu_has_bf16():
-        return "bf16"
-    return "fp32"
+        return "bf16" if torch.cuda.get_device_capability()[0] >= 8 else "fp16"
+    if platform.machine().lower() in {"aarch64", "arm64"}:
+        in_hardware = platform.system() == "Linux" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    else:
+        in_hardware = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if kind == "cpu" and in_hardware else "fp32"
 
 
 def autocast(precision: str | None = None, device: torch.device | None = None) -> contextlib.AbstractContextManager:
-    """Context in which matrix products and convolutions run in `precision` (None: `default_precision()`).
-
-    Example:
-        with autocast("bf16"):
-            logits = model(x)
-    """
-    device = device or get_device()
-    precision = precision or default_precision(device)
-    if precision == "fp32":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=PRECISIONS[precision])
+    """Context in which matrix products and convolutions run in `precision` (None: `default_precision()`)."""
+    precision, kind = precision or default_precision(), (device or get_device()).type
+    return contextlib.nullcontext() if precision == "fp32" else torch.autocast(kind, PRECISIONS[precision])
 
 
 def to_float(images: torch.Tensor, device: torch.device | None = None) -> torch.Tensor:
@@ -86,25 +68,21 @@ def to_float(images: torch.Tensor, device: torch.device | None = None) -> torch.
 
 
 def prepare(*modules: nn.Module) -> nn.Module | tuple[nn.Module, ...]:
-    """Move modules to the device in channels-last layout; under `torchrun` also join them across processes.
+    """Move modules to the device in channels-last layout; returns one module for one, else a tuple.
 
-    With several processes each module with trainable weights becomes a `DistributedDataParallel`, its batch norms
-    synchronised on GPUs (`SyncBatchNorm` refuses CPU tensors). Returns one module for one, else a tuple.
+    In several processes each module with trainable weights becomes a `DistributedDataParallel`, its batch norms
+    synchronised on GPUs (`SyncBatchNorm` refuses CPU tensors).
 
     Example:
         encoder, head = prepare(encoder, head)
     """
-    prepared = tuple(_prepare_one(module) for module in modules)
-    return prepared[0] if len(prepared) == 1 else prepared
-
-
-def _prepare_one(module: nn.Module) -> nn.Module:
-    module = module.to(get_device(), memory_format=torch.channels_last)
-    if accelerator().num_processes == 1 or not any(p.requires_grad for p in module.parameters()):
-        return module
-    if get_device().type == "cuda":
-        module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
-    return accelerator().prepare_model(module)
+    prepared = [module.to(get_device(), memory_format=torch.channels_last) for module in modules]
+    for i, module in enumerate(prepared):
+        if accelerator().num_processes > 1 and any(p.requires_grad for p in module.parameters()):
+            on_gpu = get_device().type == "cuda"
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(module) if on_gpu else module
+            prepared[i] = accelerator().prepare_model(network)
+    return prepared[0] if len(prepared) == 1 else tuple(prepared)
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
@@ -114,13 +92,7 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 @contextlib.contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode (no dropout, no batch statistics) for a while; every submodule gets its own mode back, so that
-    an encoder frozen in `eval()` is still in `eval()` afterwards.
-
-    Example:
-        with evaluation_mode(model), torch.no_grad():
-            logits = model(x)
-    """
+    """Evaluation mode for a while; every submodule gets its own mode back, a frozen encoder its `eval()`."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         model.eval()
@@ -145,8 +117,7 @@ def seed_everything(seed: int) -> None:
 def generator(purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
     """The package's own random generator for a purpose ("order", "augment") on a device.
 
-    Separate from torch's global state, so that a figure drawn between two epochs changes nothing; `seed_everything`
-    starts it anew and `training.fit` keeps its state in every checkpoint.
+    Separate from torch's global state, so that a figure drawn between two epochs changes nothing.
     """
     device = torch.device(device)
     key = f"{purpose}:{device.type}"
@@ -165,29 +136,24 @@ def random_states() -> dict:
         "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],
         "torch": torch.get_rng_state(),
         "own": {key: g.get_state() for key, g in _generators.items()},
+        "cuda": torch.cuda.get_rng_state_all(),
     }
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state_all()
-    if torch.backends.mps.is_available():
-        states["mps"] = torch.mps.get_rng_state()
-    return states
+    return states | ({"mps": torch.mps.get_rng_state()} if torch.backends.mps.is_available() else {})
 
 
 def restore_random_states(states: dict) -> None:
     """Undo everything drawn since `random_states()` gave `states`."""
     global _seed  # noqa: PLW0603
     _seed = states["seed"]
-    version, internal, gauss = states["python"]
-    random.setstate((version, tuple(internal), gauss))
+    random.setstate(states["python"])
     name, keys, *rest = states["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
     torch.set_rng_state(states["torch"])
     _generators.clear()
     for key, state in states["own"].items():
-        purpose, device = key.split(":")
-        generator(purpose, device).set_state(state)
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(states["cuda"])
+        generator(*key.split(":")).set_state(state)
+    if torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states.get("cuda", []))
     if "mps" in states and torch.backends.mps.is_available():
         torch.mps.set_rng_state(states["mps"])
 
@@ -199,7 +165,7 @@ def has_front_end() -> bool:
     if "JPY_SESSION_NAME" in os.environ or "google.colab" in sys.modules:
         return True
     ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
+    shell = ipython and ipython.get_ipython()
     return shell is not None and "__vsc_ipynb_file__" in shell.user_ns
 
 
@@ -213,12 +179,6 @@ def progress_bar(total: int | None, text: str, unit: str = "it", initial: int = 
 
     total: how many updates make it full, None where nobody knows. unit: what is counted; "B" is shown as kB, MB, GB.
     initial: what was done before. It shows after one second and leaves nothing behind.
-
-    Example:
-        with progress_bar(len(files), "reading", "file") as bar:
-            for file in files:
-                read(file)
-                bar.update()
     """
     from tqdm import tqdm
 
@@ -230,14 +190,10 @@ def progress_bar(total: int | None, text: str, unit: str = "it", initial: int = 
 
 def describe() -> dict[str, str]:
     """Device, precision and versions, for the run record."""
-    device = get_device()
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
-        name = f"{device.type}, {torch.get_num_threads()} threads"
+    kind = get_device().type
     return {
-        "device": name,
-        "precision": default_precision(device),
+        "device": torch.cuda.get_device_name() if kind == "cuda" else f"{kind}, {torch.get_num_threads()} threads",
+        "precision": default_precision(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": importlib.metadata.version("torchvision"),

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from labutil.device import evaluation_mode, to_float
-from labutil.models import Mirrored
 
 
 def grad_cam(
@@ -19,17 +18,16 @@ def grad_cam(
 
     The encoder's last maps are added up, each weighted by the mean gradient of the class's logit over its places, and
     negative sums are cut off. With average pooling and a linear head this is CAM (Zhou et al. 2016,
-    https://arxiv.org/abs/1512.04150), and the sum of the map, before the cut, is the logit up to the bias. It shows
-    what the answer is drawn from, not why, and no finer than the maps: 3 x 3 places for a 96 pixel image and Lite0.
+    https://arxiv.org/abs/1512.04150). It shows what the answer is drawn from, not why, and no finer than the maps: 3 x
+    3 places for a 96 pixel image and Lite0.
 
     model: a `models.Classifier` (or `BasicCNN`) whose encoder has `feature_maps`, called by its forward pass and
     returning (N, D, h, w). It is run in evaluation mode and float32, on its device; modes are put back.
-    images: uint8 (N, C, H, W); N = 0 is allowed. batch_size: images at once; it changes the result by rounding only.
-    target: the class to explain for each image, int (N,); None: the one that the model predicts.
+    images: uint8 (N, C, H, W); N = 0 is allowed. target: the class to explain for each image, int (N,); None: the one
+    that the model predicts.
 
-    Returns float32 (N, H, W) in [0, 1] on the CPU, bilinearly scaled to the image. The largest value of each map is 1;
-    a map without any place that speaks for the class is 0 throughout. Maps of two images say nothing of which of them
-    holds more evidence.
+    Returns float32 (N, H, W) in [0, 1] on the CPU, bilinearly scaled to the image. The largest value of each map is 1
+    (so maps of two images cannot be compared), or 0 where no place speaks for the class.
     Raises ValueError for a network without such maps (a vision transformer has tokens), images or targets of another
     kind.
 
@@ -61,8 +59,7 @@ def grad_cam(
 
 
 def _evidence(model: nn.Module, network: nn.Module, x: Tensor, target: Tensor | None) -> Tensor:
-    """The network's maps, each weighted by the mean gradient of the targets' logits over its places, added up:
-    (n, 1, h, w)."""
+    """(n, 1, h, w): the network's maps, each weighted by the mean gradient of the targets' logits, added up."""
     kept: list[Tensor] = []
     original = network.feature_maps
 
@@ -81,14 +78,12 @@ def _evidence(model: nn.Module, network: nn.Module, x: Tensor, target: Tensor | 
             target = logits.argmax(1) if target is None else target
             if int(target.min()) < 0 or int(target.max()) >= logits.shape[1]:
                 raise ValueError(f"target: classes must lie between 0 and {logits.shape[1] - 1}")
-            passes = 2 if any(isinstance(module, Mirrored) for module in model.modules()) else 1
-            if len(kept) != passes:
-                raise ValueError(f"feature_maps of {type(network).__name__} was called {len(kept)} times, not {passes}")
+            if len(kept) not in (1, 2):
+                raise ValueError(f"feature_maps of {type(network).__name__} was called {len(kept)} times, not once")
             gradients = torch.autograd.grad(logits.gather(1, target[:, None]).sum(), kept)
     finally:
         del network.feature_maps  # the class's own method shows again
-    weighted = [
-        maps.detach() * gradient.mean((2, 3), keepdim=True) for maps, gradient in zip(kept, gradients, strict=True)
+    heat = [
+        (a.detach() * g.mean((2, 3), keepdim=True)).sum(1, keepdim=True) for a, g in zip(kept, gradients, strict=True)
     ]
-    sums = [maps.sum(1, keepdim=True) for maps in weighted]
-    return sums[0] if passes == 1 else sums[0] + sums[1].flip(3)
+    return heat[0] if len(heat) == 1 else heat[0] + heat[1].flip(3)  # of the mirror image, by `models.Mirrored`

@@ -5,11 +5,9 @@ themselves; compute in float32 (float64 stays) whatever the surrounding autocast
 ValueError for other shapes, and for a tau that is not above 0.
 
 In several processes the losses that compare images with each other (all but `byol`) are those of the global batch: rows
-are gathered from every process, with gradients, and each process returns the same number. Together with the averaging
-of `DistributedDataParallel` an update then equals that of one process with the whole batch. So every process must call
-the loss, also when it only measures, with images of its own, as many as it likes. `training.fit` does not share images
-out yet: every process would draw the same batch, and copies of an image would count as negatives. So training on
-several GPUs is not built yet.
+are gathered from every process, with gradients, so an update of `DistributedDataParallel` equals that of one process
+with the whole batch. Every process must call the loss, with images of its own: `training.fit` does not share images
+out yet, so training on several GPUs is not built yet.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ def info_nce(z_a: Tensor, z_b: Tensor, tau: float) -> Tensor:
         loss_i = -sim(i, j) / tau + log sum_{k != i} exp(sim(i, k) / tau),    averaged over all 2N views i,
 
     where j is the other view of i's image, k runs over the 2N - 1 other views, and sim is the cosine. tau: temperature,
-    above 0; small ones look at the most similar images only. The loss is log(2N - 1) when all projections are the same.
+    above 0. The loss is log(2N - 1) when all projections are the same.
 
     Example:
         loss = info_nce(projector(encoder(views(x))), projector(encoder(views(x))), tau=0.2)
@@ -46,15 +44,11 @@ def sup_con(z_a: Tensor, z_b: Tensor | None, labels: Tensor, tau: float) -> Tens
 
     where P(i), the positives, are all other views of images with i's label. The mean is over the views that have a
     positive; without any the loss is 0. z_b=None: one view each, as report A's variant. labels: integers (N,); -1,
-    unlabelled: such an image's only positive is its own other view, and to all others it is a negative. So labels that
-    all differ, or are all -1, give `info_nce`.
-
-    Example:
-        loss = sup_con(projector(encoder(views(x))), projector(encoder(views(x))), y, tau=0.1)
+    unlabelled: such an image's only positive is its own other view. Labels that all differ give `info_nce`.
     """
     _check(z_a, z_a if z_b is None else z_b, tau)
     if labels.shape != z_a.shape[:1] or labels.is_floating_point():
-        raise ValueError(f"labels: expected integers ({len(z_a)},), one an image, got {_kind(labels)}")
+        raise ValueError(f"labels: expected integers ({len(z_a)},), got {labels.dtype} {tuple(labels.shape)}")
     views = [z_a] if z_b is None else [z_a, z_b]
     with _full_precision(z_a):
         z = torch.cat(_gather(torch.stack([_unit(z) for z in views], 1)).unbind(1))
@@ -74,8 +68,7 @@ def byol(p: Tensor, z: Tensor) -> Tensor:
     """BYOL's loss for one direction (Grill et al. 2020, arXiv:2006.07733, equation 2): 2 - 2 cos(p, z), averaged.
 
     p: float (N, D), the predictor's output for one view. z: float (N, D), the target network's for the other; it gets
-    no gradient. Add both directions, as the paper does: a view predicts the other, and vice versa. From 0 (all
-    predicted) to 4. In several processes it stays with the process's own images: their averages average.
+    no gradient. From 0 (all predicted) to 4. In several processes it stays with the process's own images.
 
     Example:
         loss = byol(predictor(z_a), target_b) + byol(predictor(z_b), target_a)
@@ -93,9 +86,6 @@ def barlow_twins(z_a: Tensor, z_b: Tensor, lambd: float = 5e-3) -> Tensor:
     The first term makes each feature the same in both views, the second makes features differ from each other. lambd:
     weight of the second term; it sums D (D - 1) numbers, so small projections want a larger one.
     Raises ValueError for fewer than two images.
-
-    Example:
-        loss = barlow_twins(projector(encoder(views(x))), projector(encoder(views(x))), lambd=0.005)
     """
     c = cross_correlation(z_a, z_b)
     with _full_precision(c):
@@ -107,9 +97,6 @@ def cross_correlation(z_a: Tensor, z_b: Tensor) -> Tensor:
     """Correlation of every feature of one view with every feature of the other, over the batch: (D, D), in [-1, 1].
 
     Each feature is centred and scaled over the batch first, as by a batch norm (the variance divided by N, plus 1e-5).
-
-    Example:
-        c = cross_correlation(z_a, z_b)  # near the identity when Barlow Twins has learned
     """
     _check(z_a, z_b)
     with _full_precision(z_a):
@@ -128,25 +115,16 @@ def reconstruction_loss(logits: Tensor, x: Tensor, loss: str = "mse", reduction:
     "none" a number for each of them.
 
     "mse": (p - x)^2, and "bce": -x log p - (1 - x) log(1 - p), both with p = sigmoid(logits). The latter is least,
-    though above 0 for a gray pixel, at p = x; it is computed without overflow. Introduced in notebook 06.
-
-    logits, x: float (N, C, H, W), x in [0, 1].
-
-    Example:
-        loss = reconstruction_loss(model.decode(model.encode(x)), x, "bce")
+    though above 0 for a gray pixel, at p = x. logits, x: float (N, C, H, W), x in [0, 1].
     """
     check_choice("loss", loss, LOSSES)
     if loss == "mse":
         return F.mse_loss(logits.sigmoid(), x, reduction=reduction)
-    return F.binary_cross_entropy_with_logits(logits, x, reduction=reduction)
+    return F.binary_cross_entropy_with_logits(logits, x, reduction=reduction)  # does not overflow
 
 
 class ReconstructionError(nn.Module):
-    """x (N, C, H, W) -> the loss of each image (N,), so that `evaluation.predict` can take any number of images.
-
-    Example:
-        evaluation.predict(ReconstructionError(model), data.val.images).mean()  # mean squared error
-    """
+    """x (N, C, H, W) -> the loss of each image (N,), for `evaluation.predict`, which takes any number of images."""
 
     def __init__(self, model: nn.Module, loss: str = "mse") -> None:
         super().__init__()
@@ -162,12 +140,12 @@ def _similarities(z: Tensor, tau: float) -> Tensor:
     return (z @ z.mT / tau).fill_diagonal_(-torch.inf)
 
 
-def _unit(z: Tensor) -> Tensor:
-    return F.normalize(_at_least_float32(z), dim=1)
-
-
 def _at_least_float32(z: Tensor) -> Tensor:
     return z if z.dtype == torch.float64 else z.float()
+
+
+def _unit(z: Tensor) -> Tensor:
+    return F.normalize(_at_least_float32(z), dim=1)
 
 
 def _full_precision(z: Tensor) -> torch.autocast:
@@ -177,39 +155,28 @@ def _full_precision(z: Tensor) -> torch.autocast:
 
 def _check(z_a: Tensor, z_b: Tensor, tau: float = 1.0) -> None:
     if z_a.ndim != 2 or z_a.shape != z_b.shape or not len(z_a) or not z_a.is_floating_point():
-        raise ValueError(f"expected two views, each float (N, D), of the same images; got {_kind(z_a)}, {_kind(z_b)}")
+        got = ", ".join(f"{z.dtype} {tuple(z.shape)}" for z in (z_a, z_b))
+        raise ValueError(f"expected two views, each float (N, D), of the same images; got {got}")
     if not tau > 0:
         raise ValueError(f"tau={tau} must be above 0")
 
 
-def _kind(values: Tensor) -> str:
-    return f"{str(values.dtype).removeprefix('torch.')} {tuple(values.shape)}"
-
-
 def _gather(x: Tensor) -> Tensor:
-    """x (n, ...) of all processes, in their order: (N, ...); x itself where there is only one."""
-    several = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
-    return _AllGather.apply(x) if several else x
-
-
-class _AllGather(torch.autograd.Function):
-    """`all_gather` whose gradient goes back: each process gets what all of them want of its rows."""
-
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
-        size = torch.tensor([len(x)], device=x.device)
-        sizes = [torch.empty_like(size) for _ in range(distributed.get_world_size())]
-        distributed.all_gather(sizes, size)
-        ctx.sizes = torch.cat(sizes).tolist()
-        # all_gather wants equal shapes: the last batch of an epoch may be split into unequal ones.
-        padded = x.new_zeros(max(ctx.sizes), *x.shape[1:])
-        padded[: len(x)] = x
-        parts = [torch.empty_like(padded) for _ in ctx.sizes]
-        distributed.all_gather(parts, padded)
-        return torch.cat([part[:n] for part, n in zip(parts, ctx.sizes, strict=True)])
-
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:
-        grad = grad.clone(memory_format=torch.contiguous_format)
-        distributed.all_reduce(grad)
-        return grad.split(ctx.sizes)[distributed.get_rank()]
+    """x (n, ...) of all processes, in their order: (N, ...), with gradients; x itself where there is only one."""
+    several = distributed.is_available() and distributed.is_initialized()
+    if not several or (count := distributed.get_world_size()) == 1:
+        return x
+    size = torch.tensor([len(x)], device=x.device)
+    sizes = [torch.empty_like(size) for _ in range(count)]
+    distributed.all_gather(sizes, size)
+    # all_gather wants equal shapes: the last batch of an epoch may be split into unequal ones.
+    padded = x.new_zeros(max(sizes), *x.shape[1:])
+    padded[: len(x)] = x.detach()
+    parts = [torch.empty_like(padded) for _ in sizes]
+    distributed.all_gather(parts, padded)
+    parts = [part[:n] for part, n in zip(parts, sizes, strict=True)]
+    parts[distributed.get_rank()] = x
+    everything = torch.cat(parts)
+    if everything.requires_grad:  # all processes have the same loss, so each wants as much of x as this one
+        everything.register_hook(lambda gradient: gradient * count)
+    return everything

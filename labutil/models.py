@@ -1,7 +1,7 @@
-"""Encoders by name, with or without trained weights, the heads that go on them, and classifiers made of both.
+"""Encoders by name, the heads that go on them, classifiers made of both, and how each goes to a file and back.
 
 Every encoder takes images in [0, 1], float (N, C, H, W), normalises them itself, and returns representations
-h (N, `num_features`). A classifier is an encoder and a head. Each knows how it was built, so a file is all it takes.
+h (N, `num_features`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from labutil.device import evaluation_mode, unwrapped
-from labutil.networks import RESNETS, BasicCNN, ConvAutoencoder, Mirrored, Resized, ResNet, TimmEncoder, stem_stride
+from labutil.networks import RESNETS, BasicCNN, ConvAutoencoder, Mirrored, Normalize, Resized, ResNet, TimmEncoder
 from labutil.paths import DataError, replace_file
 from labutil.weights import load_weights, normalisation
 
@@ -43,48 +43,41 @@ def encoder(
     """An encoder: images (N, C, H, W) in [0, 1] -> representations h (N, `encoder.num_features`).
 
     name: basic_cnn, resnet8 (0.3 M parameters, for CPUs), resnet18, resnet34, resnet50, or any timm model name.
-    image_size: pixels a side, or (height, width); it chooses a ResNet's stem (`stem_stride`). mean, std: normalisation
-    per channel, as `Dataset.mean` and `.std` give it; 0.5 and 0.25 when left out.
-    pretrained: ImageNet weights: tf_efficientnet_lite0's are installed, others come from timm's hub. weights: a file
-    to take them from instead (`load_weights`). Such an encoder has the stem and the normalisation that its weights
-    were trained with, and takes gray images as three equal channels.
-    input_size: images are first scaled to this many pixels a side, for a network that was trained on larger ones.
-    imagenet_stem: begin as an encoder with ImageNet weights does, without having any (for weights that come later).
+    image_size: pixels a side, or (height, width); it chooses a ResNet's stem. mean, std: normalisation
+    per channel; 0.5 and 0.25 when left out. pretrained: ImageNet weights (tf_efficientnet_lite0's are installed).
+    weights: a file to take them from instead. See `weights.load_weights`; such an encoder has the stem and the
+    normalisation that its weights were trained with, and takes gray images as three equal channels.
+    input_size: images are first scaled to this many pixels a side. imagenet_stem: begin as an encoder with ImageNet
+    weights does, for weights that come later.
     Raises ValueError for an unknown name, with the nearest known one, and for weights that cannot be had.
 
     Example:
         h = encoder("resnet8", channels=1, image_size=28)(torch.rand(8, 1, 28, 28))  # (8, 128)
-        h = encoder("tf_efficientnet_lite0", pretrained=True, input_size=64)(torch.rand(8, 3, 32, 32))  # (8, 1280)
     """
     trained = pretrained or weights is not None
     if trained and name in {"basic_cnn", "resnet8"}:
         raise ValueError(f"encoder={name!r} has no pretrained weights: choose resnet18, tf_efficientnet_lite0, ...")
     stem, size = imagenet_stem or trained, input_size or image_size
     inputs = 3 if stem else channels
-    mean, std = normalisation(name) if trained else (mean, std)
+    mean, std = normalisation(name) if trained else (mean or [0.5] * inputs, std or [0.25] * inputs)
+    normalize = Normalize(mean, std)
     if name == "basic_cnn":
         body = BasicCNN(0, inputs, size, mean=mean, std=std)
     elif name in RESNETS:
         side = size if isinstance(size, int) else min(size)
-        body = ResNet(*RESNETS[name], inputs, 4 if stem else stem_stride(side), mean, std)
+        body = ResNet(name, inputs, 224 if stem else side, normalize)
     else:
-        body = TimmEncoder(name, inputs, mean, std)
+        body = TimmEncoder(name, inputs, normalize)
     if trained:
         load_weights(body if name in RESNETS else body.body, name, weights)
     made = Resized(body, input_size) if input_size else body
-    made.settings = {"encoder": name, "channels": channels, "image_size": image_size}
-    made.settings |= {"input_size": input_size, "imagenet_stem": stem}
+    asked = {"encoder": name, "channels": channels, "image_size": image_size, "input_size": input_size}
+    made.settings = asked | {"imagenet_stem": stem}
     return made
 
 
 class Classifier(nn.Module):
-    """An encoder with a head on it: logits = head(encoder(x)).
-
-    Example:
-        model = Classifier(encoder("resnet8"), num_classes=10)
-        logits = model(x)                # (N, 10)
-        h = model.encoder(x)             # (N, 128), what the t-SNE map shows
-    """
+    """An encoder with a head on it, a linear layer if none is given: logits (N, num_classes) = head(encoder(x))."""
 
     def __init__(self, encoder: nn.Module, num_classes: int, head: nn.Module | None = None) -> None:
         super().__init__()
@@ -102,8 +95,7 @@ class Classifier(nn.Module):
         return self.head(self.encoder(x))
 
     def train(self, mode: bool = True) -> Classifier:
-        """As every module's; but batch norms whose own parameters are all frozen stay in `eval()`, since their running
-        statistics belong to the frozen weights."""
+        """Batch norms whose own parameters are all frozen stay in `eval()`: their statistics belong to the weights."""
         super().train(mode)
         for module in self.modules():
             own = list(module.parameters(recurse=False))
@@ -115,29 +107,25 @@ class Classifier(nn.Module):
 def unfreeze_last(encoder: nn.Module, n: int | None) -> list[str]:
     """Freeze an encoder except for its last n layers; returns the names of these, in the order of definition.
 
-    A layer is a module that holds parameters itself (a convolution, a batch norm, a linear layer), in the order of
-    `encoder.modules()`: an EfficientNet ends in conv_head, bn2, so n=2 trains these. n=0 freezes everything, None
-    nothing. `Classifier.train()` then keeps the frozen batch norms in `eval()`.
-    Raises ValueError when there are fewer layers, with their number.
+    A layer is a module that holds parameters itself (a convolution, a batch norm, a linear layer). n=0 freezes
+    everything, None nothing. Raises ValueError when there are fewer layers, with their number.
 
     Example:
-        model = Classifier(encoder("tf_efficientnet_lite0", pretrained=True), num_classes=8)
-        unfreeze_last(model.encoder, 2)  # ["body.conv_head", "body.bn2"]
+        unfreeze_last(encoder("tf_efficientnet_lite0"), 2)  # ["body.conv_head", "body.bn2"]
     """
-    layers = [(name, module) for name, module in encoder.named_modules() if list(module.parameters(recurse=False))]
+    layers = [name for name, module in encoder.named_modules() if list(module.parameters(recurse=False))]
     n = len(layers) if n is None else n
     if not 0 <= n <= len(layers):
         raise ValueError(f"n={n} must lie between 0 and {len(layers)}, the number of layers of this encoder")
-    last = layers[len(layers) - n :]
     encoder.requires_grad_(False)
-    for parameter in (p for _, module in last for p in module.parameters(recurse=False)):
+    last = layers[len(layers) - n :]
+    for parameter in (p for name in last for p in encoder.get_submodule(name).parameters(recurse=False)):
         parameter.requires_grad_(True)
-    return [name for name, _ in last]
+    return last
 
 
 def layerwise_rates(encoder: nn.Module, decay: float, prefix: str = "encoder.") -> dict[str, float]:
-    """Discriminative learning rates (Howard & Ruder 2018, arXiv:1801.06146), for `fit`'s lr_scale: what lies deeper
-    knows more general things and changes less.
+    """Discriminative learning rates (Howard & Ruder 2018, arXiv:1801.06146), for `fit`'s lr_scale.
 
     The encoder's blocks have decay, decay ** 2, ... from the top down; the head above them keeps 1. Blocks are the
     stages of a ResNet, the members of a timm network's `blocks`, `stages` or `features`, and what comes before and
@@ -170,8 +158,7 @@ def layerwise_rates(encoder: nn.Module, decay: float, prefix: str = "encoder.") 
 class SignedRoot(nn.Module):
     """sign(x) sqrt(|x|), as `representations.signed_root`: no single large feature decides (Jegou et al. 2012).
 
-    The root's slope is infinite at 0, where the features of a ReLU often lie. Its values are exact; below 0.0001 its
-    gradient is that of the straight line from 0 to the curve, 100, and elsewhere the root's own.
+    Below 0.0001 its gradient is 100, that of the straight line to the curve: the root's own is infinite at 0.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -187,7 +174,9 @@ def mlp_head(
 
     features: inputs. sizes: hidden widths, may be empty. dropout: one rate, or one for each hidden layer.
     signed_root: begin with `SignedRoot`.
-    Report C's head is `mlp_head(features, (512, 256, 128), classes, (0.5, 0.4, 0.3))`.
+
+    Example:
+        mlp_head(1280, (512, 256, 128), 8, (0.5, 0.4, 0.3))  # report C's
     """
     rates = [dropout] * len(sizes) if isinstance(dropout, int | float) else list(dropout)
     if len(rates) != len(sizes):
@@ -202,9 +191,7 @@ def mlp_head(
 
 
 def momentum_copy(module: nn.Module) -> nn.Module:
-    """BYOL's target network at the start: a copy of the module whose parameters get no gradient.
-
-    Keep it among `fit`'s modules, so that checkpoints hold it and it is in training mode as the module is.
+    """BYOL's target network at the start: a copy whose parameters get no gradient. Keep it among `fit`'s modules.
 
     Example:
         target = momentum_copy(online)
@@ -218,17 +205,13 @@ def momentum_copy(module: nn.Module) -> nn.Module:
 def update_target(target: nn.Module, online: nn.Module, momentum: float) -> None:
     """Move the target towards the online network: each parameter becomes momentum * its own + (1 - momentum) * theirs.
 
-    Buffers stay the target's own, as in BYOL's published code: in training mode its batch norms normalise by the batch
-    and keep statistics of what they see themselves, which fit the target's weights better than the online network's do.
+    Buffers stay the target's own, as in BYOL's published code: its batch norms keep statistics of what they see.
     """
     torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), 1 - momentum)
 
 
 def byol_momentum(progress: float, base: float = 0.996) -> float:
-    """Momentum of BYOL's target (Grill et al. 2020): from base to 1 by half a cosine; progress from 0 to 1.
-
-    A run of a few hundred steps wants a lower base: with 0.996 the target needs about 250 steps to follow.
-    """
+    """Momentum of BYOL's target (Grill et al. 2020): from base to 1 by half a cosine; progress from 0 to 1."""
     return 1 - (1 - base) * (math.cos(math.pi * progress) + 1) / 2
 
 
@@ -238,9 +221,6 @@ def save(model: nn.Module, path: Path | str, **build: Any) -> dict[str, Any]:
     model: a `Classifier`, encoder or `ConvAutoencoder`; of any other the weights alone are kept. build: settings that
     the model does not know itself, as `rebuild` takes them. Returns the settings, {} where none are known.
     Raises DataError when the file cannot be written.
-
-    Example:
-        save(model, "model.safetensors")
     """
     settings = getattr(model, "settings", {}) | build
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
@@ -263,11 +243,8 @@ def load(
     """The model that `save` wrote, on the CPU.
 
     kind: `ConvAutoencoder` or `Classifier`, where only that will do. image: the shape (C, H, W) of those that it is
-    wanted for, where known. settings: for a file that does not hold them, as those of runs once did not.
+    wanted for. settings: for a file that does not hold them.
     Raises DataError, in one line, for a file that is missing, damaged, holds something else, or is for other images.
-
-    Example:
-        model = device.prepare(load("autoencoder.safetensors", kind=ConvAutoencoder))
     """
     path, what = Path(path).expanduser(), "autoencoder" if kind is ConvAutoencoder else "model"
     if not path.is_file():
@@ -296,17 +273,17 @@ def load(
 def rebuild(settings: Mapping[str, Any]) -> nn.Module:
     """The untrained model whose `settings` these are, for its weights to be loaded into. Nothing is fetched.
 
-    settings: a `ConvAutoencoder`'s arguments; or those of `encoder` for a network (its name as "encoder"; mean and
-    standard deviation are among the weights), mirror (True: inside `Mirrored`), and for a `Classifier` num_classes and
-    head (None: a linear layer; else `mlp_head`'s {"sizes": [...], "dropout": [...], "signed_root": True}). For the
-    encoder of a `ConvAutoencoder`, encoder is "conv_autoencoder" and autoencoder the whole one's settings.
-    Raises TypeError or ValueError for a setting that is missing, unknown or cannot be.
+    settings: a `ConvAutoencoder`'s arguments; or those of `encoder` for a network (its name as "encoder"), mirror
+    (True: inside `Mirrored`), and for a `Classifier` num_classes and head (None: a linear layer; else `mlp_head`'s
+    {"sizes": [...], "dropout": [...], "signed_root": True}). The encoder "conv_autoencoder" is that of an autoencoder
+    whose settings are in "autoencoder". Raises TypeError or ValueError for settings that cannot be.
     """
     if "filters" in settings:
         return ConvAutoencoder(**settings)
     network = dict(settings)
-    name, classes, head = (network.pop(key, None) for key in ("encoder", "num_classes", "head"))
-    mirror, whole = network.pop("mirror", False), network.pop("autoencoder", None)
+    name, classes, head, mirror, whole = (
+        network.pop(key, None) for key in ("encoder", "num_classes", "head", "mirror", "autoencoder")
+    )
     known = ("channels", "image_size", "input_size", "imagenet_stem")
     for key in (*network, "channels", "image_size"):
         if key not in known or key not in network:
@@ -325,12 +302,8 @@ def count_parameters(module: nn.Module, trainable: bool = True) -> int:
 def layer_table(model: nn.Module, image: Sequence[int]) -> pd.DataFrame:
     """What a model is made of: a row a layer, in the order in which an image (C, H, W) passes.
 
-    Returns a DataFrame(layer, output, parameters, statistics): output without the batch, "128 x 14 x 14"; parameters
-    are trained; statistics are batch norm's running means and variances, which are not, and which Keras's summary
-    counts as (non-trainable) parameters.
-
-    Example:
-        layer_table(ConvAutoencoder(), (1, 28, 28)).parameters.sum()  # 1184257
+    Returns a DataFrame(layer, output, parameters, statistics): output without the batch, "128 x 14 x 14"; statistics
+    are batch norm's running means and variances, which are not trained, but count in Keras's summary.
     """
     import pandas as pd
 
@@ -338,9 +311,8 @@ def layer_table(model: nn.Module, image: Sequence[int]) -> pd.DataFrame:
 
     def note(layer: nn.Module, _: Any, output: Tensor) -> None:
         statistics = sum(b.numel() for name, b in layer.named_buffers() if name.startswith("running"))
-        parameters = sum(p.numel() for p in layer.parameters())
-        shape = " x ".join(str(side) for side in output.shape[1:])
-        rows.append((type(layer).__name__, shape, parameters, statistics))
+        shape = " x ".join(map(str, output.shape[1:]))
+        rows.append((type(layer).__name__, shape, count_parameters(layer, trainable=False), statistics))
 
     layers = [m for m in model.modules() if not list(m.children()) and not isinstance(m, nn.Identity)]
     with contextlib.ExitStack() as hooks, evaluation_mode(model), torch.no_grad():

@@ -1,7 +1,4 @@
-"""The networks: BasicCNN, residual ones with a stem that fits the image size, any of timm's, and the autoencoder.
-
-`models` builds encoders and classifiers from them. Each takes images in [0, 1]; all but the autoencoder normalise them.
-"""
+"""The networks, from images in [0, 1]; `models` builds encoders and classifiers of them."""
 
 from __future__ import annotations
 
@@ -15,14 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from labutil.paths import check_choice, did_you_mean
+from labutil.paths import check_choice, check_number, did_you_mean
 
 
 class Normalize(nn.Module):
-    """(x - mean) / std per channel. Inside the model, so that a saved model needs no further numbers to be used.
-
-    mean, std: one value a channel, in the units of images in [0, 1].
-    """
+    """(x - mean) / std per channel, of images in [0, 1]. Inside the model, whose file then holds all that it needs."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
@@ -37,10 +31,8 @@ class Normalize(nn.Module):
 class BasicCNN(nn.Module):
     """Three blocks of (3x3 convolution, batch norm, ReLU, 2x2 max pool), then two fully connected layers.
 
-    channels: of the image (1 or 3). image_size: pixels a side, or (height, width), at least 8; the last maps of larger
-    images are averaged to about 4x4, so that the first fully connected layer does not grow with the image.
-    width: channels of the first block (then 2x, 4x). num_classes=0 leaves out the second fully connected layer, and
-    the model returns representations (N, hidden). Introduced in notebook 02.
+    image_size: pixels a side, or (height, width), at least 8; the last maps of larger images are averaged to about 4x4.
+    num_classes=0 leaves out the second fully connected layer: the model returns representations (N, 256).
 
     Example:
         logits = BasicCNN(num_classes=10, channels=3, image_size=32)(torch.rand(8, 3, 32, 32))  # (8, 10)
@@ -51,9 +43,6 @@ class BasicCNN(nn.Module):
         num_classes: int = 10,
         channels: int = 3,
         image_size: int | tuple[int, int] = 32,
-        width: int = 32,
-        hidden: int = 256,
-        dropout: float = 0.5,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
@@ -61,28 +50,27 @@ class BasicCNN(nn.Module):
         sides = (image_size, image_size) if isinstance(image_size, int) else image_size
         if min(sides) < 8:
             raise ValueError(f"image_size={image_size}: three max pools need at least 8 pixels")
-        self.num_features = hidden
+        self.num_features = 256
         rows, columns = (side // 8 for side in sides)
         # Whole windows: not every device has adaptive pooling to any size.
         window = max(1, round(min(rows, columns) / 4))
-        positions = (rows // window) * (columns // window)
         self.normalize = Normalize(mean or [0.5] * channels, std or [0.25] * channels)
         layers = []
-        for c_in, c_out in pairwise([channels, width, 2 * width, 4 * width]):
+        for c_in, c_out in pairwise([channels, 32, 64, 128]):
             layers += [nn.Conv2d(c_in, c_out, 3, padding=1, bias=False), nn.BatchNorm2d(c_out)]
             layers += [nn.ReLU(inplace=True), nn.MaxPool2d(2)]
         self.blocks = nn.Sequential(*layers)
         self.pool = nn.AvgPool2d(window)
-        self.fc1 = nn.Linear(4 * width * positions, hidden)
-        self.dropout = nn.Dropout(dropout)
-        self.fc2 = nn.Linear(hidden, num_classes) if num_classes else nn.Identity()
+        self.fc1 = nn.Linear(128 * (rows // window) * (columns // window), 256)
+        self.dropout = nn.Dropout(0.5)
+        self.fc2 = nn.Linear(256, num_classes) if num_classes else nn.Identity()
 
     def feature_maps(self, x: Tensor) -> Tensor:
-        """x (N, C, H, W) in [0, 1] -> the last block's maps (N, 4 * width, H // 8, W // 8)."""
+        """x (N, C, H, W) in [0, 1] -> the last block's maps (N, 128, H // 8, W // 8)."""
         return self.blocks(self.normalize(x))
 
     def features(self, x: Tensor) -> Tensor:
-        """x (N, C, H, W) in [0, 1] -> representation h (N, hidden)."""
+        """x (N, C, H, W) in [0, 1] -> representation h (N, 256)."""
         return F.relu(self.fc1(self.pool(self.feature_maps(x)).flatten(1)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -100,30 +88,22 @@ RESNETS = {  # name: (block, blocks per stage, channels per stage)
 class ResNet(nn.Module):
     """Residual network (He et al. 2016, arXiv:1512.03385) of torchvision's blocks, without its classifier.
 
-    Layers carry torchvision's names, so its ImageNet weights load as they are (with `stem_stride=4` and 3 channels).
-    block: "basic" or "bottleneck". blocks, widths: how many in each stage, and their channels.
-    stem_stride: 1 (a 3x3 convolution, for images to 40 pixels), 2 (a 3x3 convolution, to 112), or 4 (the original
-    7x7 convolution and max pool). The last of four stages then still sees 3x3 positions or more.
+    Layers carry torchvision's names, so its ImageNet weights load as they are (with side=224 and 3 channels).
+    name: of `RESNETS`. side: of the images; up to 112 pixels they get a 3x3 convolution (of stride 2 above 40) instead
+    of the original 7x7 and max pool, so that the last stage sees 3x3 positions or more.
     """
 
-    def __init__(
-        self,
-        block: str,
-        blocks: Sequence[int],
-        widths: Sequence[int],
-        channels: int = 3,
-        stem_stride: int = 4,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-    ) -> None:
+    def __init__(self, name: str, channels: int, side: int, normalize: Normalize) -> None:
         super().__init__()
         from torchvision.models.resnet import BasicBlock, Bottleneck
 
-        make = BasicBlock if block == "basic" else Bottleneck
-        self.normalize = Normalize(mean or [0.5] * channels, std or [0.25] * channels)
-        kernel = 7 if stem_stride == 4 else 3
-        self.conv1 = nn.Conv2d(channels, widths[0], kernel, min(stem_stride, 2), kernel // 2, bias=False)
-        self.maxpool = nn.MaxPool2d(3, 2, 1) if stem_stride == 4 else nn.Identity()
+        kind, blocks, widths = RESNETS[name]
+        make = BasicBlock if kind == "basic" else Bottleneck
+        self.normalize = normalize
+        original, stride = side > 112, 1 if side <= 40 else 2
+        kernel = 7 if original else 3
+        self.conv1 = nn.Conv2d(channels, widths[0], kernel, stride, kernel // 2, bias=False)
+        self.maxpool = nn.MaxPool2d(3, 2, 1) if original else nn.Identity()
         self.bn1 = nn.BatchNorm2d(widths[0])
         previous, self.stages = widths[0], len(blocks)
         for i, (count, width) in enumerate(zip(blocks, widths, strict=True), start=1):
@@ -152,25 +132,20 @@ class ResNet(nn.Module):
         return self.feature_maps(x).mean((2, 3))
 
 
-def stem_stride(image_size: int) -> int:
-    """How much a ResNet's first layers may shrink an image of this size: 1, 2 or 4."""
-    return 1 if image_size <= 40 else 2 if image_size <= 112 else 4
-
-
 class TimmEncoder(nn.Module):
     """Any of timm's networks without its classifier; ValueError, with the nearest name, for one that it lacks."""
 
-    def __init__(self, name: str, channels: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
+    def __init__(self, name: str, channels: int, normalize: Normalize) -> None:
         super().__init__()
         import timm
 
-        known = ["basic_cnn", *RESNETS]
         if name not in timm.list_models():
-            hint = did_you_mean(name, [*known, *timm.list_models()])
-            raise ValueError(f"encoder={name!r}{hint} is none of {', '.join(known)}, nor a timm model")
+            ours = ["basic_cnn", *RESNETS]
+            hint = did_you_mean(name, [*ours, *timm.list_models()])
+            raise ValueError(f"encoder={name!r}{hint} is none of {', '.join(ours)}, nor a timm model")
         self.body = timm.create_model(name, in_chans=channels, num_classes=0)
         self.num_features = getattr(self.body, "head_hidden_size", self.body.num_features)
-        self.normalize = Normalize(mean or [0.5] * channels, std or [0.25] * channels)
+        self.normalize = normalize
 
     def feature_maps(self, x: Tensor) -> Tensor:
         """x (N, C, H, W) in [0, 1] -> the last maps before pooling (N, D, h, w)."""
@@ -205,8 +180,7 @@ class Resized(nn.Module):
 
 
 class Mirrored(nn.Module):
-    """An encoder whose representation is the mean of those of the image and of its mirror image: steadier, at twice
-    the cost, where left and right mean nothing."""
+    """An encoder whose representation is the mean of those of the image and of its mirror image."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
@@ -222,28 +196,23 @@ BATCH_NORMS = ("conv", "pool", "none")
 
 
 class ConvAutoencoder(nn.Module):
-    """x -> h = encode(x) -> decode(h), which has the size of x.
+    """x -> h = encode(x) -> decode(h), logits of the size of x; their sigmoid is the image.
 
     The encoder repeats (convolution, batch norm, ReLU, halving, dropout) once for each entry of `filters`; the decoder
-    mirrors it with doublings, and one more convolution makes the image. It ends in logits: their sigmoid is the
-    image, and from logits `reconstruction_loss` does not overflow.
+    mirrors it with doublings, and one more convolution makes the image.
 
-    channels: of the image. filters: output channels of each layer, the first layer first.
-    image_size: pixels a side, or (height, width), any. kernel_size: odd.
-    dropout: probability that a value of the maps is dropped, after each halving and doubling.
+    filters: output channels of each layer, the first layer first. image_size: pixels a side, or (height, width), any.
+    kernel_size: odd. dropout: probability that a value of the maps is dropped, after each halving and doubling.
     batch_norm: "conv" (between convolution and ReLU), "pool" (after halving and doubling), or "none".
     halving: "pool" (2x2 max pool; back by repeating pixels) or "stride" (convolutions of stride 2; back by transposed
         ones, which have as many parameters). Odd sides round up, so no pixel is left out, and come back exactly.
     code_size: None, and the representation is the last maps, flattened; or the number of values in a code that one
         linear layer makes of them, and one linear layer turns back.
-
-    `encoder` alone goes under a classifier: h (N, `num_features`). `settings` are the arguments, image_size as
-    [height, width]. Raises ValueError for a setting that cannot be.
+    `encoder` alone goes under a classifier. Raises ValueError for a setting that cannot be.
 
     Example:
         model = ConvAutoencoder(channels=1, filters=(128, 256))  # 1,184,257 parameters, report E's
         h = model.encode(x)                                      # (N, 12544) for 28x28 images
-        x_hat = model(x)                                         # (N, 1, 28, 28) in [0, 1]
     """
 
     def __init__(
@@ -269,18 +238,20 @@ class ConvAutoencoder(nn.Module):
         maps, pool, padding = (filters[-1], *sizes[-1]), halving == "pool", kernel_size // 2
 
         def block(convolution: nn.Module, resize: list[nn.Module]) -> list[nn.Module]:
-            norms = {name: [nn.BatchNorm2d(convolution.out_channels)] for name in BATCH_NORMS if name == batch_norm}
-            last = [*norms.get("pool", []), *([nn.Dropout(dropout)] if dropout else [])]
-            return [convolution, *norms.get("conv", []), nn.ReLU(inplace=True), *resize, *last]
+            norm = [nn.BatchNorm2d(convolution.out_channels)] if batch_norm != "none" else []
+            early, late = (norm, []) if batch_norm == "conv" else ([], norm)
+            drop = [nn.Dropout(dropout)] if dropout else []
+            return [convolution, *early, nn.ReLU(inplace=True), *resize, *late, *drop]
 
         layers: list[nn.Module] = []
         for c_in, c_out in pairwise([channels, *filters]):
             convolution = nn.Conv2d(c_in, c_out, kernel_size, 1 if pool else 2, padding)
             layers += block(convolution, [nn.MaxPool2d(2, ceil_mode=True)] if pool else [])
-        self.encoder = _Encoder(layers, math.prod(maps), code_size)
+        code = nn.Linear(math.prod(maps), code_size) if code_size else nn.Identity()
+        self.encoder = _Encoder(OrderedDict(layers=nn.Sequential(*layers), code=code))
+        self.num_features = self.encoder.num_features = code_size or math.prod(maps)
         shape = {"channels": channels, "image_size": sides}
         self.encoder.settings = {"encoder": "conv_autoencoder", **shape, "autoencoder": self.settings}
-
         code = nn.Linear(code_size, math.prod(maps)) if code_size else nn.Identity()
         layers = []
         # Each layer's channels are those that the encoder had at the same place: 256 -> 256, then 256 -> 128.
@@ -292,7 +263,6 @@ class ConvAutoencoder(nn.Module):
                 layers += block(nn.ConvTranspose2d(c_in, c_out, kernel_size, 2, padding, missing), [])
         layers.append(nn.Conv2d(filters[0], channels, kernel_size, padding=padding))
         self.decoder = _Decoder(OrderedDict(code=code, unflatten=nn.Unflatten(1, maps), layers=nn.Sequential(*layers)))
-        self.num_features = self.encoder.num_features
 
     def encode(self, x: Tensor) -> Tensor:
         """x (N, C, H, W) in [0, 1] -> representation h (N, num_features)."""
@@ -320,27 +290,20 @@ def _check(settings: Mapping[str, Any]) -> None:
         raise ValueError(f"kernel_size={s['kernel_size']} must be odd, so that a convolution has a middle")
     if not 0 <= s["dropout"] < 1:
         raise ValueError(f"dropout={s['dropout']} must be at least 0 and below 1")
-    if s["code_size"] is not None and s["code_size"] < 1:
-        raise ValueError(f"code_size={s['code_size']} must be at least 1, or None")
-    if s["channels"] < 1:
-        raise ValueError(f"channels={s['channels']} must be at least 1")
+    for key in ("code_size", "channels"):
+        if s[key] is not None:
+            check_number(key, s[key], 1, whole=True)
 
 
-class _Encoder(nn.Module):
+class _Encoder(nn.Sequential):
     """Images -> representations (N, num_features): the maps of some layers, flattened, or a code made of them."""
-
-    def __init__(self, layers: list[nn.Module], maps: int, code_size: int | None) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(*layers)
-        self.num_features = code_size or maps
-        self.code = nn.Linear(maps, code_size) if code_size else nn.Identity()
 
     def feature_maps(self, x: Tensor) -> Tensor:
         """x (N, C, H, W) in [0, 1] -> the last maps (N, filters[-1], h, w)."""
         return self.layers(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.code(self.feature_maps(x).flatten(1))
+        return self.code(self.layers(x).flatten(1))
 
 
 class _Decoder(nn.Sequential):

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import ParamsT
 
 from labutil import device as dev
 from labutil.paths import check_choice
@@ -18,16 +19,11 @@ MILESTONES = (0.6, 0.8)  # multistep: fractions of the run after which the rate 
 
 
 def make_optimizer(
-    name: str,
-    parameters: Sequence[nn.Parameter] | Sequence[dict[str, Any]],
-    lr: float,
-    weight_decay: float = 0.0,
-    momentum: float = 0.9,
+    name: str, parameters: ParamsT, lr: float, weight_decay: float = 0.0, momentum: float = 0.9
 ) -> torch.optim.Optimizer:
     """sgd (with plain momentum), adam, adamw, or lion (Chen et al. 2023, arXiv:2302.06675; wants a smaller lr).
 
-    parameters: as torch's optimizers take them: parameters, or groups {"params": [...], "lr": ...}. weight_decay is for
-    all of them, biases and norms too.
+    weight_decay is for all parameters, biases and norms too.
     """
     from timm.optim import create_optimizer_v2
 
@@ -41,9 +37,6 @@ def lr_factor(schedule: str, epoch: float, epochs: int, *, warmup: float, factor
 
     cosine falls from 1 to 0 (Loshchilov & Hutter 2017); multistep multiplies by `factor` after 60% and 80% of the
     epochs; step does so after every `step_epochs`. The first `warmup` epochs rise linearly from 0.
-
-    Example:
-        lr_factor("multistep", 7, 10, warmup=0, factor=0.1, step_epochs=20)  # 0.1
     """
     if epoch < warmup:
         return epoch / warmup
@@ -51,9 +44,7 @@ def lr_factor(schedule: str, epoch: float, epochs: int, *, warmup: float, factor
         return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / max(epochs - warmup, 1e-9)))
     if schedule == "multistep":
         return factor ** sum(epoch >= fraction * epochs for fraction in MILESTONES)
-    if schedule == "step":
-        return factor ** (epoch // step_epochs)
-    return 1.0
+    return factor ** (epoch // step_epochs) if schedule == "step" else 1.0
 
 
 class Updates:
@@ -64,21 +55,22 @@ class Updates:
 
     def __init__(self, modules: Sequence[nn.Module], settings: Mapping[str, Any], state: dict[str, Any]) -> None:
         s = self.settings = settings
-        self.parameters = trainable(modules)
-        groups, self.scales = _by_rate(modules, self.parameters, s["lr"], s["lr_scale"])
+        by_scale = _by_scale(modules, s["lr_scale"] or {})
+        self.scales, self.parameters = list(by_scale), trainable(modules)
+        groups = [{"params": params, "lr": s["lr"] * scale} for scale, params in by_scale.items()]
         self.optimizer = make_optimizer(s["optimizer"], groups, s["lr"], s["weight_decay"], s["momentum"])
-        mode = "min" if lower_is_better(s["monitor"]) else "max"
-        options = {key: s[key] for key in ("factor", "patience")}
-        self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, mode, **options)
+        self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            self.optimizer, "min" if lower_is_better(s["monitor"]) else "max", s["factor"], s["patience"]
+        )
         self.scaler = torch.amp.GradScaler(dev.get_device().type, enabled=state["precision"] == "fp16")
         self.parts = {"optimizer": self.optimizer, "plateau": self.plateau, "scaler": self.scaler}
         for name, part in self.parts.items():
             if saved := state.pop(name, None):
                 part.load_state_dict(saved)
 
-    def state(self, *, finished: bool) -> dict[str, Any]:
-        """What a checkpoint keeps: of a finished fit nothing, since what follows needs its weights alone."""
-        return {} if finished else {name: part.state_dict() for name, part in self.parts.items()}
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of them."""
+        return {name: part.state_dict() for name, part in self.parts.items()}
 
     def rate(self) -> float:
         """The learning rate of parameters whose scale is 1."""
@@ -119,28 +111,21 @@ def trainable(modules: Sequence[nn.Module]) -> list[nn.Parameter]:
     return [p for module in modules for p in module.parameters() if p.requires_grad]
 
 
-def _by_rate(
-    modules: Sequence[nn.Module], parameters: list[nn.Parameter], lr: float, lr_scale: Mapping[str, float] | None
-) -> tuple[list[nn.Parameter] | list[dict[str, Any]], list[float]]:
-    """What the optimizer is given, and the scale of each of its groups, 1 first where there is one."""
-    if lr_scale is None:
-        return parameters, [1.0]
+def _by_scale(modules: Sequence[nn.Module], lr_scale: Mapping[str, float]) -> dict[float, list[nn.Parameter]]:
+    """The parameters that learn by what their rate is multiplied by: 1 first where there is one, then from the top."""
+    named = [pair for module in modules for pair in dev.unwrapped(module).named_parameters()]
     for prefix, scale in lr_scale.items():
         if not 0 < scale < math.inf:
             raise ValueError(f"lr_scale[{prefix!r}]={scale} must be above 0; to freeze, use requires_grad_(False)")
-    scaled: dict[float, list[nn.Parameter]] = {}
-    named = [pair for module in modules for pair in dev.unwrapped(module).named_parameters()]
-    for name, parameter in named:
-        fitting = [prefix for prefix in lr_scale if name.startswith(prefix)]
-        if parameter.requires_grad:
-            scale = float(lr_scale[max(fitting, key=len)]) if fitting else 1.0
-            scaled.setdefault(scale, []).append(parameter)
-    for prefix in lr_scale:
         if not any(name.startswith(prefix) for name, _ in named):
             some = ", ".join(dict.fromkeys(f"{name.split('.')[0]}." for name, _ in named))
             raise ValueError(f"lr_scale: no parameter's name begins with {prefix!r}; they begin with {some}")
-    scales = sorted(scaled, key=lambda scale: (scale != 1, -scale))
-    return [{"params": scaled[scale], "lr": lr * scale} for scale in scales], scales
+    scales, found = {"": 1.0, **lr_scale}, {}
+    for name, parameter in named:
+        if parameter.requires_grad:
+            scale = float(scales[max(filter(name.startswith, scales), key=len)])
+            found.setdefault(scale, []).append(parameter)
+    return dict(sorted(found.items(), key=lambda pair: (pair[0] != 1, -pair[0])))
 
 
 def lower_is_better(metric: str) -> bool:

@@ -19,24 +19,18 @@ from matplotlib.ticker import NullFormatter
 
 from labutil import evaluation
 from labutil.images import to_numpy
-from labutil.pictures import class_samples, confused_pairs, heat_maps, image_grid, image_rows, predictions, sheet  # noqa: F401
+from labutil.pictures import class_samples, confused_pairs, heat_maps, image_grid, image_rows, predictions  # noqa: F401
 from labutil.style import (  # noqa: F401
     COLOURS,
     GRAY,
-    MARKERS,
-    METHODS,
     MOST_CLASSES,
     PALE,
     RIGHT,
-    STYLE,
     WIDTH,
     WRONG,
-    as_html,
     known_colour,
     legend_below,
-    line_style,
     looks,
-    method_colour,
     reading,
     short,
     show,
@@ -50,10 +44,8 @@ LINES = {"train": "--", "val": "-", "": "-"}  # others dotted
 def _panels(count: int, columns: int, height: float) -> tuple[Figure, list[Axes]]:
     """A figure of so many axes, at most so many side by side; height: inches of each row."""
     rows, columns = -(-count // columns), min(columns, count)
-    figure, cells = plt.subplots(rows, columns, figsize=(WIDTH, height * rows), squeeze=False)
-    for spare in cells.flat[count:]:
-        spare.remove()
-    return figure, list(cells.flat[:count])
+    figure = plt.figure(figsize=(WIDTH, height * rows))
+    return figure, [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
 
 
 def _name_columns(axes: Axes, places: Any, names: Sequence[str]) -> None:
@@ -64,25 +56,14 @@ def _name_columns(axes: Axes, places: Any, names: Sequence[str]) -> None:
 
 @styled
 def class_balance(counts: Any, classes: Sequence[str]) -> Figure:
-    """Number of images of each class, in the order of the classes.
-
-    counts: (K,), or {name of a set: (K,)} to draw several side by side.
-
-    Example:
-        class_balance(data.train.labels.bincount(minlength=len(data.classes)), data.classes)
-    """
-    several = isinstance(counts, Mapping)
-    table = pd.DataFrame({n: to_numpy(v) for n, v in (counts if several else {"training images": counts}).items()})
+    """Number of images of each class, (K,), such as `labels.bincount(minlength=K)`, in the order of the classes."""
     figure, axes = plt.subplots(figsize=(WIDTH, 3.8))
-    table.plot.bar(ax=axes, width=0.8, color=COLOURS, legend=False)
-    axes.set_ylabel("images" if several else "training images")
+    axes.bar(range(len(classes)), to_numpy(counts), color=COLOURS[0])
+    axes.set(ylabel="training images", xticks=[])
     if len(classes) > 30:
         axes.set_xlabel(f"{len(classes)} classes, from {short(classes[0])} to {short(classes[-1])}")
-        axes.set_xticks([])
     else:
         _name_columns(axes, range(len(classes)), [short(c) for c in classes])
-    if several:
-        legend_below(figure)
     return figure
 
 
@@ -98,49 +79,43 @@ def curves(history: pd.DataFrame | Mapping[str, pd.DataFrame], *, x: str = "epoc
         curves({"SimCLR": simclr_history, "SupCon": supcon_history}, x="seconds")
     """
     histories = history if isinstance(history, Mapping) else {"": history}
-    several = len(histories) > 1
-    kinds = [k for k in ("loss", "accuracy") if any(_measured(h, k) for h in histories.values())]
-    if not kinds:
-        raise ValueError("history: no column called, or ending in, loss or accuracy")
-    # what was measured, in the order of the columns: "train", "val", "knn", ...
-    parts = list(dict.fromkeys(part for k in kinds for h in histories.values() for part in _measured(h, k)))
-    panels = [*kinds, "lr"] if lr else kinds
-    styles = looks(histories if several else parts)
-    figure, cells = _panels(len(panels), 2, 2.9)
-    for cell, kind in zip(cells, panels, strict=True):
-        for i, frame in enumerate(histories.values()):
+    drawn = []  # (kind, whose history, "train", "val", "knn" or "", values indexed by x)
+    for kind in ("loss", "accuracy", *["lr"] * lr):
+        for name, frame in histories.items():
             at = frame["seconds"].cumsum() if x == "seconds" else frame[x]
-            for part in _measured(frame, kind):
-                values = frame[f"{part}_{kind}".lstrip("_")].dropna().astype(float)
-                look = dict(styles[i if several else parts.index(part) if part in parts else 0])
-                look |= {"ls": LINES.get(part, ":"), "mfc": "white" if part == "train" else look["color"]}
-                cell.plot(at[values.index], values, ms=5, markevery=max(1, len(values) // 10), **look)
-        cell.set_xlabel("training time (s)" if x == "seconds" else x)
-        cell.set_ylabel("learning rate" if kind == "lr" else kind)
+            for column in frame.filter(regex=f"^(.+_)?{kind}$"):
+                values = frame[column].set_axis(at).dropna().astype(float)
+                drawn.append((kind, name, column.removesuffix(kind).rstrip("_"), values))
+    kinds = list(dict.fromkeys(kind for kind, *_ in drawn))
+    parts = list(dict.fromkeys(part for kind, _, part, _ in drawn if kind != "lr"))
+    if not parts:
+        raise ValueError("history: no column called, or ending in, loss or accuracy")
+    several = len(histories) > 1
+    hues = list(histories) if several else parts
+    styles = dict(zip(hues, looks(hues), strict=True))
+    figure, cells = _panels(len(kinds), 2, 2.9)
+    for kind, name, part, values in drawn:
+        look = styles.get(name if several else part, styles[hues[0]])
+        look = {"ls": LINES.get(part, ":"), "ms": 5, "markevery": max(1, len(values) // 10), **look}
+        cells[kinds.index(kind)].plot(values.index, values, **look)
+    for cell, kind in zip(cells, kinds, strict=True):
+        cell.set(xlabel="training time (s)" if x == "seconds" else x, ylabel="learning rate" if kind == "lr" else kind)
         if x == "epoch":
-            cell.xaxis.get_major_locator().set_params(integer=True)
-            if all(len(h) == 1 for h in histories.values()):
-                cell.set_xticks([1])
+            cell.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         if kind == "lr":
             cell.set_yscale("log")
-            cell.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            cell.yaxis.set_major_formatter("{x:g}")
             cell.yaxis.set_minor_formatter(NullFormatter())
     words = {"train": "training", "val": "validation"}
-    colours = ["black"] * len(parts) if several else [style["color"] for style in styles]
     handles = [
-        Line2D([], [], ls=LINES.get(part, ":"), color=colour, label=words.get(part, part.replace("_", " ")))
-        for part, colour in zip(parts, colours, strict=True)
-    ]
+        Line2D([], [], ls=LINES.get(part, ":"), color="black" if several else styles[part]["color"],
+               label=words.get(part, part.replace("_", " ")))
+        for part in parts
+    ]  # fmt: skip
     if several:
-        names = [wrap(short(name, 60), 30) for name in histories]
-        handles += [Line2D([], [], label=name, **look) for name, look in zip(names, styles, strict=True)]
+        handles += [Line2D([], [], label=wrap(short(name, 60), 30), **styles[name]) for name in histories]
     legend_below(figure, handles)
     return figure
-
-
-def _measured(frame: pd.DataFrame, kind: str) -> list[str]:
-    """Whose loss (accuracy, lr) the columns hold: `train_loss` gives "train", `loss` alone ""."""
-    return [c.removesuffix(kind).removesuffix("_") for c in frame if c == kind or c.endswith(f"_{kind}")]
 
 
 @styled
@@ -192,22 +167,15 @@ def _ranking(values: pd.Series, std: pd.Series | None, xlabel: str) -> tuple[Fig
 
 
 @styled
-def bars(values: pd.Series, *, std: pd.Series | None = None, xlabel: str = "", chance: float | None = None) -> Figure:
+def bars(values: pd.Series, *, std: pd.Series | None = None, xlabel: str = "") -> Figure:
     """Horizontal bars from zero, one for each entry, with its value; for accuracies that differ by little: `dots`.
 
-    values: numbers, indexed by the names to show. std: error bars; NaN where there was a single run. chance: a line.
-
-    Example:
-        bars(counts, xlabel="images")
+    values: numbers, indexed by the names to show. std: error bars; NaN where there was a single run.
     """
     figure, axes, words = _ranking(values, std, xlabel)
-    errors = None if std is None else std.to_numpy(float)
-    drawn = axes.barh(range(len(values)), values.to_numpy(float), xerr=errors, color=COLOURS[4], capsize=4)
+    drawn = axes.barh(range(len(values)), values.astype(float), xerr=std, color=COLOURS[4], capsize=4)
     axes.bar_label(drawn, words, padding=5)
     axes.margins(x=0.3)
-    if chance is not None:
-        axes.axvline(chance, ls="--", color=GRAY, lw=1.5, zorder=0, label=f"chance, {chance:.3f}")
-        legend_below(figure)
     return figure
 
 
@@ -232,23 +200,20 @@ def dots(
     """
     figure, axes, words = _ranking(values, std, xlabel)
     spread = 0 if std is None else std
-    left, right = (values - spread if low is None else low), (values + spread if high is None else high)
-    left, right = left.fillna(values), right.fillna(values)
+    low = values - spread if low is None else low
+    high = values + spread if high is None else high
     colours = [known_colour(str(name)) or COLOURS[0] for name in values.index]
-    axes.hlines(range(len(values)), left, right, colors=colours, lw=2.5)
+    axes.hlines(range(len(values)), low.fillna(values), high.fillna(values), colors=colours, lw=2.5)
     axes.scatter(values, range(len(values)), s=60, c=colours, zorder=3)
     for i, word in enumerate(words):
         axes.annotate(word, (1.02, i), xycoords=("axes fraction", "data"), va="center")
     axes.grid(axis="x", color="0.9")
-    axes.set_axisbelow(True)
     axes.margins(x=0.08)
     if chance is not None:
-        reach = 1.5 * max(right.max() - left.min(), 0.01)
-        look = {"ls": "--", "color": GRAY, "lw": 1.5, "zorder": 0, "label": f"chance, {chance:.3f}"}
-        if left.min() - reach < chance < right.max() + reach:
-            axes.axvline(chance, **look)
-        else:
-            axes.plot([], [], **look | {"label": f"chance, {chance:.3f}, beyond the axis"})
+        left, right = axes.get_xlim()
+        near = 2 * left - right < chance < 2 * right - left
+        label = f"chance, {chance:.3f}" + ("" if near else ", beyond the axis")
+        axes.axvline(chance if near else np.nan, color=GRAY, ls="--", lw=1.5, zorder=0, label=label)
         legend_below(figure)
     return figure
 
@@ -259,50 +224,39 @@ def confusion(matrix: Any, classes: Sequence[str]) -> Figure:
 
     matrix: counts (K, K), true classes down, predicted ones across; a class without images has a gray row.
     Of more than 20 classes those 20 with most errors are shown, each still scaled to all its images.
-
-    Example:
-        confusion(evaluation.confusion_matrix(y_true, y_pred, len(classes)), classes)
     """
     matrix = np.asarray(matrix, float)
     total = matrix.sum(1, keepdims=True)
     rates = 100 * np.divide(matrix, total, out=np.full_like(matrix, np.nan), where=total > 0)
-    names, title, label = [short(c) for c in classes], "", "% of the true class"
+    names, title = [short(c) for c in classes], "% of the true class"
     if len(names) > MOST_CLASSES:
         off = matrix - np.diag(matrix.diagonal())
         kept = np.sort(np.argsort(-(off.sum(0) + off.sum(1)), kind="stable")[:MOST_CLASSES])
-        title = f"the {MOST_CLASSES} of {len(names)} classes with most errors"
+        title += f"\nthe {MOST_CLASSES} of {len(names)} classes with most errors"
         rates, names = rates[np.ix_(kept, kept)], [names[k] for k in kept]
     k = len(names)
-    bar = {"label": label, "location": "bottom", "shrink": 0.6, "aspect": 40}
-    look: dict[str, Any] = {"cmap": "Blues", "rasterized": True, "cbar_kws": bar}
-    if k <= 15:  # numbers, on colours that are light enough for them
-        words = [[f"{rate:.0f}" if rate >= 0.5 else "" for rate in row] for row in rates]
-        look = {"annot": words, "fmt": "", "annot_kws": {"color": "black"}, "cbar": False}
-        look["cmap"], title = sns.blend_palette(["white", "#4C93DB"], as_cmap=True), label
-    figure, axes = plt.subplots(figsize=(WIDTH, 2.2 + 0.4 * k if k <= 15 else 4 + 0.25 * k))
-    axes.set_facecolor(PALE)
-    sns.heatmap(rates, vmin=0, vmax=100, xticklabels=False, yticklabels=False, ax=axes, **look)
+    words = np.where(rates >= 0.5, np.char.mod("%.0f", rates), "") if k <= 15 else False
+    figure, axes = plt.subplots(figsize=(WIDTH, 2.6 + 0.3 * k))
+    colours = sns.blend_palette(["white", COLOURS[4]], as_cmap=True)  # black numbers can be read on all
+    look = {"cmap": colours, "vmin": 0, "vmax": 100, "cbar": k > 15, "annot_kws": {"color": "black"}}
+    sns.heatmap(rates, annot=words, fmt="", xticklabels=False, yticklabels=False, rasterized=True, ax=axes, **look)
     _name_columns(axes, np.arange(k) + 0.5, names)
     axes.set_yticks(np.arange(k) + 0.5, names)
-    axes.set(xlabel="predicted", ylabel="true", title=title)
+    axes.set(xlabel="predicted", ylabel="true", title=title, facecolor=PALE)
     return figure
 
 
 @styled
-def tsne(xy: Any, labels: Any, classes: Sequence[str], *, seed: int = 0) -> Figure:
+def tsne(xy: Any, labels: Any, classes: Sequence[str], *, seed: int = 0, title: str = "") -> Figure:
     """A map of points coloured by class, legend beside it. Of more than 20 classes, 20 random ones are coloured.
 
-    xy: (N, 2), as `evaluation.tsne` gives it. labels: (N,); -1 (unlabelled) stays gray. seed: which 20 classes.
-
-    Example:
-        tsne(evaluation.tsne(h), y_true, classes)
+    xy: (N, 2), such as `evaluation.tsne` gives. labels: (N,); -1 (unlabelled) stays gray. seed: which 20 classes.
     """
     xy, labels = to_numpy(xy), to_numpy(labels)
-    present = np.unique(labels[labels >= 0])
-    chosen, title = present, ""
+    chosen = present = np.unique(labels[labels >= 0])
     if len(present) > MOST_CLASSES:
         chosen = np.sort(np.random.default_rng(seed).choice(present, MOST_CLASSES, replace=False))
-        title = f"{MOST_CLASSES} random classes of {len(present)} in colour"
+        title = f"{title}\n{MOST_CLASSES} random classes of {len(present)} in colour".strip()
     figure, axes = plt.subplots(figsize=(WIDTH, max(4.4, 0.4 + 0.25 * len(chosen))))
     rest = ~np.isin(labels, chosen)
     axes.scatter(*xy[rest].T, s=9, color=PALE, lw=0, rasterized=True)
@@ -310,10 +264,22 @@ def tsne(xy: Any, labels: Any, classes: Sequence[str], *, seed: int = 0) -> Figu
         x, y = xy[labels == k].T
         look |= {"s": 32, "alpha": 0.8, "lw": 0, "rasterized": True}
         sns.scatterplot(x=x, y=y, label=short(classes[k]), legend=False, ax=axes, **look)
-    axes.set(xticks=[], yticks=[], xlabel="t-SNE 1", ylabel="t-SNE 2", title=title)
+    axes.set(xticks=[], yticks=[], xlabel="t-SNE 1", ylabel="t-SNE 2", title=wrap(title, 44))
     if len(chosen):
         figure.legend(loc="outside right upper", markerscale=1.5)
     return figure
+
+
+def feature_map(features: Any, labels: Any, classes: Sequence[str], *, seed: int = 0, title: str = "") -> Figure | None:
+    """The t-SNE map of features (N, D), as `tsne` draws it; for too few of them a line that says so, and None.
+
+    Example:
+        show(feature_map(h, labels, data.classes), "tsne", "Eight clusters; two of them touch", run)
+    """
+    if len(features) < 5:  # what evaluation.tsne wants
+        print("fewer than 5 images: no map")
+        return None
+    return tsne(evaluation.tsne(features, seed=seed), labels, classes, seed=seed, title=title)
 
 
 @styled
@@ -321,9 +287,6 @@ def roc(y_true: Any, probabilities: Any, classes: Sequence[str]) -> Figure:
     """ROC curves one against the rest: their macro average, and each class (of more than 10, the five worst).
 
     y_true, probabilities: (N,) and (N, K). Classes without images have no curve.
-
-    Example:
-        roc(data.test.labels, probabilities, data.classes)
     """
     found = [(k, c) for k, c in enumerate(evaluation.roc_curves(y_true, probabilities)) if c is not None]
     figure, axes = plt.subplots(figsize=(WIDTH, 4))
@@ -334,8 +297,8 @@ def roc(y_true: Any, probabilities: Any, classes: Sequence[str]) -> Figure:
         axes.plot([0, *grid], [0, *mean], color="black", lw=3, label=f"macro average, {area:.3f}")
     shown = found if len(found) <= 10 else sorted(found, key=lambda item: item[1][2])[:5]
     for i, (k, (fpr, tpr, auc)) in enumerate(shown):
-        look = {"color": COLOURS[i % len(COLOURS)], "ls": "-" if i < len(COLOURS) else "--", "lw": 1.5}
-        axes.plot(fpr, tpr, label=f"{short(classes[k])}, {auc:.3f}", **look)
+        dashes, label = "-" if i < len(COLOURS) else "--", f"{short(classes[k])}, {auc:.3f}"
+        axes.plot(fpr, tpr, dashes, color=COLOURS[i % len(COLOURS)], lw=1.5, label=label)
     axes.plot([0, 1], [0, 1], ":", color=GRAY, label="guessing, 0.500")
     axes.set(xlabel="false positive rate", ylabel="true positive rate", box_aspect=1)
     legend_below(figure, title="area under the curve" + ("" if len(found) <= 10 else ", five worst"))
@@ -347,9 +310,6 @@ def calibration(y_true: Any, probabilities: Any, *, bins: int = 10) -> Figure:
     """Reliability diagram (Guo et al. 2017): accuracy of predictions by their confidence, and how many there are.
 
     A bar below the diagonal: the model is too sure of itself.
-
-    Example:
-        calibration(data.test.labels, probabilities)
     """
     table = evaluation.calibration(y_true, probabilities, bins)
     middle, width = (np.arange(bins) + 0.5) / bins, 0.9 / bins
@@ -373,9 +333,6 @@ def matrices(
 
     panels: {title: (M, N)}, rows down, columns across; NaN is gray. label: of the colours. title: of the whole figure.
     limits: values of the darkest colours; with a negative one the scale is red and blue with white at their middle.
-
-    Example:
-        matrices({"start": c_random, "trained": c}, label="correlation")
     """
     columns = min(3, len(panels))
     figure, cells = _panels(len(panels), 3, min(6.6 / columns, 4) + (1.3 if label else 0.5))
@@ -388,5 +345,5 @@ def matrices(
         bar = {"location": "bottom", "shrink": 0.6, "aspect": 40, "ticks": np.linspace(*limits, 5), "label": label}
         figure.colorbar(cells[0].collections[0], ax=cells, **bar)
     if title:
-        figure.suptitle(wrap(title, 70), fontsize=STYLE["font.size"])
+        figure.suptitle(wrap(title, 70))
     return figure

@@ -9,10 +9,10 @@ import base64
 import functools
 import html
 import io
+import itertools
 import re
 import textwrap
 import unicodedata
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 WIDTH = 7.0  # inches
 STYLE = {
     "figure.dpi": 96, "font.size": 12, "axes.titlesize": 12, "axes.labelsize": 12, "xtick.labelsize": 12,
-    "ytick.labelsize": 12, "legend.fontsize": 12, "legend.title_fontsize": 12, "legend.frameon": False,
-    "axes.spines.top": False, "axes.spines.right": False, "lines.linewidth": 2.0, "image.cmap": "gray",
+    "ytick.labelsize": 12, "legend.fontsize": 12, "legend.title_fontsize": 12, "figure.titlesize": 12,
+    "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False, "lines.linewidth": 2.0,
     "figure.facecolor": "white",  # its own face, with a margin, on a dark page too
     "figure.constrained_layout.use": True, "figure.constrained_layout.h_pad": 0.1,
     "figure.constrained_layout.w_pad": 0.1,
@@ -65,11 +65,10 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
         plt.rcParams.update(STYLE)
         try:
             figure = draw(*args, **kwargs)
+            for text in figure.findobj(Text):
+                text.set(text=legible(text.get_text()), family=list(families))
         finally:
             plt.rcParams.update(before)
-        for text in figure.findobj(Text):
-            text.set_text(legible(text.get_text()))
-            text.set_family(list(families))
         if new := list(stand_ins.items())[known:]:
             words = ", ".join(f"{shown} for {letters}" for letters, shown in new)
             print(f"No installed font has these letters, so figures write {words}. A Noto font would show them.")
@@ -81,12 +80,10 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 @functools.cache
 def installed_fonts() -> dict[str, frozenset[int]]:
     """The code points that each installed font has."""
-    listed = {font.fname for font in font_manager.fontManager.ttflist}
     found: dict[str, frozenset[int]] = {}
-    for path in sorted(listed | set(font_manager.findSystemFonts())):
+    for path in sorted({font.fname for font in font_manager.fontManager.ttflist} | set(font_manager.findSystemFonts())):
         try:
-            if path not in listed:  # installed since matplotlib made its list
-                font_manager.fontManager.addfont(path)
+            font_manager.fontManager.addfont(path)  # it may be newer than matplotlib's list
             font = font_manager.get_font(path)
         except (OSError, RuntimeError, ValueError):  # a font that matplotlib cannot read
             continue
@@ -96,30 +93,21 @@ def installed_fonts() -> dict[str, frozenset[int]]:
 
 
 def legible(text: str) -> str:
-    """The text as an installed font can draw it: for letters that none has stand their first code points.
-
-    Example:
-        legible("猫")  # "猫", or "U+732B" without such a font
-    """
+    """The text as an installed font can draw it: letters that none has become their first code point, "U+732B"."""
     lacking = {c for c in text if not (c.isspace() or any(ord(c) in had for had in families.values()))}
+    for family, letters in installed_fonts().items() if lacking else ():
+        if found := {c for c in lacking if ord(c) in letters}:
+            families[family] = letters
+            lacking -= found
     if not lacking:
         return text
-    for family, letters in installed_fonts().items():
-        if any(ord(c) in letters for c in lacking):
-            families[family] = letters
-            lacking = {c for c in lacking if ord(c) not in letters}
     text = "".join(c for c in text if c not in lacking or unicodedata.category(c)[0] != "C")  # no joiners alone
-    runs = f"[{re.escape(''.join(sorted(lacking)))}]+"
-    return re.sub(runs, lambda run: _stand_in(run[0]), text) if lacking else text
 
+    def stand_in(run: re.Match[str]) -> str:
+        form = f"U+{ord(run[0][0]):04X}" + f"…{len(stand_ins) + 1}" * (len(run[0]) > 1)
+        return stand_ins.setdefault(run[0], form)
 
-def _stand_in(letters: str) -> str:
-    """As few code points as tell the letters from all others that were replaced."""
-    if letters not in stand_ins:
-        codes = [f"{ord(c):04X}" for c in letters]
-        forms = [f"U+{' '.join(codes[:n])}" + "…" * (n < len(codes)) for n in range(1, len(codes) + 1)]
-        stand_ins[letters] = next(form for form in forms if form not in stand_ins.values())
-    return stand_ins[letters]
+    return re.sub(f"[{re.escape(''.join(lacking))}]+", stand_in, text)
 
 
 def known_colour(label: str) -> str | None:
@@ -127,23 +115,11 @@ def known_colour(label: str) -> str | None:
     return next((METHODS[name] for name in METHODS if re.match(rf"{name}\b", label, re.IGNORECASE)), None)
 
 
-def method_colour(label: str) -> str:
-    """The method's colour, as `known_colour` finds it; of any other label always the same one of COLOURS."""
-    return known_colour(label) or COLOURS[zlib.crc32(label.encode()) % len(COLOURS)]
-
-
 def looks(labels: Iterable[Any]) -> list[dict[str, Any]]:
     """Colour and marker of lines in one figure: methods have their own colours, others those that are left."""
     known = [known_colour(str(label)) for label in labels]
-    free = [c for c in COLOURS if c not in known] or list(COLOURS)
-    others = iter(free * len(known))
+    others = itertools.cycle([c for c in COLOURS if c not in known] or COLOURS)
     return [{"color": c or next(others), "marker": MARKERS[(i + i // 8) % 8]} for i, c in enumerate(known)]
-
-
-def line_style(i: int) -> dict[str, Any]:
-    """Colour of the i-th line, and beyond the eight colours a marker."""
-    row = i // len(COLOURS) % len(MARKERS)
-    return {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[row - 1] if row else None}
 
 
 def short(name: str, width: int = 26) -> str:
@@ -152,10 +128,10 @@ def short(name: str, width: int = 26) -> str:
     return name if len(name) <= width else name[: width - 1] + "…"
 
 
-def wrap(text: str, width: int, lines: int = 3) -> str:
-    """Lines of at most `width` characters, each of the text's own lines by itself."""
-    parts = [textwrap.wrap(line, width, max_lines=lines, placeholder="…") or [""] for line in legible(text).split("\n")]
-    return "\n".join(part for line in parts for part in line)
+def wrap(text: str, width: int) -> str:
+    """For each of the text's own lines at most three of `width` characters."""
+    lines = legible(text).split("\n")
+    return "\n".join(textwrap.fill(line, width, max_lines=3, placeholder="…") for line in lines)
 
 
 def text_width(text: str) -> float:
@@ -168,10 +144,8 @@ def text_width(text: str) -> float:
 def fit(text: str, pixels: float) -> str:
     """The text wrapped into so many pixels, whatever letters it has."""
     text = legible(text)
-    if text_width(text) <= pixels:
-        return text
-    tries = (wrap(text, width) for width in range(max(map(len, text.split("\n"))), 0, -1))
-    return next((t for t in tries if text_width(t) <= pixels), "")
+    tries = (wrap(text, width) for width in range(len(text), 0, -1))
+    return text if text_width(text) <= pixels else next((t for t in tries if text_width(t) <= pixels), "")
 
 
 def legend_below(figure: Figure, handles: Sequence[Any] | None = None, title: str = "") -> None:
@@ -188,35 +162,31 @@ def legend_below(figure: Figure, handles: Sequence[Any] | None = None, title: st
 def as_html(figure: Figure, alt: str) -> str:
     """A figure as an HTML image with its alternative text, which notebooks and pages made of them keep.
 
-    Lines, bars and tables are SVG, with a PNG for viewers that refuse SVG (JupyterLab in notebooks that it does not
-    trust, GitHub); images are PNG or JPEG, whichever is smaller. A page pixel has two by two of theirs.
+    Images are JPEG, all else SVG with a PNG for viewers that refuse SVG (JupyterLab in notebooks that it does not
+    trust, GitHub), at two by two pixels a page pixel.
     """
-    dpi, file = STYLE["figure.dpi"], io.BytesIO()
-    figure.savefig(file, format="png", dpi=2 * dpi)
-    picture, has_images = Image.open(file).convert("RGB"), any(axes.images for axes in figure.axes)
-    encoded = {"png": _encode(picture if has_images else picture.quantize(64), "png", optimize=True)}
-    if has_images:
-        encoded["jpeg"] = _encode(picture, "jpeg", quality=88, optimize=True)
-    kind, data = min(encoded.items(), key=lambda item: len(item[1]))
     alt = html.escape(" ".join(alt.split()))
-    image = f'<img alt="{alt}" width="{picture.width // 2}" src="data:image/{kind};base64,{data}">'
+    has_images = any(axes.images for axes in figure.axes)
+    picture = _data_url(figure, "jpeg", pil_kwargs={"quality": 85}) if has_images else _data_url(figure, "png")
+    image = f'<img alt="{alt}" width="{figure.bbox.width:.0f}" src="{picture}">'
     if has_images:
         return image
-    file = io.BytesIO()
     with plt.rc_context({"svg.hashsalt": "labutil"}):  # the same figure gives the same text
-        figure.savefig(file, format="svg", dpi=2 * dpi, metadata={"Date": None, "Title": alt})
-    vector = base64.b64encode(file.getvalue()).decode()
-    return f'<picture><source type="image/svg+xml" srcset="data:image/svg+xml;base64,{vector}">{image}</picture>'
+        vector = _data_url(figure, "svg+xml", metadata={"Date": None, "Title": alt})
+    return f'<picture><source type="image/svg+xml" srcset="{vector}">{image}</picture>'
 
 
-def _encode(picture: Image.Image, kind: str, **settings: Any) -> str:
+def _data_url(figure: Figure, kind: str, **settings: Any) -> str:
     file = io.BytesIO()
-    picture.save(file, kind, **settings)
-    return base64.b64encode(file.getvalue()).decode()
+    figure.savefig(file, format=kind.removesuffix("+xml"), dpi=2 * STYLE["figure.dpi"], **settings)
+    if kind == "png":  # lines need few colours
+        picture, file = Image.open(file).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE), io.BytesIO()
+        picture.save(file, "png", optimize=True)
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def show(figure: Figure, name: str, alt: str, run: Run | None = None) -> None:
-    """Show a figure with its alternative text, keep it in the run as figures/<name>.png, and close it.
+def show(figure: Figure | None, name: str, alt: str, run: Run | None = None) -> None:
+    """Show a figure with its alternative text, keep it in the run as figures/<name>.png, and close it; None: nothing.
 
     alt: what a reader who cannot see the figure should know: what is drawn, and what it shows. Raises ValueError when
     it says no more than the name.
@@ -227,6 +197,8 @@ def show(figure: Figure, name: str, alt: str, run: Run | None = None) -> None:
     from IPython import get_ipython
     from IPython.display import display
 
+    if figure is None:
+        return
     if not alt.strip() or alt.strip() == name:
         raise ValueError(f"alt: {alt!r} says no more than the figure's name {name!r}; say what the figure shows")
     if run is not None:

@@ -1,7 +1,4 @@
-"""`fit`: one training loop for every method in the workbook, with checkpoints that resume bit for bit.
-
-A lesson writes the step, which is the method; the loop around it is the same for all.
-"""
+"""`fit`: one training loop for every method; a lesson writes the step, which is the method."""
 
 from __future__ import annotations
 
@@ -27,13 +24,11 @@ if TYPE_CHECKING:
 def class_weights(labels: Tensor, n_classes: int) -> Tensor:
     """Balanced weights of the classes, N / (K n_k), with which each class has the same say in the loss.
 
-    labels: int (N,), 0 to K - 1. Returns float32 (K,) on the CPU; 0 for a class without images, so that a weighted
-    mean never divides by it. The weights average 1 over the images when every class has some.
+    labels: int (N,), 0 to K - 1. Returns float32 (K,) on the CPU, 0 for a class without images.
     Raises ValueError for labels outside 0 to K - 1 (-1: unlabelled), or none at all.
 
     Example:
-        weight = class_weights(data.train.labels, len(data.classes)).to(device)
-        loss = F.cross_entropy(logits, y, weight=weight)
+        loss = F.cross_entropy(logits, y, weight=class_weights(data.train.labels, 10).to(device))
     """
     labels = torch.as_tensor(labels).cpu()
     if len(labels) == 0 or labels.min() < 0 or labels.max() >= n_classes:
@@ -79,27 +74,25 @@ def fit(
     step: `step(x, y)` with x float32 (n, C, H, W) in [0, 1] on the device (data of another dtype come as they are) and
         y int64 (n,) -> the loss, a scalar mean over the batch, or (loss, {name: scalar mean}). It runs under autocast.
     modules: what is trained (parameters with requires_grad) and checkpointed; set to train() before each epoch.
-    data: has `.images` (N, ...) and `.labels` (N,). It is moved to the device whole when it fits, else batch by batch.
+    data: has `.images` (N, ...) and `.labels` (N,); on the device whole when it fits, else batch by batch.
     batch_size: at most so many images a batch, over all batches as even as can be, so that no batch of one is left
         over; with drop_last every batch has exactly this size and each epoch leaves out a random remainder.
     lr, optimizer, weight_decay, momentum: see `optimizers.make_optimizer`. schedule, warmup (epochs), factor,
-        step_epochs: see `optimizers.lr_factor`; schedule "plateau" multiplies by `factor` after `patience` epochs
-        without improvement.
-    lr_scale: discriminative learning rates (Howard & Ruder 2018, arXiv:1801.06146): {beginning of a parameter's name:
-        what its rate is multiplied by}, such as {"encoder.": 0.1}; the longest beginning that fits decides, the others
-        have 1. Names are those of each module's `named_parameters()`; a schedule keeps the ratios. See
+        step_epochs: see `optimizers.lr_factor`; "plateau" multiplies by `factor` after `patience` epochs without
+        improvement.
+    lr_scale: what the rate of some parameters is multiplied by: {beginning of a name in a module's
+        `named_parameters()`: scale}, such as {"encoder.": 0.1}; the longest that fits decides. See
         `models.layerwise_rates`.
     clip_norm: largest gradient norm (Pascanu et al. 2013), None for no clipping.
     validate: called after each epoch; returns the value of `monitor`, or a dict that holds it. Names with "loss" or
         "error" are better when lower, others when higher. early_stopping: so many epochs without improvement end the
         fit; the best epoch's weights are then put back (also when the epochs run out).
     evaluate: called every `evaluate_every` epochs and after the last; recorded, and without influence.
-    after_step: called after each update with the progress in (0, 1] (a moving-average target).
+    after_step: called after each update with the progress in (0, 1].
     precision: "fp32", "bf16", "fp16"; None decides from the hardware. A resumed fit keeps the precision it began with.
-    criterion: what tables call the loss that `step` returns, such as "InfoNCE"; goes into the record of the run.
-    run: anything like `checkpoint.RunDirectory`: every epoch leaves a checkpoint `checkpoints/<name>.pt` in its dir,
-        and settings and history join its record. resume: continue from that checkpoint (a finished one gives its result
-        at once); None means yes under `labutil run` and no by hand.
+    criterion: what tables call the loss, such as "InfoNCE".
+    run: every epoch leaves a checkpoint `checkpoints/<name>.pt` in its dir; settings and history join its record.
+        resume: continue from that checkpoint (a finished one gives its result at once); None: as the run has it.
 
     Returns a DataFrame with columns epoch (from 1), lr (where lr_scale is 1), train_loss, train_<name>, what validate
     and evaluate returned, seconds (of the whole epoch) and images_per_second (of its training steps).
@@ -122,7 +115,7 @@ def fit(
     }  # fmt: skip
     _check(settings, measured=validate is not None)
     state = {"epoch": 0, "finished": False, "history": [], "best": None, "stale": 0}
-    state["precision"] = precision or dev.default_precision(device)
+    state["precision"] = precision or dev.default_precision()
     path = run.dir / "checkpoints" / f"{name}.pt" if run else None
     if path and path.exists() and (run.resume if resume is None else resume):
         state = checkpoint.load(path, settings, modules)
@@ -132,15 +125,15 @@ def fit(
     bar = dev.progress_bar(epochs * batches, name, "batch", state["epoch"] * batches)
     while not state["finished"]:
         started, epoch, sums = time.perf_counter(), state["epoch"], 0
-        for module in modules:
-            module.train()
-        order = torch.randperm(n, generator=dev.generator("order"))
-        order = order[: batches * batch_size] if drop_last else order
+        nn.ModuleList(modules).train()
+        order = torch.randperm(n, generator=dev.generator("order"))[: batches * batch_size]
         for i, index in enumerate(order.tensor_split(batches)):
             updates.follow_schedule(epoch + i / batches, batches)
             with dev.autocast(state["precision"], device):
-                values = _by_name(step(*_batch(images, labels, index, device)))
-            updates.apply(values["loss"])
+                result = step(*_batch(images, labels, index, device))
+            loss, others = result if isinstance(result, tuple) else (result, {})
+            updates.apply(loss)
+            values = {"loss": loss} | others
             sums = sums + torch.stack([value.detach().float() for value in values.values()]) * len(index)
             if after_step:
                 after_step((epoch * batches + i + 1) / (epochs * batches))
@@ -157,16 +150,16 @@ def fit(
             row |= evaluate()
         state["history"].append(row | {"seconds": time.perf_counter() - started, "images_per_second": speed})
         state |= {"epoch": epoch + 1, "finished": stop}
-        bar.set_postfix({key: f"{value:.3g}" for key, value in _measures(row).items()})
+        bar.set_postfix(_measures(row))
         if stop and early_stopping is not None:
             checkpoint.put_best_back(state, modules)
         if path:
-            checkpoint.save(path, state | updates.state(finished=stop), settings, modules)
+            checkpoint.save(path, state if stop else state | updates.state(), settings, modules)
             run.save_history(name, pd.DataFrame(state["history"]))
     bar.close()
     history = pd.DataFrame(state["history"])
-    facts = {"precision": state["precision"], "epochs_run": len(history), "criterion": criterion}
-    _report(run, name, history, {key: value for key, value in settings.items() if key != "step"} | facts)
+    facts = settings | {"precision": state["precision"], "epochs_run": len(history), "criterion": criterion}
+    _report(run, name, history, facts)
     return history
 
 
@@ -187,10 +180,8 @@ def _check(settings: Mapping[str, Any], *, measured: bool) -> None:
 
 def _place(images: Tensor, device: torch.device) -> Tensor:
     """The whole set on the device when it takes at most half of the free memory, else left where it is."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return images.to(device) if images.nbytes < free / 2 else images
-    return images
+    fits = device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] / 2
+    return images.to(device) if fits else images
 
 
 def _batch(images: Tensor, labels: Tensor, index: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -200,22 +191,12 @@ def _batch(images: Tensor, labels: Tensor, index: Tensor, device: torch.device) 
     return x, labels[index.to(device)]
 
 
-def _by_name(result: Tensor | tuple[Tensor, dict[str, Tensor]]) -> dict[str, Tensor]:
-    """What a step returned as {"loss": ..., name: ...}."""
-    loss, others = result if isinstance(result, tuple) else (result, {})
-    return {"loss": loss} | others
-
-
 def _means(name: str, epoch: int, values: Mapping[str, Tensor], means: Tensor, lr: float) -> dict[str, float]:
-    """An epoch's means as {"train_loss": ..., "train_<name>": ...}.
-
-    They are read once an epoch: reading each loss as it comes would make the device wait for the host.
-    Raises FloatingPointError when the loss is not finite.
-    """
+    """An epoch's means by name, read once an epoch: to read each loss would make the device wait for the host."""
     found = {f"train_{key}": mean for key, mean in zip(values, means.tolist(), strict=True)}
     if not math.isfinite(loss := found["train_loss"]):
-        advice = f"lower lr={lr}, or set clip_norm"
-        raise FloatingPointError(f"fit {name!r}: train_loss is {loss} in epoch {epoch + 1}: {advice}")
+        what = f"train_loss is {loss} in epoch {epoch + 1}"
+        raise FloatingPointError(f"fit {name!r}: {what}: lower lr={lr}, or set clip_norm")
     return found
 
 
@@ -231,4 +212,4 @@ def _report(run: checkpoint.RunDirectory | None, name: str, history: pd.DataFram
     print(f"{name}: {len(history)} epochs in {history.seconds.sum():.1f} s ({speed}): {last}")
     if run:
         run.save_history(name, history)
-        run.save_fit(name, facts)
+        run.save_fit(name, {key: value for key, value in facts.items() if key != "step"})

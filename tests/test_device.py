@@ -44,16 +44,12 @@ def test_random_states_go_there_and_back_through_a_file(tmp_path):
 
 def test_generators_do_not_touch_the_global_state():
     torch.manual_seed(0)
-    expected = torch.rand(1)
-    torch.manual_seed(0)
+    expected = torch.get_rng_state()
     torch.rand(5, generator=device.generator("augment"))
-    assert torch.equal(torch.rand(1), expected)
-
-
-@pytest.mark.parametrize("seed", [-1, 2**32])
-def test_seed_out_of_range(seed):
-    with pytest.raises(ValueError, match="must lie between"):
-        device.seed_everything(seed)
+    assert torch.equal(torch.get_rng_state(), expected)
+    for seed in (-1, 2**32):
+        with pytest.raises(ValueError, match="must lie between"):
+            device.seed_everything(seed)
 
 
 def test_to_float_is_channels_last_and_in_the_unit_interval():
@@ -62,7 +58,6 @@ def test_to_float_is_channels_last_and_in_the_unit_interval():
     assert x.dtype == torch.float32
     assert x.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(x.cpu(), images / 255)
-    assert images.dtype == torch.uint8
 
 
 def test_prepare_returns_what_it_was_given():

@@ -3,12 +3,15 @@ come back."""
 
 from __future__ import annotations
 
+import copy
 import json
 
 import numpy as np
 import pytest
 import torch
 import torchvision
+from lightly.models.utils import update_momentum
+from lightly.utils.scheduler import cosine_schedule
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -49,8 +52,9 @@ def test_any_image_size(size, channels):
     ("size", "stride"), [(28, 1), (32, 1), (40, 1), (48, 2), (64, 2), (96, 2), (112, 2), (128, 4), (224, 4)]
 )
 def test_the_stem_leaves_the_last_stage_some_positions(size, stride):
-    assert models.stem_stride(size) == stride
-    maps = models.encoder("resnet18", image_size=size).eval().feature_maps(torch.rand(1, 3, size, size))
+    encoder = models.encoder("resnet18", image_size=size).eval()
+    assert encoder.conv1.stride[0] * getattr(encoder.maxpool, "stride", 1) == stride
+    maps = encoder.feature_maps(torch.rand(1, 3, size, size))
     assert 3 <= min(maps.shape[2:]) <= 7
 
 
@@ -61,11 +65,7 @@ def test_parameter_counts_by_hand():
     assert models.count_parameters(models.BasicCNN(10, 3, 32)) == expected
     # As torchvision counts resnet18, less its 1,000-class layer.
     assert models.count_parameters(models.encoder("resnet18", image_size=224)) == 11_689_512 - 513_000
-
-
-def test_frozen_parameters_are_not_counted_as_trainable():
-    model = models.Classifier(models.encoder("resnet8"), 10)
-    model.encoder.requires_grad_(False)
+    model = models.Classifier(models.encoder("resnet8").requires_grad_(False), 10)
     assert models.count_parameters(model) == 128 * 10 + 10
     assert models.count_parameters(model, trainable=False) > 300_000
 
@@ -85,12 +85,9 @@ def test_basic_cnn_is_features_dropout_and_a_linear_layer():
     assert models.BasicCNN(0, 1, 28)(x).shape == (3, 256)
 
 
-def test_timm_names_pass_through():
+def test_timm_names_pass_through_and_unknown_ones_get_a_suggestion():
     encoder = models.encoder("mobilenetv3_small_050", channels=1, image_size=64)
     assert encoder(torch.rand(2, 1, 64, 64)).shape == (2, encoder.num_features)
-
-
-def test_unknown_names_get_a_suggestion():
     with pytest.raises(ValueError, match=r"encoder='resnet9' .did you mean 'resnet.*is none of"):
         models.encoder("resnet9")
 
@@ -102,6 +99,47 @@ def test_mlp_head():
     assert models.count_parameters(models.mlp_head(128, (), 8)) == 129 * 8
     with pytest.raises(ValueError, match="2 rates for 3 hidden layers"):
         models.mlp_head(128, (64, 64, 64), 8, (0.5, 0.4))
+
+
+# BYOL's moving-average target
+
+
+def online(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(models.encoder("resnet8", image_size=16), models.mlp_head(128, (16,), 8))
+
+
+def equal(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.996, 1.0])
+def test_the_target_equals_lightlys_and_keeps_its_own_buffers(momentum):
+    source, network = online(0), online(1)
+    network(torch.rand(4, 3, 16, 16))  # moves its batch statistics
+    target = models.momentum_copy(source)
+    assert equal(target, source) and not any(p.requires_grad for p in target.parameters())
+    assert all(p.requires_grad for p in source.parameters())
+    peer = copy.deepcopy(target)
+    for _ in range(3):
+        models.update_target(target, network, momentum)
+        update_momentum(network, peer, momentum)
+    torch.testing.assert_close(target.state_dict(), peer.state_dict(), rtol=1e-6, atol=1e-7)
+    assert equal(source, online(0))  # the copy is its own
+    assert all(torch.equal(a, b) for a, b in zip(target.buffers(), source.buffers(), strict=True))
+    expected = {0.0: network, 1.0: source}.get(momentum, target)
+    assert all(torch.equal(a, b) for a, b in zip(target.parameters(), expected.parameters(), strict=True))
+
+
+def test_momentum_rises_along_a_cosine():
+    assert [models.byol_momentum(0.0), models.byol_momentum(1.0), models.byol_momentum(0.0, base=0.9)] == [
+        0.996,
+        1,
+        0.9,
+    ]
+    for step in range(101):
+        expected = cosine_schedule(step, 101, 0.99, 1.0)
+        assert models.byol_momentum(step / 100, 0.99) == pytest.approx(expected, abs=1e-12)
 
 
 # To a file and back

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,11 +14,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.utils.class_weight import compute_class_weight
 from timm.optim import Lion
 from torch import nn
 
-from labutil import device, optimizers, training
+from labutil import device, models, optimizers, training
+from labutil.augment import simclr_views
 from labutil.checkpoint import ResumeError
+from labutil.losses import byol
 from labutil.optimizers import OPTIMIZERS, lr_factor, make_optimizer
 from labutil.training import fit
 
@@ -45,22 +47,22 @@ def toy_data(n=50, channels=1, side=8, seed=0):
     return SimpleNamespace(images=images, labels=labels)
 
 
-def toy_model(seed=0, dropout=0.2):
-    device.seed_everything(seed)
-    return device.prepare(
-        nn.Sequential(
-            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(dropout), nn.Linear(4 * 6 * 6, 3)
-        )
-    )
-
-
 class Killed(Exception):
     pass
 
 
 def make(seed=0, dropout=0.2, die_in=None):
     """A model and a step that draws from every source of randomness; after `die_in` steps it is killed."""
-    model, seen = toy_model(seed, dropout), []
+    device.seed_everything(seed)
+    layers = (
+        nn.Conv2d(1, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Dropout(dropout),
+        nn.Linear(4 * 6 * 6, 3),
+    )
+    model, seen = device.prepare(nn.Sequential(*layers)), []
 
     def step(x, y):
         if die_in is not None and len(seen) >= die_in:
@@ -75,6 +77,12 @@ def make(seed=0, dropout=0.2, die_in=None):
 
 def weights(model):
     return torch.cat([v.flatten().double() for v in model.state_dict().values()])
+
+
+def fitted(**changed):
+    """A model and the history of its fit."""
+    model, step = make()
+    return model, fit(step, [model], toy_data(), **{"epochs": 5, "batch_size": 25, "lr": 0.1} | changed)
 
 
 def test_one_epoch_equals_a_plain_loop():
@@ -107,32 +115,29 @@ def test_one_epoch_equals_a_plain_loop():
     assert [len(x) for x, _ in seen] == [16] * 6
 
 
-@pytest.mark.parametrize("schedule", ["multistep", "step", "cosine"])
-def test_schedules_equal_torchs(schedule):
+@pytest.mark.parametrize(
+    ("schedule", "peer", "options"),
+    [
+        ("multistep", torch.optim.lr_scheduler.MultiStepLR, {"milestones": [6, 8], "gamma": 0.1}),
+        ("step", torch.optim.lr_scheduler.StepLR, {"step_size": 3, "gamma": 0.1}),
+        ("cosine", torch.optim.lr_scheduler.CosineAnnealingLR, {"T_max": 10}),
+    ],
+)
+def test_schedules_equal_torchs(schedule, peer, options):
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 1.0)
-    peer = {
-        "multistep": torch.optim.lr_scheduler.MultiStepLR(optimizer, [6, 8], gamma=0.1),
-        "step": torch.optim.lr_scheduler.StepLR(optimizer, 3, gamma=0.1),
-        "cosine": torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10),
-    }[schedule]
-    optimizer.param_groups[0]["lr"] = 1.0
-    peer.base_lrs = [1.0]
+    theirs = peer(optimizer, **options)
     for epoch in range(10):
         ours = lr_factor(schedule, epoch, 10, warmup=0, factor=0.1, step_epochs=3)
-        assert ours == pytest.approx(peer.get_last_lr()[0] if epoch else 1.0, rel=1e-6)
+        assert ours == pytest.approx(theirs.get_last_lr()[0], rel=1e-6)
         optimizer.step()
-        peer.step()
-
-
-def test_warmup_rises_linearly():
-    values = [lr_factor("cosine", e, 10, warmup=2, factor=0.1, step_epochs=1) for e in (0, 0.5, 1, 2, 10)]
-    assert values == pytest.approx([0, 0.25, 0.5, 1, 0], abs=1e-9)
+        theirs.step()
+    warm = [lr_factor("cosine", e, 10, warmup=2, factor=0.1, step_epochs=1) for e in (0, 0.5, 1, 2, 10)]
+    assert warm == pytest.approx([0, 0.25, 0.5, 1, 0], abs=1e-9)
 
 
 def test_plateau_lowers_the_rate_and_early_stopping_returns_the_best_weights():
     model, step = make()
-    values = iter([3.0, 2.0, 1.0] + [5.0] * 20)
-    kept = {}
+    values, kept = iter([3.0, 2.0, 1.0] + [5.0] * 20), {}
 
     def validate():
         value = next(values)
@@ -148,38 +153,21 @@ def test_plateau_lowers_the_rate_and_early_stopping_returns_the_best_weights():
     assert torch.equal(weights(model), kept[1.0])
 
 
-def test_monitor_of_an_accuracy_is_better_when_higher():
-    model, step = make()
-    values = iter([0.5, 0.9, 0.8, 0.7, 0.6])
-    history = fit(
-        step, [model], toy_data(), epochs=5, batch_size=25, lr=0.1, validate=lambda: {"val_accuracy": next(values)},
-        monitor="val_accuracy", early_stopping=2,
-    )  # fmt: skip
-    assert history.val_accuracy.tolist() == [0.5, 0.9, 0.8, 0.7]
-
-
-def test_evaluate_and_after_step_are_called_when_promised():
-    model, step = make()
-    calls, progress = [], []
-
-    def evaluate():
-        calls.append(1)
-        return {"knn_accuracy": 0.5}
-
-    history = fit(
-        step, [model], toy_data(), epochs=5, batch_size=25, lr=0.1, evaluate=evaluate, evaluate_every=2,
-        after_step=progress.append,
-    )  # fmt: skip
+def test_an_accuracy_is_better_when_higher_and_callbacks_are_called_when_promised():
+    values, progress = iter([0.5, 0.9, 0.8, 0.7, 0.6]), []
+    accuracy = dict(validate=lambda: {"val_accuracy": next(values)}, monitor="val_accuracy", early_stopping=2)
+    assert fitted(**accuracy)[1].val_accuracy.tolist() == [0.5, 0.9, 0.8, 0.7]
+    _, history = fitted(evaluate=lambda: {"knn_accuracy": 0.5}, evaluate_every=2, after_step=progress.append)
     assert history.knn_accuracy.notna().tolist() == [False, True, False, True, True]
     assert progress == pytest.approx([i / 10 for i in range(1, 11)])
 
 
 def test_gradient_clipping_bounds_the_step():
     model, _ = make()
-    before = [p.detach().clone() for p in model.parameters()]
+    before = nn.utils.parameters_to_vector(model.parameters()).detach()
     step = lambda x, y: F.cross_entropy(model(x), y) * 1e4  # noqa: E731
     fit(step, [model], toy_data(), epochs=1, batch_size=50, lr=1.0, optimizer="sgd", clip_norm=0.01, precision="fp32")
-    moved = torch.cat([(a - b).flatten() for a, b in zip(model.parameters(), before, strict=True)])
+    moved = nn.utils.parameters_to_vector(model.parameters()) - before
     assert moved.norm().item() == pytest.approx(0.01, rel=1e-3)
 
 
@@ -194,10 +182,10 @@ def test_resume_is_bit_for_bit(tmp_path, schedule, lr_scale):
 
     def train(run, die_in=None):
         model, inner = make(die_in=die_in)
-        count = [0]
+        steps = []
 
         def step(x, y):
-            count[0] += 1
+            steps.append(1)
             return inner(x, y)
 
         def validate():
@@ -205,17 +193,15 @@ def test_resume_is_bit_for_bit(tmp_path, schedule, lr_scale):
 
         history = fit(step, [model], data, run=run, name="a", validate=validate, early_stopping=4, **settings)
         after = (torch.rand(3), torch.rand(3, generator=device.generator("augment")))
-        return model, history.drop(columns=["seconds", "images_per_second"]), after, count[0]
+        return model, history.drop(columns=["seconds", "images_per_second"]), after, len(steps)
 
     whole, history, after, steps = train(FakeRun(tmp_path / "whole"))
     # 4 batches an epoch: killed in epoch 1 (no checkpoint yet), in 3, at the border after 4, then finished, then found.
     run = FakeRun(tmp_path / "cut")
-    for die_in in (2, 10, 4, None):
-        if die_in is None:
-            model, resumed, later, last = train(run)
-        else:
-            with pytest.raises(Killed):
-                train(run, die_in)
+    for die_in in (2, 10, 4):
+        with pytest.raises(Killed):
+            train(run, die_in)
+    model, resumed, later, last = train(run)
     assert last < steps
     for _ in range(2):
         assert torch.equal(weights(model), weights(whole))
@@ -226,40 +212,67 @@ def test_resume_is_bit_for_bit(tmp_path, schedule, lr_scale):
     assert not list(tmp_path.glob("**/*.tmp"))
 
 
+TRAIN = """
+import os, signal, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from test_training import FakeRun, fit, make, toy_data, weights
+(model, inner), count = make(), 0
+def step(x, y):
+    global count
+    count += 1
+    if count == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return inner(x, y)
+fit(step, [model], toy_data(), epochs=5, batch_size=16, lr=0.1, run=FakeRun(Path(sys.argv[1])), name="a")
+print(weights(model).numpy().tobytes().hex())
+"""
+
+
 def test_kill_9_leaves_a_checkpoint_that_continues_bit_for_bit(tmp_path):
-    script = tmp_path / "train.py"
-    script.write_text(
-        textwrap.dedent(f"""
-        import os, signal, sys
-        from pathlib import Path
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
-        import torch
-        torch.set_num_threads(1)
-        from test_training import FakeRun, fit, make, toy_data, weights
-        model, inner = make()
-        count = 0
-        def step(x, y):
-            global count
-            count += 1
-            if count == int(sys.argv[2]):
-                os.kill(os.getpid(), signal.SIGKILL)
-            return inner(x, y)
-        fit(step, [model], toy_data(), epochs=5, batch_size=16, lr=0.1, run=FakeRun(Path(sys.argv[1])), name="a")
-        print(weights(model).numpy().tobytes().hex())
-        """)
-    )
-    go = lambda where, die: subprocess.run(  # noqa: E731
-        [sys.executable, script, tmp_path / where, str(die)],
-        capture_output=True,
-        text=True,
-        env=os.environ,
-        check=False,
-    )
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+
+    def go(where, die):
+        command = [sys.executable, "-c", TRAIN, tmp_path / where, str(die)]
+        return subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+
     whole = go("whole", 0)
     assert whole.returncode == 0, whole.stderr
     assert go("cut", 11).returncode == -signal.SIGKILL
     assert (tmp_path / "cut" / "checkpoints" / "a.pt").exists()
     assert go("cut", 0).stdout.splitlines()[-1] == whole.stdout.splitlines()[-1]
+
+
+def train_byol(directory, die_in=None):
+    """As notebook 04 writes it."""
+    device.seed_everything(0)
+    online = nn.Sequential(models.encoder("resnet8", image_size=16), models.mlp_head(128, (16,), 8))
+    online, predictor = device.prepare(online, models.mlp_head(8, (16,), 8))
+    target, views, steps = models.momentum_copy(online), simclr_views(16), []
+    start = weights(target)
+
+    def step(x, y):
+        steps.append(1)
+        if len(steps) == die_in:
+            raise Killed
+        a, b = views(x), views(x)
+        return byol(predictor(online(a)), target(b)) + byol(predictor(online(b)), target(a))
+
+    fit(
+        step, [online, predictor, target], toy_data(24, 3, 16), epochs=3, batch_size=8, lr=0.05, optimizer="sgd",
+        run=FakeRun(directory),
+        after_step=lambda progress: models.update_target(target, online, models.byol_momentum(progress, base=0.8)),
+    )  # fmt: skip
+    assert not any(p.requires_grad for p in target.parameters()) and target.training
+    assert not any(torch.equal(weights(target), other) for other in (weights(online), start))
+    return torch.cat([weights(module) for module in (online, predictor, target)])
+
+
+def test_a_moving_average_target_resumes_bit_for_bit(tmp_path):
+    with pytest.raises(Killed):
+        train_byol(tmp_path / "cut", die_in=6)  # in the second of three epochs
+    assert torch.equal(train_byol(tmp_path / "cut"), train_byol(tmp_path / "whole"))
 
 
 # Discriminative learning rates: the toy model's parameters are 0. (convolution), 1. (batch norm), 5. (linear)
@@ -303,36 +316,26 @@ def test_twenty_updates_equal_torchs_own_optimizers(optimizer, lr_scale):
 
 @pytest.mark.parametrize("schedule", ["none", "cosine", "plateau"])
 def test_schedules_keep_the_ratios_of_lr_scale(schedule, monkeypatch):
-    rates = []
-    made = optimizers.make_optimizer
-
-    def watched(*args):
-        optimizer = made(*args)
-        step = optimizer.step
-        optimizer.step = lambda *a, **k: (rates.append([g["lr"] for g in optimizer.param_groups]), step(*a, **k))[1]
-        return optimizer
-
-    monkeypatch.setattr(optimizers, "make_optimizer", watched)
+    made, rates = [], []
+    monkeypatch.setattr(optimizers, "make_optimizer", lambda *args: made.append(make_optimizer(*args)) or made[-1])
     # No parameter has scale 1; 1e-3 of the rate passes below 1e-8, where torch's plateau stops lowering.
     settings = dict(
-        epochs=8, batch_size=25, lr=1e-3, schedule=schedule, warmup=0 if schedule == "plateau" else 2, patience=0,
+        epochs=8, lr=1e-3, schedule=schedule, warmup=0 if schedule == "plateau" else 2, patience=0,
         validate=lambda: 1.0, precision="fp32",
+        after_step=lambda _: rates.append([group["lr"] for group in made[0].param_groups]),
     )  # fmt: skip
-    model, step = make()
-    history = fit(step, [model], toy_data(), lr_scale={"": 0.5, "0.": 5e-4}, **settings)
+    _, history = fitted(lr_scale={"": 0.5, "0.": 5e-4}, **settings)
+    assert len(rates) == 16
     assert all(len(pair) == 2 and pair[0] == pytest.approx(1000 * pair[1], rel=1e-9) for pair in rates)
-    plain, inner = make()
-    expected = fit(inner, [plain], toy_data(), **settings)
+    _, expected = fitted(**settings)
     assert history.lr.tolist() == pytest.approx(expected.lr.tolist(), rel=1e-9)
 
 
 def test_lr_scale_of_one_changes_nothing_and_none_keeps_the_optimizers_state(tmp_path):
     results = []
     for scale in (None, {"0.": 1.0}, {}):
-        model, step = make()
         run = FakeRun(tmp_path / repr(scale))
-        fit(step, [model], toy_data(), run=run, name="a", lr_scale=scale, **SETTINGS | {"optimizer": "adamw"})
-        results.append(weights(model))
+        results.append(weights(fitted(run=run, name="a", lr_scale=scale, **SETTINGS | {"optimizer": "adamw"})[0]))
         assert run.fits["a"]["lr_scale"] == scale
     assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
     run = FakeRun(tmp_path / "killed")
@@ -348,38 +351,27 @@ def test_lr_scale_of_one_changes_nothing_and_none_keeps_the_optimizers_state(tmp
 def test_lr_scale_applies_to_trainable_parameters_of_every_module():
     first, second = nn.Linear(192, 4), nn.Linear(4, 3)
     first.weight.requires_grad_(False)
-    before = [p.detach().clone() for p in (*first.parameters(), *second.parameters())]
+    every = [*first.parameters(), *second.parameters()]
+    before = [p.detach().clone() for p in every]
     data = SimpleNamespace(images=torch.rand(20, 192), labels=torch.randint(0, 3, (20,)))
-
-    def step(x, y):
-        return F.cross_entropy(second(first(x)), y) * 0 + sum(
-            p.sum() for p in (*first.parameters(), *second.parameters())
-        )
-
     fit(
-        step, [first, second], data, epochs=1, batch_size=20, lr=0.1, optimizer="sgd", lr_scale={"w": 0.01},
-        precision="fp32",
+        lambda x, y: sum(p.sum() for p in every), [first, second], data, epochs=1, batch_size=20, lr=0.1,
+        optimizer="sgd", lr_scale={"w": 0.01}, precision="fp32",
     )  # fmt: skip
-    moved = [(b - p).detach() for b, p in zip(before, (*first.parameters(), *second.parameters()), strict=True)]
-    for move, expected in zip(moved, (0, 0.1, 0.001, 0.1), strict=True):
-        torch.testing.assert_close(move, torch.full_like(move, expected), rtol=1e-3, atol=1e-6)
+    for old, new, expected in zip(before, every, (0, 0.1, 0.001, 0.1), strict=True):
+        torch.testing.assert_close(old - new, torch.full_like(old, expected), rtol=1e-3, atol=1e-6)
 
 
 def test_class_weights_equal_scikit_learns():
-    from sklearn.utils.class_weight import compute_class_weight
-
     labels = torch.tensor([0] * 7 + [1] * 2 + [3] * 11)
-    expected = (
-        compute_class_weight("balanced", classes=np.array([0, 1, 3]), y=labels.numpy()) * 3 / 4
-    )  # K counts all four
+    expected = compute_class_weight("balanced", classes=np.array([0, 1, 3]), y=labels.numpy()) * 3 / 4  # K counts all 4
     got = training.class_weights(labels, 4)
     assert got.dtype == torch.float32
     assert got.tolist() == pytest.approx([expected[0], expected[1], 0, expected[2]])
     full = torch.randint(0, 5, (200,), generator=torch.Generator().manual_seed(0))
     expected = compute_class_weight("balanced", classes=np.arange(5), y=full.numpy())
     assert training.class_weights(full, 5).tolist() == pytest.approx(expected.tolist())
-    logits = torch.randn(20, 4)
-    assert F.cross_entropy(logits, labels, weight=got).isfinite()
+    assert F.cross_entropy(torch.randn(20, 4), labels, weight=got).isfinite()
     for bad, reason in (([0, -1], "from -1 to 0"), ([0, 4], "from 0 to 4"), ([], "there are none")):
         with pytest.raises(ValueError, match=reason):
             training.class_weights(torch.tensor(bad, dtype=torch.int64), 4)
@@ -410,15 +402,9 @@ def test_a_changed_setting_refuses_and_names_it(tmp_path):
 
 
 def test_features_pass_as_they_are():
-    head = device.prepare(nn.Linear(5, 3))
+    head, seen = device.prepare(nn.Linear(5, 3)), []
     data = SimpleNamespace(images=torch.randn(20, 5), labels=torch.randint(0, 3, (20,)))
-    seen = []
-
-    def step(x, y):
-        seen.append(x)
-        return F.cross_entropy(head(x), y)
-
-    fit(step, [head], data, epochs=1, batch_size=20, lr=0.1)
+    fit(lambda x, y: head(seen.append(x) or x).sum(), [head], data, epochs=1, batch_size=20, lr=0.1)
     assert sorted(seen[0].tolist()) == sorted(data.images.tolist())
 
 
@@ -436,29 +422,25 @@ def test_features_pass_as_they_are():
         ({"validate": lambda: {"val_accuracy": 1.0}}, "monitor='val_loss' is not among"),
         ({"batch_size": 64, "drop_last": True}, "50 training images are too few"),
         ({"evaluate_every": 0}, "evaluate_every=0 must be at least 1"),
-        (
-            {"lr_scale": {"encoder.": 0.1}},
-            "no parameter's name begins with 'encoder.'; they begin with 0., 1.,",
-        ),
+        ({"lr_scale": {"encoder.": 0.1}}, "no parameter's name begins with 'encoder.'; they begin with 0., 1.,"),
         ({"lr_scale": {"0.": 0.1, "conv": 0.2}}, "begins with 'conv'"),
         ({"lr_scale": {"0.": 0.0}}, r"lr_scale\['0.'\]=0.0 must be above 0; to freeze"),
         ({"lr_scale": {"0.": math.nan}}, "must be above 0"),
     ],
 )
 def test_bad_settings_are_named(change, message):
-    model, step = make()
     with pytest.raises(ValueError, match=message):
-        fit(step, [model], toy_data(), **SETTINGS | change)
+        fitted(**SETTINGS | change)
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path):
     model, step = make()
-    count = [0]
+    losses = []
 
     def bad(x, y):
-        count[0] += 1
         loss, extra = step(x, y)
-        return (loss * float("nan") if count[0] == 6 else loss), extra
+        losses.append(loss)
+        return (loss * math.nan if len(losses) == 6 else loss), extra
 
     with pytest.raises(FloatingPointError, match=r"train_loss is nan in epoch 2: lower lr=0\.05"):
         fit(bad, [model], toy_data(), run=FakeRun(tmp_path), name="a", **SETTINGS)
@@ -477,8 +459,7 @@ def test_frozen_modules_outside_the_list_do_not_change():
 
 
 def test_one_line_when_nobody_watches(capsys):
-    model, step = make()
-    fit(step, [model], toy_data(), name="baseline", **SETTINGS)
+    fitted(name="baseline", **SETTINGS)
     out, err = capsys.readouterr()
     assert err == ""
     assert out.startswith("baseline: 6 epochs in ")

@@ -74,8 +74,10 @@ class Run:
         table.insert(0, "fit", table.pop("fit"))
         paths.replace_file(path, lambda temporary: table.to_csv(temporary, index=False))
 
-    def save_figure(self, figure: Figure, name: str) -> None:
-        """Keep a figure as figures/<name>.png; the notebook shows it as usual."""
+    def save_figure(self, figure: Figure | None, name: str) -> None:
+        """Keep a figure as figures/<name>.png (None: nothing); the notebook shows it as usual."""
+        if figure is None:
+            return
         path = self.dir / "figures" / f"{name}.png"
         path.parent.mkdir(exist_ok=True)
         paths.replace_file(path, lambda temporary: figure.savefig(temporary, dpi=110, bbox_inches="tight"))
