@@ -45,13 +45,13 @@ def run_small(notebook: Path, out: Path, dataset: str, data_seed: int) -> float:
     return runs.run_notebook(notebook, params, recipe="smoke", out=out)[1]["seconds"]
 
 
-def write_pages(collection: Collection, *, progress: bool = False) -> Iterator[Path]:
+def write_pages(collection: Collection) -> Iterator[Path]:
     """Execute lesson 07 once for every board, and leave compare_<name>.html each in the directory of the runs.
 
     A page holds the lesson's text and outputs without its code, figures inside; nothing is loaded from elsewhere and no
-    script runs. Gives the paths, one as soon as it is written. progress: show the lesson's cells go by, on stderr.
-    A board whose lesson fails, most often because its images can no longer be read, does not keep the others from
-    theirs: the first error, runs.RunError or DataError, is raised at the end. Raises DataError without nbconvert.
+    script runs. Gives the paths, one as soon as it is written. A board whose lesson fails, most often because its
+    images can no longer be read, does not keep the others from theirs: the first error, runs.RunError or DataError, is
+    raised at the end. Raises DataError without nbconvert.
     """
     if find_spec("nbconvert") is None:  # before minutes are spent
         raise DataError("pages are made by nbconvert, which is not installed here: pip install nbconvert")
@@ -64,7 +64,7 @@ def write_pages(collection: Collection, *, progress: bool = False) -> Iterator[P
         chosen |= {"image_size": size if isinstance(size, int) else None, "lessons": []}
         try:
             planned = parameters.plan(notebook, None, chosen)
-            directory, _, _ = runs.run_notebook(notebook, planned, out=collection.root, progress=progress)
+            directory, _, _ = runs.run_notebook(notebook, planned, out=collection.root)
         except (runs.RunError, DataError) as error:
             failed.append(error)
             continue

@@ -28,7 +28,7 @@ def executed(monkeypatch):
     """What `run_notebook` was called with; it leaves a small executed notebook, or fails on a set without images."""
     calls = []
 
-    def execute(notebook, params, *, recipe=None, out, progress=False):
+    def execute(notebook, params, *, recipe=None, out):
         calls.append((notebook.stem, params, recipe, out))
         if "broken" in params["dataset"]:
             raise runs.RunError("07 failed in cell [3]: DataError: a.npz holds no images")
