@@ -125,7 +125,7 @@ def compare(directory: Path | None, html: bool) -> None:
 
     text, collection = tables.write(root)
     click.echo(text)
-    for page in lessons.write_pages(collection, progress=sys.stderr.isatty()) if html else ():
+    for page in lessons.write_pages(collection) if html else ():
         click.echo(runs.show_path(page))
 
 

@@ -27,42 +27,31 @@ box-sizing:border-box}}</style></head><body>{body}</body></html>
 
 
 def lacking(board: Board | None, lessons: Iterable[str]) -> list[Path]:
-    """Notebooks of these lessons, by number or name, that are there and have no run on the board.
-
-    Example:
-        lacking(board, ["02", "05"])
-    """
-    present = {m.notebook for m in board.methods} if board else set()
+    """Notebooks of these lessons, by number or name ("02"), that are there and have no run on the board."""
+    present = {m.records[0]["notebook"] for m in board.methods} if board else set()
     found = sorted((paths.project_root() / "notebooks").glob("[0-9]*.ipynb"))
     return [p for p in found if p.stem.startswith(tuple(lessons)) and p.stem not in present]
 
 
-def run_small(
-    notebook: Path, out: Path, dataset: str, data_seed: int, *, recipe: str = "smoke", subset: int = 400
-) -> float:
-    """Run a notebook of a small recipe on this data set, so that its run can stand beside the others; or find that run.
+def run_small(notebook: Path, out: Path, dataset: str, data_seed: int) -> float:
+    """Run a notebook at smoke size on this data set, so that its run can stand beside the others; or find that run.
 
-    out: base directory of the run. subset: training images, for a notebook that takes `subset`. Returns the run's
-    seconds. Raises runs.RunError when it fails.
+    out: base directory of the run. Returns the run's seconds. Raises runs.RunError when it fails.
     """
     settings: dict[str, Any] = {"dataset": dataset, "data_seed": data_seed}
     if "subset" in parameters.read_parameters(notebook):
-        settings["subset"] = subset
-    params = parameters.plan(notebook, recipe, settings)
-    _, record, _ = runs.run_notebook(notebook, params, recipe=recipe, out=out)
-    return record["seconds"]
+        settings["subset"] = 400  # training images
+    params = parameters.plan(notebook, "smoke", settings)
+    return runs.run_notebook(notebook, params, recipe="smoke", out=out)[1]["seconds"]
 
 
-def write_pages(collection: Collection, *, progress: bool = False) -> Iterator[Path]:
+def write_pages(collection: Collection) -> Iterator[Path]:
     """Execute lesson 07 once for every board, and leave compare_<name>.html each in the directory of the runs.
 
     A page holds the lesson's text and outputs without its code, figures inside; nothing is loaded from elsewhere and no
-    script runs. Gives the paths, one as soon as it is written. progress: show the lesson's cells go by, on stderr.
-    A board whose lesson fails, most often because its images can no longer be read, does not keep the others from
-    theirs: the first error, runs.RunError or DataError, is raised at the end. Raises DataError without nbconvert.
-
-    Example:
-        paths = list(write_pages(results.collect("runs")))
+    script runs. Gives the paths, one as soon as it is written. A board whose lesson fails, most often because its
+    images can no longer be read, does not keep the others from theirs: the first error, runs.RunError or DataError, is
+    raised at the end. Raises DataError without nbconvert.
     """
     if find_spec("nbconvert") is None:  # before minutes are spent
         raise DataError("pages are made by nbconvert, which is not installed here: pip install nbconvert")
@@ -70,26 +59,25 @@ def write_pages(collection: Collection, *, progress: bool = False) -> Iterator[P
     names = [re.sub(r"\W+", "_", Path(board.name).stem).strip("_") for board in collection.boards]
     failed: list[Exception] = []
     for name, board in zip(names, collection.boards, strict=True):
-        record, params = board.methods[0].members[0].record, board.methods[0].params
-        size = record["dataset"].get("image_size")
+        params, size = board.methods[0].params, board.methods[0].records[0]["dataset"].get("image_size")
         chosen = {"runs": str(collection.root), "dataset": params["dataset"], "data_seed": params.get("data_seed", 0)}
         chosen |= {"image_size": size if isinstance(size, int) else None, "lessons": []}
         try:
             planned = parameters.plan(notebook, None, chosen)
-            directory, _, _ = runs.run_notebook(notebook, planned, out=collection.root, progress=progress)
+            directory, _, _ = runs.run_notebook(notebook, planned, out=collection.root)
         except (runs.RunError, DataError) as error:
             failed.append(error)
             continue
         twin = f"_{board.fingerprint[:8]}" if names.count(name) > 1 else ""
         page = collection.root / f"compare_{name}{twin}.html"
-        content = as_page(directory / "notebook.ipynb")
+        content = _as_page(directory / "notebook.ipynb")
         paths.replace_file(page, lambda t, content=content: t.write_text(content, encoding="utf-8"))
         yield page
     if failed:
         raise failed[0]
 
 
-def as_page(notebook: Path) -> str:
+def _as_page(notebook: Path) -> str:
     """An executed notebook as one HTML page: its text and outputs, without code."""
     import nbformat
     from nbconvert import HTMLExporter

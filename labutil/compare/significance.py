@@ -1,45 +1,31 @@
 """Is one method better than another, or was it luck? Intervals and tests for methods compared on the same test images.
 
-Two kinds of luck: which images are in the test set, and which seeds the networks were trained with. All methods see the
-same images, so images are resampled for all of them at once (paired); seeds are each method's own. Predictions are
-class numbers (S, N): a row for each of a method's S runs, which differ in nothing but their seed.
+Two kinds of luck: which images are in the test set, resampled for all methods at once (paired), and which seeds the
+networks were trained with. Predictions are class numbers (S, N), a row for each of a method's S runs (seeds).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
 from labutil.paths import check_choice
 
-LEVEL = 0.95
+LEVEL = 0.95  # of all intervals
 REPLICATES = 2000
 METRICS = ("accuracy", "macro_f1")
-# Spread between seeds where every method has a single run, so that it cannot be measured. The five reports that the
-# workbook starts from give standard deviations of 0.6 to 3.2 points.
+# Where every method has a single run. The five reports that the workbook starts from give 0.6 to 3.2 points.
 ASSUMED_SEED_STD = 0.02
-_CHUNK = 4_000_000  # numbers drawn at a time
 
 
-@dataclass(frozen=True)
-class McNemar:
-    """only_a, only_b: images that one of two classifiers has right and the other wrong. p: two-sided, in [0, 1]."""
-
-    only_a: int
-    only_b: int
-    p: float
-
-
-@dataclass(frozen=True)
-class Difference:
+class Difference(NamedTuple):
     """Score of method a minus that of b (means over seeds), its interval, and the two-sided p of no difference.
 
-    seeds: runs of a and of b. std: standard error. measured: whether the spread between seeds was measured; False: a
-    method has a single run, and the spread was taken from elsewhere or assumed.
+    std: standard error. seeds: runs of a and of b; of a single one the spread was taken from elsewhere or assumed.
     """
 
     value: float
@@ -48,33 +34,30 @@ class Difference:
     p: float
     std: float
     seeds: tuple[int, int]
-    measured: bool
 
 
-def wilson(right: int, n: int, level: float = LEVEL) -> tuple[float, float]:
-    """Interval for one accuracy, right of n images, that stays inside [0, 1] and holds near 0 and 1 (Wilson 1927).
+def wilson(right: int, n: int) -> tuple[float, float]:
+    """95% interval for one accuracy, right of n images, that stays inside [0, 1] and holds near both (Wilson 1927).
 
     It covers the draw of the test images, not another training. Raises ValueError unless 0 <= right <= n and n > 0.
 
     Example:
         wilson(90, 100)  # (0.826, 0.945)
     """
-    if not 0 <= right <= n or n < 1:
-        raise ValueError(f"right={right} of n={n}: expected 0 <= right <= n and n of at least 1")
-    found = stats.binomtest(right, n).proportion_ci(level, method="wilson")
+    found = stats.binomtest(right, n).proportion_ci(LEVEL, method="wilson")
     return float(found.low), float(found.high)
 
 
-def mcnemar(right_a: Sequence[bool] | np.ndarray, right_b: Sequence[bool] | np.ndarray) -> McNemar:
+def mcnemar(right_a: Sequence[bool] | np.ndarray, right_b: Sequence[bool] | np.ndarray) -> tuple[int, int, float]:
     """McNemar's test (1947): are two trained classifiers equally often right on the same images?
 
     Only images on which they disagree say anything. Fewer than 25 of them: the exact binomial test; else chi-square
     with Edwards' continuity correction. It knows nothing of other seeds: it judges these two networks, not methods.
-
     right_a, right_b: bool (N,), the same images in the same order; raises ValueError for other shapes.
+    Returns the number that a alone has right, the number that b alone has, and the two-sided p.
 
     Example:
-        mcnemar(p_a.argmax(1) == y_true, p_b.argmax(1) == y_true).p
+        only_a, only_b, p = mcnemar(p_a.argmax(1) == y_true, p_b.argmax(1) == y_true)
     """
     a, b = np.asarray(right_a, bool), np.asarray(right_b, bool)
     if a.shape != b.shape or a.ndim != 1:
@@ -85,57 +68,61 @@ def mcnemar(right_a: Sequence[bool] | np.ndarray, right_b: Sequence[bool] | np.n
         p = stats.binomtest(min(only_a, only_b), n).pvalue if n else 1.0
     else:
         p = stats.chi2.sf(max(0, abs(only_a - only_b) - 1) ** 2 / n, df=1)
-    return McNemar(only_a, only_b, float(p))
+    return only_a, only_b, float(p)
 
 
 def score(y_true: np.ndarray, y_pred: np.ndarray, metric: str = "accuracy") -> np.ndarray:
     """Accuracy or macro F1 (over the classes in `y_true`) of each row of predictions (S, N): float64 (S,)."""
-    return _weighted(*_checked(y_true, y_pred, metric), np.ones((1, len(y_true)), np.float32), metric)[:, 0]
+    return _weighted(y_true, y_pred, np.ones((1, len(y_true)), np.float32), metric)[:, 0]
 
 
 def resample(
-    y_true: np.ndarray,
-    y_pred: np.ndarray,
-    *,
-    metric: str = "accuracy",
-    replicates: int = REPLICATES,
-    seed: int = 0,
+    y_true: np.ndarray, y_pred: np.ndarray, *, metric: str = "accuracy", replicates: int = REPLICATES, seed: int = 0
 ) -> np.ndarray:
     """Bootstrap (Efron 1979): scores on `replicates` test sets drawn from the images with replacement.
 
     The same seed draws the same test sets, so columns of two results belong together: that is what pairs them.
-    y_true: labels (N,). y_pred: (S, N), a row a run. metric: accuracy or macro_f1. Returns float64 (S, replicates).
+    y_true: labels (N,). y_pred: (S, N), a row a run. metric: one of METRICS. Returns float64 (S, replicates).
 
     Example:
         a, b = (resample(y_true, y_pred).mean(0) for y_pred in (simclr, supcon))
         np.quantile(a - b, (0.025, 0.975))
     """
-    y_true, y_pred = _checked(y_true, y_pred, metric)
-    n, rng, parts = len(y_true), np.random.default_rng(seed), []
-    step = max(1, _CHUNK // n)
-    for start in range(0, replicates, step):
-        rows = min(step, replicates - start)
-        drawn = rng.integers(n, size=(rows, n)) + np.arange(rows)[:, None] * n
-        times = np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float32)
-        parts.append(_weighted(y_true, y_pred, times, metric))
-    return np.concatenate(parts, axis=1)
+    n, rng = len(y_true), np.random.default_rng(seed)
+    times = np.empty((replicates, n), np.float32)
+    for row in times:
+        row[:] = np.bincount(rng.integers(n, size=n), minlength=n)
+    return _weighted(y_true, y_pred, times, metric)
+
+
+def _weighted(y_true: np.ndarray, y_pred: np.ndarray, times: np.ndarray, metric: str) -> np.ndarray:
+    """Scores (S, B) of test sets in which image i occurs times[b, i] times."""
+    check_choice("metric", metric, METRICS)
+    if y_true.ndim != 1 or y_pred.ndim != 2 or y_pred.shape[1] != len(y_true) or not y_pred.size:
+        raise ValueError(f"y_true {y_true.shape} and y_pred {y_pred.shape}: expected (N,) and (S, N), N and S above 0")
+    if metric == "accuracy":
+        return (y_pred == y_true).astype(np.float32) @ times.T / times.sum(1, dtype=np.float64)
+    classes = np.unique(y_true)
+    truth = (y_true[:, None] == classes).astype(np.float32)
+    support, found = times @ truth, []
+    for predicted in y_pred:
+        guess = (predicted[:, None] == classes).astype(np.float32)
+        f1 = 2 * (times @ (truth * guess)) / np.maximum(support + times @ guess, 1)
+        present = support > 0
+        found.append((f1 * present).sum(1) / present.sum(1))
+    return np.array(found, np.float64)
 
 
 def difference(
-    scores: tuple[np.ndarray, np.ndarray],
-    resampled: tuple[np.ndarray, np.ndarray],
-    *,
-    level: float = LEVEL,
-    seed_std: float = ASSUMED_SEED_STD,
+    scores: Sequence[np.ndarray], resampled: Sequence[np.ndarray], *, seed_std: float = ASSUMED_SEED_STD
 ) -> Difference:
-    """Interval and p for the difference of two methods, over test images and over seeds.
+    """95% interval and p for the difference of two methods, over test images and over seeds.
 
-    The variance of the difference has two parts. Images: the variance, over resampled test sets, of the difference of
-    the methods' means. Seeds: for each method the variance between its runs, divided by their number. (Runs also differ
-    because each has other images wrong, which both parts count: the interval is a little too wide, never too narrow for
-    that.) Their sum gives the standard error; Student's t with Satterthwaite's (1946) degrees of freedom, few where
-    seeds are few and matter, gives the interval. Counting seeds follows Bouthillier et al. (2021, arXiv:2103.03098):
-    without them equal methods are called different far too often.
+    The variance of the difference is that of the methods' means over resampled test sets, and for each method that
+    between its runs, divided by their number. (Which images a run has wrong counts in both parts: the interval is a
+    little too wide, never too narrow for that.) Student's t with Satterthwaite's (1946) degrees of freedom, few where
+    seeds are few and matter. Counting seeds follows Bouthillier et al. (2021, arXiv:2103.03098): without them equal
+    methods are called different far too often.
 
     scores: (S_a,) and (S_b,), the runs' scores on the test set. resampled: (S_a, B) and (S_b, B) by `resample`.
     seed_std: standard deviation between seeds for a method with a single run, from which none can be had.
@@ -143,36 +130,25 @@ def difference(
     Example:
         difference((score(y, a), score(y, b)), (resample(y, a), resample(y, b)))
     """
-    means = [float(np.mean(s)) for s in scores]
-    value = means[0] - means[1]
-    images = float(np.var(resampled[0].mean(0) - resampled[1].mean(0), ddof=1))
-    total, doubt = images, 0.0
+    value = float(np.mean(scores[0])) - float(np.mean(scores[1]))
+    total, doubt = float(np.var(resampled[0].mean(0) - resampled[1].mean(0), ddof=1)), 0.0
+    alike = total == 0 and value == 0  # the same predictions, twice, are no two trainings
     for runs in scores:
-        s = len(runs)
-        if s == 1:
-            # The same predictions, twice, are no two trainings.
-            total += 0.0 if images == 0 and value == 0 else seed_std**2
-        else:
-            seeds = float(np.var(runs, ddof=1)) / s
-            total, doubt = total + seeds, doubt + seeds**2 / (s - 1)
+        if len(runs) > 1:
+            seeds = float(np.var(runs, ddof=1)) / len(runs)
+            total, doubt = total + seeds, doubt + seeds**2 / (len(runs) - 1)
+        elif not alike:
+            total += seed_std**2
     std = math.sqrt(total)
-    measured = min(map(len, scores)) > 1
-    if std == 0:
-        return Difference(value, value, value, float(value == 0), std, (len(scores[0]), len(scores[1])), measured)
     t = stats.t(total**2 / doubt) if doubt else stats.norm()
-    half = float(t.ppf((1 + level) / 2)) * std
-    p = float(2 * t.sf(abs(value) / std))
-    return Difference(value, value - half, value + half, p, std, (len(scores[0]), len(scores[1])), measured)
+    half = float(t.ppf((1 + LEVEL) / 2)) * std
+    p = float(2 * t.sf(abs(value) / std)) if std else float(value == 0)
+    return Difference(value, value - half, value + half, p, std, (len(scores[0]), len(scores[1])))
 
 
-def interval(scores: np.ndarray, resampled: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
-    """Interval for the mean score of one method, over test images and, where it has several runs, seeds.
-
-    Example:
-        low, high = interval(score(y, y_pred), resample(y, y_pred))
-    """
-    none = np.zeros(1), np.zeros((1, resampled.shape[1]))
-    found = difference((scores, none[0]), (resampled, none[1]), level=level, seed_std=0.0)
+def interval(scores: np.ndarray, resampled: np.ndarray) -> tuple[float, float]:
+    """95% interval for the mean score (S,) of one method, over test images (S, B) and, where S is above 1, seeds."""
+    found = difference((scores, np.zeros(1)), (resampled, np.zeros((1, resampled.shape[1]))), seed_std=0.0)
     return max(0.0, found.low), min(1.0, found.high)
 
 
@@ -191,42 +167,13 @@ def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def in_words(a: str, b: str, found: Difference, p: float | None = None, level: float = LEVEL) -> str:
-    """A difference as a sentence: which is ahead, by how much, and whether that is evidence. p: corrected, if it is.
-
-    Example:
-        in_words("SupCon", "SimCLR", found)
-    """
+def in_words(a: str, b: str, found: Difference, p: float | None = None) -> str:
+    """A difference as a sentence: which is ahead, by how much, and whether that is evidence. p: corrected, if it is."""
     p = found.p if p is None else p
+    low, high = found.low, found.high
     if found.value < 0:
-        a, b, low, high = b, a, -found.high, -found.low
-    else:
-        low, high = found.low, found.high
-    numbers = f"{abs(found.value) * 100:.1f} points, interval {low * 100:+.1f} to {high * 100:+.1f}"
-    runs = "" if found.measured else "; of a single run"
-    if p < 1 - level:
-        return f"{a} is ahead of {b} ({numbers}, p {p:.2g}{runs})"
-    return f"no evidence of a difference between {a} and {b} ({numbers}, p {p:.2g}{runs})"
-
-
-def _checked(y_true: np.ndarray, y_pred: np.ndarray, metric: str) -> tuple[np.ndarray, np.ndarray]:
-    check_choice("metric", metric, METRICS)
-    y_true, y_pred = np.asarray(y_true), np.asarray(y_pred)
-    if y_true.ndim != 1 or y_pred.ndim != 2 or y_pred.shape[1] != len(y_true) or not y_pred.size:
-        raise ValueError(f"y_true {y_true.shape} and y_pred {y_pred.shape}: expected (N,) and (S, N), N and S above 0")
-    return y_true, y_pred
-
-
-def _weighted(y_true: np.ndarray, y_pred: np.ndarray, times: np.ndarray, metric: str) -> np.ndarray:
-    """Scores (S, B) of test sets in which image i occurs times[b, i] times."""
-    if metric == "accuracy":
-        return (y_pred == y_true).astype(np.float32) @ times.T / times.sum(1, dtype=np.float64)
-    classes = np.unique(y_true)
-    truth = (y_true[:, None] == classes).astype(np.float32)
-    support, found = times @ truth, []
-    for predicted in y_pred:
-        guess = (predicted[:, None] == classes).astype(np.float32)
-        f1 = 2 * (times @ (truth * guess)) / np.maximum(support + times @ guess, 1)
-        present = support > 0
-        found.append((f1 * present).sum(1) / present.sum(1))
-    return np.array(found, np.float64)
+        a, b, low, high = b, a, -high, -low
+    claim = f"{a} is ahead of {b}" if p < 1 - LEVEL else f"no evidence of a difference between {a} and {b}"
+    runs = "; of a single run" if min(found.seeds) == 1 else ""
+    points = f"{abs(found.value) * 100:.1f} points, interval {low * 100:+.1f} to {high * 100:+.1f}"
+    return f"{claim} ({points}, p {p:.2g}{runs})"

@@ -1,7 +1,6 @@
 """Claims about methods, beside what finished runs show: agrees, disagrees, or not enough evidence.
 
-Claims are judged on the same test images, with the statistics of `significance`: those about one setting by runs that
-differ in nothing else, those about methods by whole lessons.
+Those about one setting are judged by runs that differ in nothing else, those about methods by whole lessons.
 """
 
 from __future__ import annotations
@@ -39,29 +38,18 @@ def judge(board: Board, claims: Sequence[tuple], *, replicates: int = significan
         "larger", parameter, *names: a larger value is better, of a list a longer one.
         "change", parameter, before, after, *names: so is `after` (of a list: its length); before None: any value.
         "drop": methods are less accurate on a shifted test set (metric shifted_accuracy) than at home.
-
-    Example:
-        judge(board, [("SupCon is better than SimCLR", "87.20 against 86.09%", "05, 04", "better", "SupCon", "SimCLR")])
     """
-    compare = methods.comparer(board, replicates=replicates)
     rows = []
     for claim, report, needs, kind, *what in claims:
-        pairs = [] if kind == "drop" else _pairs(board, kind, *what)
-        found = _drop(board) if kind == "drop" else _verdict(kind, pairs, [compare(b, a) for a, b in pairs])
+        found = _drop(board) if kind == "drop" else _compared(board, kind, _pairs(board, kind, *what), replicates)
         rows.append((claim, report, *(found or (f"needs {NEEDS[kind]} {needs}", OPEN))))
     return pd.DataFrame(rows, columns=["claim", "report", "here", "verdict"])
-
-
-def speaker(board: Board, name: str) -> Method | None:
-    """The method that speaks for a name: not at smoke size if there is another, then most seeds, then the newest."""
-    order = lambda m: (m.recipe != "smoke", len(m.members), str(m.members[0].record.get("started")))  # noqa: E731
-    return max(board.find(name), key=order, default=None)
 
 
 def changes(board: Board, parameter: str, *names: str) -> list[Pair]:
     """Pairs of methods of one notebook that differ in one parameter only, (smaller value, larger value)."""
     known = [m for m in board.find(*names) if m.params.get(parameter) is not None]
-    others = {m: settings_key(m.members[0].record, parameter) for m in known}
+    others = {m: settings_key(m.records[0], parameter) for m in known}
     return [
         (a, b) if _size(a, parameter) < _size(b, parameter) else (b, a)
         for a, b in itertools.combinations(known, 2)
@@ -71,7 +59,9 @@ def changes(board: Board, parameter: str, *names: str) -> list[Pair]:
 
 def _pairs(board: Board, kind: str, *what: Any) -> list[Pair]:
     if kind in {"better", "alike"}:
-        speaking = [speaker(board, name) for name in what]
+        # Who speaks for a name: not a method at smoke size if there is another, then most seeds, then the newest.
+        weight = lambda m: (m.recipe != "smoke", len(m.dirs), str(m.records[0].get("started")))  # noqa: E731
+        speaking = [max(board.find(name), key=weight, default=None) for name in what]
         pairs = [] if None in speaking else list(itertools.combinations(speaking, 2))
         return [(b, a) for a, b in pairs] if kind == "better" else pairs
     if kind == "larger":
@@ -86,41 +76,43 @@ def _size(method: Method, parameter: str) -> float:
     return len(value) if isinstance(value, list) else float(value)
 
 
-def _verdict(kind: str, pairs: Sequence[Pair], found: Sequence[significance.Difference]) -> tuple[str, str] | None:
-    """What the runs show, in words, and the verdict; None without pairs. found: of each pair, the second minus the
-    first. Several pairs are corrected, and must not contradict each other."""
+def _compared(board: Board, kind: str, pairs: Sequence[Pair], replicates: int) -> tuple[str, str] | None:
+    """What the runs show, in words, and the verdict; None without pairs. Several are corrected, and must agree."""
     if not pairs:
         return None
-    text = "; ".join(_numbers(*pair, d) for pair, d in zip(pairs, found, strict=True))
+    found, texts = [methods.compare(board, b, a, replicates=replicates) for a, b in pairs], []
+    for (worse, better), d in zip(pairs, found, strict=True):
+        seeds = f"{d.seeds[0]} and {d.seeds[1]} seeds" if max(d.seeds) > 1 else "one seed each"
+        span = f"{d.value * 100:+.1f} points ({d.low * 100:+.1f} to {d.high * 100:+.1f})"
+        texts.append(f"{better.label} against {worse.label}: {span}, {seeds}")
+    text = "; ".join(texts)
     if any(a.recipe != b.recipe for a, b in pairs):
         text = "runs" if kind == "alike" else f"{text};"
         return f"{text} of different recipes, so not compared", OPEN
     sure = significance.holm([d.p for d in found]) < 1 - significance.LEVEL
     if kind == "alike":
-        alike = all(max(-d.low, d.high) < ALIKE for d in found)
-        return text, DISAGREES if sure.any() else AGREES if alike else OPEN
-    signs = {d.value > 0 for d, s in zip(found, sure, strict=True) if s}
-    return text, OPEN if len(signs) != 1 else AGREES if signs == {True} else DISAGREES
+        if sure.any():
+            return text, DISAGREES
+        return text, AGREES if all(max(-d.low, d.high) < ALIKE for d in found) else OPEN
+    return text, _verdict({d.value > 0 for d, s in zip(found, sure, strict=True) if s})
 
 
-def _numbers(worse: Method, better: Method, d: significance.Difference) -> str:
-    seeds = f"{d.seeds[0]} and {d.seeds[1]} seeds" if max(d.seeds) > 1 else "one seed each"
-    span = f"{d.value * 100:+.1f} points ({d.low * 100:+.1f} to {d.high * 100:+.1f})"
-    return f"{better.label} against {worse.label}: {span}, {seeds}"
+def _verdict(better: set[bool | None]) -> str:
+    """Of what comparisons have shown: True and False, better and worse, None: neither."""
+    return {(True,): AGREES, (False,): DISAGREES}.get(tuple(better), OPEN)
 
 
 def _drop(board: Board) -> tuple[str, str] | None:
     """Accuracy at home less that on shifted images, of every method that was tested on both; None without any."""
-    texts, z = [], []
+    texts, better = [], set()
     for method in board.methods:
         at_home, shifted = method.metric("test_accuracy"), method.metric("shifted_accuracy")
         home, away = at_home.mean(), shifted.mean()
         if math.isfinite(away):
-            n = len(board.y_true)  # the shifted set may be larger; then this is on the careful side
-            by_images = (home * (1 - home) + away * (1 - away)) / n
+            # The shifted set may be larger than the board's; then this is on the careful side.
+            by_images = (home * (1 - home) + away * (1 - away)) / len(board.y_true)
             by_seeds = np.var(at_home - shifted, ddof=1) / len(shifted) if len(shifted) > 1 else 0.0
             texts.append(f"{method.label}: {home:.1%} at home, {away:.1%} shifted")
-            z.append((home - away) / max(math.sqrt(by_images + by_seeds), 1e-9))
-    if not z:
-        return None
-    return "; ".join(texts), AGREES if min(z) > 2 else DISAGREES if max(z) < -2 else OPEN
+            sure = abs(home - away) > 2 * max(math.sqrt(by_images + by_seeds), 1e-9)
+            better.add(bool(home > away) if sure else None)
+    return ("; ".join(texts), _verdict(better)) if texts else None

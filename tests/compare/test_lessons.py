@@ -6,19 +6,18 @@ import re
 
 import nbformat
 import pytest
-from planted import board_of, leave_run, some_labels
+from planted import board_of, leave_run
 
 from labutil import paths, runs
 from labutil.compare import lessons, results
 from labutil.runs import execute as execute_module
 
-Y = some_labels()
 NOTEBOOKS = paths.project_root() / "notebooks"
 
 
 def test_lacking_lessons_are_those_without_a_run_on_the_board(tmp_path):
     assert [p.stem for p in lessons.lacking(None, ["02", "05"])] == ["02_supervised_baseline", "05_supcon"]
-    leave_run(tmp_path, "02_supervised_baseline", y_true=Y)
+    leave_run(tmp_path, "02_supervised_baseline")
     board = board_of(tmp_path)
     assert [p.stem for p in lessons.lacking(board, ["02", "05_supcon"])] == ["05_supcon"]
     assert lessons.lacking(board, []) == []
@@ -29,7 +28,7 @@ def executed(monkeypatch):
     """What `run_notebook` was called with; it leaves a small executed notebook, or fails on a set without images."""
     calls = []
 
-    def execute(notebook, params, *, recipe=None, out, progress=False):
+    def execute(notebook, params, *, recipe=None, out):
         calls.append((notebook.stem, params, recipe, out))
         if "broken" in params["dataset"]:
             raise runs.RunError("07 failed in cell [3]: DataError: a.npz holds no images")
@@ -58,8 +57,8 @@ def test_pages_hold_what_lesson_07_shows_for_each_board(tmp_path, executed):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "a.npz").touch()
         dataset = f"npz:{tmp_path}/{folder}/a.npz"
-        leave_run(tmp_path, "05_supcon", y_true=Y, dataset=dataset, fingerprint=16 * fingerprint)
-    leave_run(tmp_path, "05_supcon", y_true=Y, dataset="cells:60", params={"data_seed": 4}, fingerprint="d" * 16)
+        leave_run(tmp_path, "05_supcon", dataset=dataset, fingerprint=16 * fingerprint)
+    leave_run(tmp_path, "05_supcon", dataset="cells:60", params={"data_seed": 4}, fingerprint="d" * 16)
     with pytest.raises(runs.RunError, match="holds no images"):
         list(lessons.write_pages(results.collect(tmp_path)))
     assert sorted(path.name for path in tmp_path.glob("*.html")) == [
@@ -84,16 +83,16 @@ def test_pages_need_nbconvert(tmp_path, monkeypatch):
 
 def test_a_reader_of_runs_is_new_when_they_are(tmp_path):
     notebook = NOTEBOOKS / "07_comparison.ipynb"
-    params = {"runs": str(tmp_path), "seed": 0}
-    first = runs.run_id(notebook, params)
-    assert runs.run_id(notebook, params) == first
-    leave_run(tmp_path / "07_comparison" / "smoke", "02_supervised_baseline", y_true=Y, seed=0)
-    leave_run(tmp_path, "07_comparison", y_true=Y, seed=0)
-    assert runs.run_id(notebook, params) == first  # its own
-    leave_run(tmp_path, "05_supcon", y_true=Y, seed=0)
-    second = runs.run_id(notebook, params)
-    assert second != first
-    leave_run(tmp_path, "05_supcon", y_true=Y, seed=1)
-    assert runs.run_id(notebook, params) != second
-    beside = params | {"runs": None}  # None: what lies beside it
-    assert runs.run_id(notebook, beside, tmp_path) != runs.run_id(notebook, beside)
+
+    def stamp(root=tmp_path, *out):
+        return runs.run_id(notebook, {"runs": root and str(root), "seed": 0}, *out)
+
+    stamps = [stamp()]
+    leave_run(tmp_path / "07_comparison" / "smoke", "02_supervised_baseline")
+    leave_run(tmp_path, "07_comparison")
+    assert stamp() == stamps[0]  # those are its own
+    for seed in (0, 1):
+        leave_run(tmp_path, "05_supcon", seed=seed)
+        stamps.append(stamp())
+    assert len(set(stamps)) == 3
+    assert stamp(None, tmp_path) != stamp(None)  # None: what lies beside it

@@ -7,23 +7,27 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
-from planted import CLASSES, board_of, leave_run, some_labels
+from planted import CLASSES, Y, board_of, leave_run
 
 from labutil import evaluation
 from labutil.compare import methods, significance
 
-Y = some_labels()
+
+def plant(root, **seeds):
+    """The board of runs of lessons 02, 05 and 06, of so many seeds each."""
+    notebooks = {"supervised": "02_supervised_baseline", "supcon": "05_supcon", "autoencoder": "06_autoencoder"}
+    for name, count in seeds.items():
+        for seed in range(count):
+            leave_run(root, notebooks[name], seed=seed)
+    return board_of(root)
 
 
 def test_summary_is_mean_and_spread_over_seeds(tmp_path):
-    for seed in (0, 1, 2):
-        leave_run(tmp_path, "02_supervised_baseline", y_true=Y, seed=seed)
-    leave_run(tmp_path, "05_supcon", y_true=Y)
-    board = board_of(tmp_path)
+    board = plant(tmp_path, supervised=3, supcon=1)
     table = methods.summary(board)
     for method in board.methods:
-        accuracies = [(m.probabilities.argmax(1) == Y).mean() for m in method.members]
-        f1 = [evaluation.classification_metrics(Y, m.probabilities)["macro_f1"] for m in method.members]
+        accuracies = [(p.argmax(1) == Y).mean() for p in method.probabilities]
+        f1 = [evaluation.classification_metrics(Y, p)["macro_f1"] for p in method.probabilities]
         row = table.loc[method.label]
         assert row.accuracy == pytest.approx(np.mean(accuracies))
         assert row.macro_f1 == pytest.approx(np.mean(f1))
@@ -40,13 +44,13 @@ def test_summary_is_mean_and_spread_over_seeds(tmp_path):
 
 def test_pairs_are_the_statistics_of_every_two(tmp_path):
     for seed in (0, 1, 2):
-        leave_run(tmp_path, "02_supervised_baseline", y_true=Y, seed=seed, share=0.5)
-        leave_run(tmp_path, "04_simclr", y_true=Y, seed=seed, share=0.5, params={"method": "simclr"})
-        leave_run(tmp_path, "05_supcon", y_true=Y, seed=seed, share=0.85)
+        leave_run(tmp_path, "02_supervised_baseline", seed=seed, share=0.5)
+        leave_run(tmp_path, "04_simclr", seed=seed, share=0.5, params={"method": "simclr"})
+        leave_run(tmp_path, "05_supcon", seed=seed, share=0.85)
     board = board_of(tmp_path)
     table = methods.pairs(board, replicates=300)
-    assert table[["a", "b"]].to_numpy().tolist() == [
-        ["supervised", "SimCLR"], ["supervised", "SupCon"], ["SimCLR", "SupCon"],
+    assert list(zip(table.a, table.b, strict=True)) == [
+        ("supervised", "SimCLR"), ("supervised", "SupCon"), ("SimCLR", "SupCon"),
     ]  # fmt: skip
     assert table.p_holm.to_numpy() == pytest.approx(significance.holm(table.p))
     assert table.evidence.tolist() == [False, True, True]
@@ -56,51 +60,37 @@ def test_pairs_are_the_statistics_of_every_two(tmp_path):
         scores = [significance.score(Y, m.y_pred) for m in (a, b)]
         resampled = [significance.resample(Y, m.y_pred, replicates=300) for m in (a, b)]
         alone = significance.difference(scores, resampled, seed_std=methods.seed_std(board)[0])
-        assert (row.difference, row.low, row.high, row.p) == pytest.approx(
-            (alone.value, alone.low, alone.high, alone.p)
-        )
+        assert (row.difference, row.low, row.high, row.p) == pytest.approx(alone[:4])
         test = significance.mcnemar(a.y_pred[0] == Y, b.y_pred[0] == Y)
-        assert (row.only_a, row.only_b, row.p_mcnemar) == (test.only_a, test.only_b, test.p)
+        assert (row.only_a, row.only_b, row.p_mcnemar) == test
 
 
 def test_spread_between_seeds_is_pooled_or_assumed(tmp_path):
-    leave_run(tmp_path, "02_supervised_baseline", y_true=Y)
-    assert methods.seed_std(board_of(tmp_path)) == (significance.ASSUMED_SEED_STD, False)
-    for seed in (0, 1, 2):
-        leave_run(tmp_path, "05_supcon", y_true=Y, seed=seed)
-    for seed in (0, 1):
-        leave_run(tmp_path, "06_autoencoder", y_true=Y, seed=seed)
-    board = board_of(tmp_path)
+    assert methods.seed_std(plant(tmp_path, supervised=1)) == (significance.ASSUMED_SEED_STD, False)
+    board = plant(tmp_path, supcon=3, autoencoder=2)
     three, two = (significance.score(Y, m.y_pred) for m in board.methods[1:])
     expected = np.sqrt((2 * three.var(ddof=1) + two.var(ddof=1)) / 3)
     assert methods.seed_std(board) == (pytest.approx(expected), True)
 
 
 def test_ensemble_averages_one_run_of_every_method(tmp_path):
-    for seed in (0, 1, 2):
-        leave_run(tmp_path, "02_supervised_baseline", y_true=Y, seed=seed)
-    assert methods.ensemble(board_of(tmp_path)) is None
-    for seed in (0, 1):
-        leave_run(tmp_path, "05_supcon", y_true=Y, seed=seed)
-    a, b = board_of(tmp_path).methods
-    together = methods.ensemble(board_of(tmp_path))
-    assert together.shape == (2, len(Y), 4)
-    for s in range(2):
-        assert np.allclose(together[s], (a.members[s].probabilities + b.members[s].probabilities) / 2)
+    assert methods.ensemble(plant(tmp_path, supervised=3)) is None
+    board = plant(tmp_path, supcon=2)
+    a, b = board.methods
+    assert methods.ensemble(board) == pytest.approx((a.probabilities[:2] + b.probabilities) / 2)
 
 
 def test_recall_agreement_and_images_against_slow_loops(tmp_path):
     for seed in (0, 1):
-        leave_run(tmp_path, "02_supervised_baseline", y_true=Y, seed=seed, share=0.6)
-        leave_run(tmp_path, "04_simclr", y_true=Y, seed=seed, share=0.5, params={"method": "byol"})
-    leave_run(tmp_path, "05_supcon", y_true=Y, share=0.7)
+        leave_run(tmp_path, "02_supervised_baseline", seed=seed, share=0.6)
+        leave_run(tmp_path, "04_simclr", seed=seed, share=0.5, params={"method": "byol"})
+    leave_run(tmp_path, "05_supcon", share=0.7)
     board = board_of(tmp_path)
     recall, same = methods.class_recall(board), methods.agreement(board)
     assert recall.index.tolist() == list(CLASSES)
     for method in board.methods:
         for k, name in enumerate(CLASSES):
-            mine = k == Y
-            each = [(p[mine] == k).mean() for p in method.y_pred]
+            each = [(p[k == Y] == k).mean() for p in method.y_pred]
             assert recall.loc[name, method.label] == pytest.approx(np.mean(each))
         for other in board.methods:
             values = [
@@ -114,39 +104,35 @@ def test_recall_agreement_and_images_against_slow_loops(tmp_path):
     everyone, alone = methods.hardest(board), methods.only_one_right(board)
     assert set(everyone) == {i for i in range(len(Y)) if not any(r[i] for r in right)}
     for m, method in enumerate(board.methods):
-        mine = {i for i in range(len(Y)) if right[m, i] and right[:, i].sum() == 1}
-        assert set(alone[method.label]) == mine
-    mean = np.mean([np.mean([r.probabilities for r in m.members], 0) for m in board.methods], 0)
+        assert set(alone[method.label]) == {i for i in range(len(Y)) if right[m, i] and right[:, i].sum() == 1}
+    mean = np.mean([m.probabilities.mean(0) for m in board.methods], 0)
     assert np.all(np.diff(mean[everyone, Y[everyone]]) >= 0)
 
 
 def test_metric_tables_leave_out_what_nobody_recorded(tmp_path):
-    leave_run(tmp_path, "02_supervised_baseline", y_true=Y, metrics={"knn_accuracy": 0.3})
+    leave_run(tmp_path, "02_supervised_baseline", metrics={"knn_accuracy": 0.3})
     for seed in (0, 1):
         metrics = {"shifted_accuracy": 0.4 + seed / 10, "knn_accuracy": 0.5}
-        leave_run(tmp_path, "03_transfer_learning", y_true=Y, seed=seed, metrics=metrics)
+        leave_run(tmp_path, "03_transfer_learning", seed=seed, metrics=metrics)
     columns = {"shifted": "shifted_accuracy", "noise": "noise_accuracy", "k-NN": "knn_accuracy"}
-    mean, std = methods.metric_table(board_of(tmp_path), columns)
-    assert mean.index.tolist() == ["transfer"]
-    assert mean.columns.tolist() == ["shifted", "k-NN"]
-    assert mean.loc["transfer", "shifted"] == pytest.approx(0.45)
-    assert std.loc["transfer", "shifted"] == pytest.approx(np.std([0.4, 0.5], ddof=1))
-    mean, _ = methods.metric_table(board_of(tmp_path), columns | {"neighbours": "knn_accuracy"})
-    assert mean.columns.tolist() == ["shifted", "k-NN"]  # the same number, once
+    for again in ({}, {"neighbours": "knn_accuracy"}):  # the same number, once
+        mean, std = methods.metric_table(board_of(tmp_path), columns | again)
+        assert mean.index.tolist() == ["transfer"]
+        assert mean.columns.tolist() == ["shifted", "k-NN"]
+        assert mean.loc["transfer", "shifted"] == pytest.approx(0.45)
+        assert std.loc["transfer", "shifted"] == pytest.approx(np.std([0.4, 0.5], ddof=1))
 
 
 def test_label_curves_are_read_where_they_are(tmp_path):
-    leave_run(tmp_path, "02_supervised_baseline", y_true=Y)
-    one = leave_run(tmp_path, "05_supcon", y_true=Y)
-    two = leave_run(tmp_path, "04_simclr", y_true=Y, params={"method": "simclr"})
-    bad = leave_run(tmp_path, "03_transfer_learning", y_true=Y)
-    row = {"share": 0.1, "labels": 100, "seed": 0, "accuracy": 0.5, "split": "test"}
-    pd.DataFrame([row | {"method": "supcon"}]).to_csv(one / "label_efficiency.csv", index=False)
-    several = [row | {"method": name} for name in ("linear", "from scratch")]
-    pd.DataFrame(several).to_csv(two / "label_efficiency.csv", index=False)
+    leave_run(tmp_path, "02_supervised_baseline")
+    one, two, bad = (
+        leave_run(tmp_path, name, params={"method": "simclr"})
+        for name in ("05_supcon", "04_simclr", "03_transfer_learning")
+    )
     (bad / "label_efficiency.csv").write_text("a,b\n1,2\n")
+    assert methods.label_curves(board_of(tmp_path)).empty
+    row = {"share": 0.1, "labels": 100, "seed": 0, "accuracy": 0.5, "split": "test"}
+    for place, names in ((one, ["supcon"]), (two, ["linear", "from scratch"])):
+        pd.DataFrame([row | {"method": name} for name in names]).to_csv(place / "label_efficiency.csv", index=False)
     curves = methods.label_curves(board_of(tmp_path))
     assert curves.method.tolist() == ["SimCLR: linear", "SimCLR: from scratch", "SupCon"]
-    (two / "label_efficiency.csv").unlink()
-    (one / "label_efficiency.csv").unlink()
-    assert methods.label_curves(board_of(tmp_path)).empty
