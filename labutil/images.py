@@ -14,7 +14,11 @@ Array = ArrayLike | Tensor
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Images and their labels. `images` may lie in a memory-mapped file; changing it changes no file."""
+    """Images and their labels. `images` may lie in a memory-mapped file; changing it changes no file.
+
+    Label -1, unlabelled: a set without any labels, and `Dataset.unlabelled`. Such an image has no class to be judged by
+    (metrics refuse it), its other view as only positive in `losses.sup_con`, and stays when data are cleaned.
+    """
 
     images: Tensor  # uint8 (N, C, H, W), C = 1 or 3
     labels: Tensor  # int64 (N,), an index into `classes`; -1: none

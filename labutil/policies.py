@@ -1,7 +1,7 @@
-"""Published augmentation policies and a sweep of corruptions, for whole batches on their device.
+"""Published augmentation policies, for whole batches on their device.
 
-RandAugment and AugMix draw operations for every image; MixUp and CutMix combine images and their labels; `corrupt`
-degrades test images step by step. `labutil.augment` has the operations' geometry and colour.
+RandAugment and AugMix draw operations for every image; MixUp and CutMix combine images and their labels. `augment` has
+the operations' geometry and colour.
 
 Images are float (N, C, H, W) in [0, 1], C = 1 or 3; results have their dtype and memory format and are computed in
 float32, also under autocast. What is random comes from `generator`, on the images' device; default: the package's own,

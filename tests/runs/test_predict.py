@@ -275,6 +275,20 @@ def test_a_folder_that_grew_since_the_run_has_no_known_test_images(run, tmp_path
     assert predicted(run, moved, out, "--part", "test").name.tolist() == list(data.test.names)
 
 
+def test_a_test_folder_into_which_images_may_have_moved_is_used_with_a_note(run, tmp_path):
+    files = {f"{part}/{colour}/{i}.png": colour for part in ("train", "test") for i in range(8) for colour in COLOURS}
+    folder = tree(tmp_path / "divided", files)
+    data = load_dataset(f"folder:{folder}")
+    record, out = runs.read_record(run), tmp_path / "out.csv"
+    record["dataset"] |= {"name": data.name, "fingerprint": data.fingerprint}
+    runs.write_json(run / "run.json", record)
+    assert predicted(run, folder, out).attrs["stderr"] == ""
+    (folder / "train" / "red" / "0.png").rename(folder / "test" / "red" / "moved.png")
+    table = predicted(run, folder, out)
+    assert len(table) == 25
+    assert "folder:divided is no longer as the run saw it" in table.attrs["stderr"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -153,7 +153,7 @@ def test_wrong_files_are_one_line_and_exit_2(files, tmp_path):
     cases = {
         ("d", "/no/such/file"): "/no/such/file does not exist", ("d", files["dl"]): "holds labels",
         ("dl", files["d"]): "holds images", ("t", cut): "says 20 x 12 x 12 in its header",
-        ("d", packed): "damaged or cut short", ("tl", few): "19 labels for 20 images",
+        ("d", packed): "damaged, cut short", ("tl", few): "19 labels for 20 images",
         ("tl", three): "has the label 2", ("t", text): "is no IDX file", ("t", tmp_path): "is no file",
         ("model", files["t"]): "is damaged or no model file", ("model", "/no/model"): "/no/model does not exist",
         ("model", other): "is for images of 3 x 28 x 28, these are 1 x 28 x 28",
