@@ -76,7 +76,7 @@ class CleaningReport:
         columns are missing or hold something else."""
         texts = {name: str for name, kind in _COLUMNS.items() if kind is object}
         try:
-            rows = pd.read_csv(path, dtype=texts, keep_default_na=False)[list(_COLUMNS)]
+            rows = pd.read_csv(path, dtype=texts, keep_default_na=False, na_values={"score": [""]})[list(_COLUMNS)]
             # As text, "no" and "False" would both count as true.
             if len(rows) and not pd.api.types.is_bool_dtype(rows["remove"]):
                 raise ValueError("remove must be True or False in every row")

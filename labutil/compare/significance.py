@@ -89,10 +89,13 @@ def resample(
         np.quantile(a - b, (0.025, 0.975))
     """
     n, rng = len(y_true), np.random.default_rng(seed)
-    times = np.empty((replicates, n), np.float32)
-    for row in times:
-        row[:] = np.bincount(rng.integers(n, size=n), minlength=n)
-    return _weighted(y_true, y_pred, times, metric)
+    scores, block = [], max(1, 4_000_000 // max(n, 1))  # numbers held at a time: 16 MB, whatever the set's size
+    for start in range(0, replicates, block):
+        times = np.empty((min(block, replicates - start), n), np.float32)
+        for row in times:
+            row[:] = np.bincount(rng.integers(n, size=n), minlength=n)
+        scores.append(_weighted(y_true, y_pred, times, metric))
+    return np.concatenate(scores, 1)
 
 
 def _weighted(y_true: np.ndarray, y_pred: np.ndarray, times: np.ndarray, metric: str) -> np.ndarray:

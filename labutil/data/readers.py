@@ -44,9 +44,9 @@ def read_idx(path: Path | str, what: str) -> np.ndarray:
         raise DataError(f"{path} is damaged, cut short or not readable ({error}): check it, or get it again") from error
     magic = data[:4].hex()
     if magic != _IDX_MAGIC[what]:
-        other = [kind for kind, start in _IDX_MAGIC.items() if start == magic]
-        found = f"holds {other[0]}" if other else f"starts with {magic or 'nothing'}"
-        raise DataError(f"{path} {found}, where an IDX file of {what} is expected: check the order of the files")
+        if other := [kind for kind, start in _IDX_MAGIC.items() if start == magic]:
+            raise DataError(f"{path} holds {other[0]} where {what} are expected: swap the two files")
+        raise DataError(f"{path} is no IDX file of {what}: it starts with {magic or 'nothing'}, not {_IDX_MAGIC[what]}")
     start = 16 if what == "images" else 8
     shape = tuple(int.from_bytes(data[i : i + 4], "big") for i in range(4, start, 4))
     if len(data) - start != math.prod(shape):

@@ -188,7 +188,8 @@ def _open(folder: Path) -> Stored | None:
         shape, names = tuple(meta["shape"]), meta["names"]
         if path.stat().st_size != math.prod(shape):  # a disk lost power before all was on it
             return None
-    except (OSError, ValueError, KeyError):
+        labels, sums = np.load(folder / "labels.npy"), np.load(folder / "sums.npy")
+    except (OSError, ValueError, KeyError, EOFError):
         return None
     try:
         # copy on write: a tensor over it may be changed in memory, the file never is
@@ -196,5 +197,4 @@ def _open(folder: Path) -> Stored | None:
     except OSError:  # Linux refuses a writable mapping that is larger than memory
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         images = np.memmap(path, np.uint8, "r", shape=shape)
-    labels, sums = np.load(folder / "labels.npy"), np.load(folder / "sums.npy")
     return Stored(images, labels, sums, meta["parts"], tuple(meta["classes"]), names and tuple(names))

@@ -125,7 +125,8 @@ def open_run(notebook: str, namespace: dict[str, Any], data: Dataset | None = No
 
     if prepared := os.environ.get("LABUTIL_RUN_DIR"):
         directory = Path(prepared)
-        record = read_record(directory)
+        if (record := read_record(directory)) is None:
+            raise RunError(f"{show_path(directory)} holds no run.json: unset LABUTIL_RUN_DIR, which names it")
     else:
         path = parameters.NOTEBOOKS / f"{notebook}.ipynb"
         params = {name: namespace[name] for name in parameters.read_parameters(path)}

@@ -49,7 +49,8 @@ def autoencoder(dataset: str, model: str | None, save: str | None, **options: An
     autoencoder.safetensors in its run directory, for `labutil classification`.
     """
     context = click.get_current_context()
-    if ParameterSource.COMMANDLINE not in map(context.get_parameter_source, context.params):
+    about = [name for name in context.params if name not in ("out", "force")]
+    if ParameterSource.COMMANDLINE not in map(context.get_parameter_source, about):
         declared = parameters.read_parameters(NOTEBOOK)
         for name in ASKED:
             options[name] = click.prompt(declared[name].meaning, default=str(declared[name].default).strip("[]"))
