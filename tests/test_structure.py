@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import re
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import labutil
 from labutil.runs import parameters
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -119,6 +121,29 @@ def test_notebooks_keep_the_contract(path):
     assert "lab.explore." in text
     assert "run.finish()" in text
     assert "What the reports found" in text
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebooks_call_functions_as_they_are(path):
+    """Also in cells that a quick run does not reach."""
+    cells = ["".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
+    tree = ast.parse(re.sub(r"(?m)^(\s*)[!%].", r"\g<1>0#", "\n".join(cells)))  # what is no Python, left out
+    scope = {"lab": labutil}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("labutil"):
+            exec(compile(ast.Module([node], []), path.name, "exec"), scope)
+    for call in (n for n in ast.walk(tree) if isinstance(n, ast.Call)):
+        words = ast.unparse(call.func)
+        if (
+            not re.fullmatch(r"[\w.]+", words)
+            or words.split(".")[0] not in scope
+            or any(isinstance(a, ast.Starred) for a in call.args)
+        ):
+            continue
+        given = {k.arg: None for k in call.keywords if k.arg}
+        whole = len(given) == len(call.keywords)  # no **options
+        signature = inspect.signature(eval(words, scope))
+        (signature.bind if whole else signature.bind_partial)(*[None] * len(call.args), **given)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
