@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from labutil.paths import check_number
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
@@ -54,15 +56,20 @@ def to_numpy(values: Array) -> np.ndarray:
     return np.asarray(values)
 
 
+def check_images(name: str, images: Array) -> Tensor:
+    """`images` as a tensor, uint8 (N, 1 or 3, H, W), or one clear ValueError that calls them `name`."""
+    images = torch.as_tensor(images)
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in {1, 3}:
+        raise ValueError(f"{name}: expected uint8 (N, 1 or 3, H, W), got {images.dtype} {tuple(images.shape)}")
+    return images
+
+
 def stratified_order(labels: Array, seed: int | Sequence[int] = 0, *, first: float = 0.5) -> np.ndarray:
     """All images at random, so that every beginning of the order holds the classes in their proportions.
 
     labels: integers (N,). seed: the same order on any machine, and in any release of NumPy. first: the j-th of a
     class's n images comes at (j + first) / n: with 0.5 beginnings are as proportional as they can be, with 0 one image
     of each class comes before the second of any. Returns int64 (N,).
-
-    Example:
-        few = stratified_order(data.train.labels, first=0)[:100]  # none of up to 100 classes is missing
     """
     y = to_numpy(labels)
     # the raw stream of a bit generator is the same in every release of NumPy
@@ -76,18 +83,13 @@ def stratified_order(labels: Array, seed: int | Sequence[int] = 0, *, first: flo
 def stratified_sample(labels: Array, n: int, seed: int = 0) -> np.ndarray:
     """Indices of n images in which every class keeps its share, to less than one image.
 
-    labels: integers (N,); -1 (unlabelled) is a group like any other. n: how many; all N where n is larger. seed: of the
-    function's own generator. Returns int64 (min(n, N),), rising, without repeats. A beginning of `stratified_order` is
-    as good where one draw shall hold another, but may miss a share by more than an image when there are many classes.
-
-    Example:
-        xy = tsne(features[stratified_sample(data.val.labels, 500)])
+    labels: integers (N,); -1 (unlabelled) is a group like any other. n: how many; all N where n is larger. Returns
+    int64 (min(n, N),), rising, without repeats.
     """
     y = to_numpy(labels)
     if y.ndim != 1:
         raise ValueError(f"labels: expected (N,), got {y.shape}")
-    if n < 0:
-        raise ValueError(f"n={n} must not be negative")
+    check_number("n", n, 0, whole=True)
     if n >= len(y):
         return np.arange(len(y), dtype=np.int64)
     rng = np.random.default_rng(seed)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from labutil import device, evaluation, models
 from labutil.geometry import CHUNK, check_embeddings
-from labutil.images import ImageSet, stratified_sample, to_numpy
+from labutil.images import ImageSet, check_images, stratified_sample, to_numpy
 from labutil.paths import DataError, check_number, data_dir, replace_file
 from labutil.training import fit
 
@@ -259,14 +259,6 @@ def frozen_features(
             why = f"{path.parent} cannot be written ({error.strerror or error})"
             raise DataError(f"{why}: make room, or set LABUTIL_DATA to another folder") from error
     return h
-
-
-def check_images(name: str, images: Array) -> Tensor:
-    """`images` as a tensor, uint8 (N, 1 or 3, H, W), or one clear ValueError that calls them `name`."""
-    images = torch.as_tensor(images)
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in {1, 3}:
-        raise ValueError(f"{name}: expected uint8 (N, 1 or 3, H, W), got {images.dtype} {tuple(images.shape)}")
-    return images
 
 
 def feature_size(image_shape: tuple[int, int]) -> int:

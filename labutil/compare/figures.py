@@ -297,15 +297,12 @@ def only_right(images: Any, found: Mapping[str, Any], y_true: Any, classes: Sequ
     Example:
         only_right(images, methods.only_one_right(board), board.y_true, board.classes)
     """
-    rows = {name: index for name, index in found.items() if len(index)}
-    n = min(n, max(map(len, rows.values())))
-    tiles, titles = [], []
-    for index in rows.values():
-        shown = index[:n]
-        tiles += [images[int(i)] for i in shown] + [None] * (n - len(shown))
-        titles += [short(classes[y_true[i]]) for i in shown] + [""] * (n - len(shown))
-    labels = [f"{wrap(str(name), 24)}\nimages: {len(index)}" for name, index in rows.items()]
-    return sheet(tiles, n, titles=titles, row_labels=labels)
+    rows = []
+    for name, index in found.items():
+        if shown := [int(i) for i in index[:n]]:
+            label = f"{wrap(str(name), 24)}\nimages: {len(index)}"
+            rows.append((label, [images[i] for i in shown], [short(classes[y_true[i]]) for i in shown]))
+    return sheet(rows)
 
 
 def label_efficiency(curves: pd.DataFrame, *, chance: float | None = None) -> Figure:
