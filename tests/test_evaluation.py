@@ -155,8 +155,6 @@ def test_roc_curves_and_class_report_equal_scikit_learn():
     assert list(got.columns) == ["precision", "recall", "f1", "support", "auc"]
     assert got.iloc[:, :4].to_numpy() == pytest.approx(np.transpose(want))
     assert list(got.index) == names
-    with pytest.raises(ValueError, match="3 names for 4 columns"):
-        ev.class_report(y, p, names[:3])
 
 
 def members(shape):
