@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import math
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import IPython.display
 import ipywidgets
 import matplotlib.pyplot as plt
