@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 
 from labutil.device import autocast, evaluation_mode, get_device, to_float, unwrapped
+from labutil.geometry import check_embeddings
 from labutil.images import check_images, to_numpy
 from labutil.paths import check_number
 
@@ -26,9 +27,8 @@ def predict(
 ) -> torch.Tensor:
     """What `model` returns for every image, in evaluation mode and without gradients: float32 (N, ...) on the CPU.
 
-    model: maps float32 (n, C, H, W) in [0, 1] to a tensor (n, ...); it stays on its device, and every submodule gets
-    its training mode back. images: uint8 (N, C, H, W); N = 0 is allowed. precision: "fp32", "bf16" or "fp16" (None:
-    the device's default). Under `torchrun` every process computes all images.
+    model: maps float32 (n, C, H, W) in [0, 1] to a tensor (n, ...); every submodule gets its training mode back.
+    images: uint8 (N, C, H, W); N = 0 is allowed. precision: "fp32", "bf16" or "fp16" (None: the device's default).
     """
     images = check_images("images", images)
     check_number("batch_size", batch_size, 1, whole=True)
@@ -175,17 +175,14 @@ def expected_calibration_error(y_true: Array, probabilities: Array, bins: int = 
 
 
 def tsne(features: Array, *, seed: int = 0) -> np.ndarray:
-    """A map of features (N, ...), N at least 5, by t-SNE (van der Maaten and Hinton 2008): float32 (N, 2).
+    """A map of features (N, D), N at least 5, by t-SNE (van der Maaten and Hinton 2008): float32 (N, 2).
 
     Neighbourhoods can be read off it; distances between clusters, their sizes and the axes mean nothing. Perplexity
     30, less for few points; 50 principal components first, as its authors do. About a second per 500 points.
     """
-    x = to_numpy(features)
-    if x.ndim < 2 or len(x) < 5:
-        raise ValueError(f"features: t-SNE wants (N, D) with at least 5 points, got shape {x.shape}")
-    x = x.reshape(len(x), -1).astype(np.float32)
-    if not np.isfinite(x).all():
-        raise ValueError("features: some are NaN or infinite; did training diverge?")
+    x = check_embeddings("features", features).cpu().numpy()
+    if len(x) < 5:
+        raise ValueError(f"features: t-SNE wants at least 5 points, got {len(x)}")
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 

@@ -22,7 +22,7 @@ def check_embeddings(name: str, values: Array) -> Tensor:
     """`values` as float32 (N, D), all finite; or one clear ValueError that calls them `name`."""
     values = torch.as_tensor(values).detach().float()
     if values.ndim != 2 or not values.isfinite().all():
-        what = "not all are finite" if values.ndim == 2 else f"got {tuple(values.shape)}"
+        what = "not all are finite; did training diverge?" if values.ndim == 2 else f"got {tuple(values.shape)}"
         raise ValueError(f"{name}: expected finite embeddings (N, D), {what}")
     return values
 

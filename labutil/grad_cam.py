@@ -72,12 +72,9 @@ def _evidence(model: nn.Module, network: nn.Module, x: Tensor, target: Tensor | 
             target = logits.argmax(1) if target is None else target
             if int(target.min()) < 0 or int(target.max()) >= logits.shape[1]:
                 raise ValueError(f"target: classes must lie between 0 and {logits.shape[1] - 1}")
-            if len(kept) not in (1, 2):
-                raise ValueError(f"feature_maps of {type(network).__name__} was called {len(kept)} times, not once")
             gradients = torch.autograd.grad(logits.gather(1, target[:, None]).sum(), kept)
     finally:
         del network.feature_maps  # the class's own method shows again
-    heat = [
-        (a.detach() * g.mean((2, 3), keepdim=True)).sum(1, keepdim=True) for a, g in zip(kept, gradients, strict=True)
-    ]
+    pairs = zip(kept, gradients, strict=True)
+    heat = [(maps.detach() * g.mean((2, 3), keepdim=True)).sum(1, keepdim=True) for maps, g in pairs]
     return heat[0] if len(heat) == 1 else heat[0] + heat[1].flip(3)  # of the mirror image, by `models.Mirrored`

@@ -119,12 +119,11 @@ def image_grid(
 def heat_maps(images: Any, maps: Any, titles: Sequence[str] | None = None, **settings: Any) -> Figure:
     """Images, and below each the same in gray under a map: dark where it is 0, yellow where it is 1.
 
-    maps: (N, H, W) in [0, 1], such as `grad_cam.grad_cam` returns. settings: as `image_grid` takes them.
+    images: (N, C, H, W). maps: (N, H, W) in [0, 1], such as `grad_cam.grad_cam` returns. settings: as for `image_grid`.
     """
-    maps, pairs = to_numpy(maps), []
-    shapes = {tuple(image.shape[1:]) for image in images}
-    if len(maps) != len(images) or (shapes and shapes != {maps.shape[1:]}):
-        raise ValueError(f"maps: {maps.shape} for {len(images)} images of {shapes}; expected (N, H, W) of one size")
+    images, maps, pairs = to_numpy(images), to_numpy(maps), []
+    if maps.shape != (len(images), *images.shape[2:]):
+        raise ValueError(f"maps: {maps.shape} for images {images.shape}; expected (N, H, W)")
     for image, heat in zip(map(_rgb, images), maps, strict=True):
         colour = plt.get_cmap("viridis")(heat.clip(0, 1))[..., :3]
         between = np.ones((1 + heat.shape[0] // 32, heat.shape[1], 3))

@@ -262,11 +262,7 @@ def tsne(xy: Any, labels: Any, classes: Sequence[str], *, seed: int = 0, title: 
 
 
 def feature_map(features: Any, labels: Any, classes: Sequence[str], *, seed: int = 0, title: str = "") -> Figure | None:
-    """The t-SNE map of features (N, D), as `tsne` draws it; for too few of them a line that says so, and None.
-
-    Example:
-        show(feature_map(h, labels, data.classes), "tsne", "Eight clusters; two of them touch", run)
-    """
+    """The t-SNE map of features (N, D), as `tsne` draws it; for too few of them a line that says so, and None."""
     if len(features) < 5:  # what evaluation.tsne wants
         print("fewer than 5 images: no map")
         return None

@@ -32,13 +32,11 @@ DEFAULT = "tf_efficientnet_lite0"  # its weights are installed
 FORMAT = 1  # part of every name in the cache: raise it when the features of an image change
 
 
-def knn_probabilities(
-    bank: Array, bank_labels: Array, queries: Array, n_classes: int, *, k: int = 20, tau: float = 0.1
-) -> Tensor:
+def knn_probabilities(bank: Array, bank_labels: Array, queries: Array, n_classes: int, *, k: int = 20) -> Tensor:
     """Class probabilities of each query by a vote of its k nearest neighbours (Wu et al. 2018, arXiv:1805.01978).
 
     Of the images with embeddings `bank` (M, D) and labels `bank_labels` (M,) the k most similar to a query (N, D) by
-    cosine vote, with weight exp(cosine / tau). Returns float32 (N, K) on the CPU, rows sum to 1.
+    cosine vote, with weight exp(cosine / 0.1). Returns float32 (N, K) on the CPU, rows sum to 1.
     """
     bank, queries = F.normalize(check_embeddings("bank", bank)), F.normalize(check_embeddings("queries", queries))
     y = torch.from_numpy(evaluation.check_labels("bank_labels", bank_labels, n_classes)).to(bank.device)
@@ -46,12 +44,11 @@ def knn_probabilities(
         shapes = f"{tuple(bank.shape)}, {tuple(y.shape)} and {tuple(queries.shape)}"
         raise ValueError(f"bank, bank_labels and queries must be (M, D), (M,) and (N, D), got {shapes}")
     check_number("k", k, 1, whole=True)
-    check_number("tau", tau, 1e-9)
     votes = torch.zeros(len(queries), n_classes, device=bank.device)
     rows = max(1, CHUNK // len(bank))
     for start in range(0, len(queries), rows):
         similarity, nearest = (queries[start : start + rows] @ bank.mT).topk(min(k, len(bank)), dim=1)
-        votes[start : start + rows].scatter_add_(1, y[nearest], (similarity / tau).softmax(1))
+        votes[start : start + rows].scatter_add_(1, y[nearest], (similarity / 0.1).softmax(1))
     return (votes / votes.sum(1, keepdim=True)).cpu()
 
 

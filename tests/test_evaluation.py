@@ -265,10 +265,10 @@ def test_tsne_keeps_neighbours_and_repeats():
 @pytest.mark.filterwarnings("error")
 def test_tsne_of_odd_features_is_finite_and_silent():
     normal, one_feature, collapsed = np.random.default_rng(0).normal, np.arange(7.0)[:, None], np.full((9, 4), 3.0)
-    for x in normal(size=(5, 3)), normal(size=(8, 2, 3)), one_feature, collapsed, torch.rand(12, 8).bfloat16():
+    for x in normal(size=(5, 3)), normal(size=(8, 6)), one_feature, collapsed, torch.rand(12, 8).bfloat16():
         xy = ev.tsne(x)
         assert xy.shape == (len(x), 2) and np.isfinite(xy).all() and np.array_equal(xy, ev.tsne(x))
-    with pytest.raises(ValueError, match="at least 5 points, got shape \\(4, 3\\)"):
+    with pytest.raises(ValueError, match="at least 5 points, got 4"):
         ev.tsne(np.zeros((4, 3)))
-    with pytest.raises(ValueError, match="NaN"):
+    with pytest.raises(ValueError, match=r"features: .* not all are finite"):
         ev.tsne(np.full((9, 3), np.nan))

@@ -156,23 +156,10 @@ def test_a_mirrored_encoder_sees_both_images():
     assert set(rates) == {f"encoder.encoder.encoder.{n}." for n in ("conv1", "bn1", "layer1", "layer2", "layer3")}
 
 
-class Odd(nn.Module):
-    """Has maps, and answers without them."""
-
-    num_features = 3
-
-    def feature_maps(self, x):
-        return x
-
-    def forward(self, x):
-        return x.mean((2, 3))
-
-
 @pytest.mark.parametrize(
     ("model", "x", "target", "message"),
     [
         (nn.Sequential(nn.Flatten(), nn.Linear(3, 2)), images(), None, "Sequential has no feature_maps"),
-        (models.Classifier(Odd(), 2), images(), None, "feature_maps of Odd was called 0 times"),
         ("vit_tiny_patch16_224", images(1), None, r"TimmEncoder are \(1, 197, 192\), not \(N, D, h, w\)"),
         (None, images().float(), None, "expected uint8"),
         (None, images()[0], None, "expected uint8"),
