@@ -42,15 +42,10 @@ def _page_size(tile: np.ndarray, side: int) -> tuple[int, int]:
 
 
 def sheet(
-    rows: Sequence[tuple[str, Sequence[Any], Sequence[str]]],
-    *,
-    colours: Sequence[str] | None = None,
-    title: str | None = None,
+    rows: Sequence[tuple[str, Sequence[Any], Sequence[str]]], *, colours: Sequence[str] = (), title: str = ""
 ) -> Figure:
-    """Rows of (label, images, titles) on whole pixels, in one axes: 64 images take a second.
-
-    titles: of the first images of a row, or of all. colours: of all titles, one after the other.
-    """
+    """Rows of (label, images, their titles or none) on whole pixels, in one axes: 64 images take a second.
+    colours: of all titles, one after the other."""
     tiles = [[_rgb(image) for image in images] for _, images, _ in rows]
     titles = [[*row, *[""] * (len(images) - len(row))] for _, images, row in rows]
     labels = [fit(label, MOST / 3) for label, *_ in rows]
@@ -63,11 +58,9 @@ def sheet(
     high, wide = np.max([*itertools.chain(*sizes)] or [(side, side)], axis=0).tolist()
     titles = [[fit(text, max(wide, min(150, room))) for text in row] for row in titles]
     step = max([wide, *(math.ceil(text_width(text)) for row in titles for text in row)]) + GAP
-    width = left + columns * step
-    if title is not None:
-        width = max(width, 480)
-        title = fit(title, width - 2 * GAP)
-    y = 0 if title is None else LINE * (title.count("\n") + 1) + GAP
+    width = max(left + columns * step, 480 if title else 0)
+    title = fit(title, width - 2 * GAP)
+    y = LINE * (title.count("\n") + 1) + GAP if title else 0
     dpi = STYLE["figure.dpi"]
     figure = plt.figure(layout="none")
     axes = figure.add_axes((0, 0, 1, 1))
@@ -84,7 +77,7 @@ def sheet(
             axes.text(left - GAP, y + high / 2, label, ha="right", va="center")
         y += high
     figure.set_size_inches(width / dpi, (y + GAP) / dpi)
-    if title is not None:
+    if title:
         figure.suptitle(title, y=1 - GAP / 2 / (y + GAP), va="top")
     axes.set(xlim=(0, width), ylim=(y + GAP, 0), aspect="auto")
     axes.axis("off")
@@ -94,11 +87,11 @@ def sheet(
 @styled
 def image_grid(
     images: Any,
-    titles: Sequence[str] | None = None,
+    titles: Sequence[str] = (),
     *,
     columns: int | None = None,
-    title: str | None = None,
-    title_colours: Sequence[str] | None = None,
+    title: str = "",
+    title_colours: Sequence[str] = (),
 ) -> Figure:
     """Images in rows, each with its title above it; a wide title is wrapped, then cut.
 
@@ -106,17 +99,17 @@ def image_grid(
     columns: None: up to eight, so few that no word of a title is cut.
     """
     for name, given in (("titles", titles), ("title_colours", title_colours)):
-        if given is not None and len(given) != len(images):
+        if len(given) not in (0, len(images)):
             raise ValueError(f"{name}: {len(given)} for {len(images)} images")
     if columns is None:
-        words = [word for title in titles or [] for word in legible(title).split()]
+        words = [word for text in titles for word in legible(text).split()]
         columns = int(np.clip(MOST // (max(map(text_width, words), default=1) + 9), 3, 8))
     starts = range(0, len(images), columns)
-    rows = [("", images[i : i + columns], (titles or [])[i : i + columns]) for i in starts]
+    rows = [("", images[i : i + columns], titles[i : i + columns]) for i in starts]
     return sheet(rows, colours=title_colours, title=title)
 
 
-def heat_maps(images: Any, maps: Any, titles: Sequence[str] | None = None, **settings: Any) -> Figure:
+def heat_maps(images: Any, maps: Any, titles: Sequence[str] = (), **settings: Any) -> Figure:
     """Images, and below each the same in gray under a map: dark where it is 0, yellow where it is 1.
 
     images: (N, C, H, W). maps: (N, H, W) in [0, 1], such as `grad_cam.grad_cam` returns. settings: as for `image_grid`.
@@ -133,7 +126,7 @@ def heat_maps(images: Any, maps: Any, titles: Sequence[str] | None = None, **set
 
 
 @styled
-def image_rows(rows: Mapping[str, Any], *, titles: Sequence[str] | None = None, title: str | None = None) -> Figure:
+def image_rows(rows: Mapping[str, Any], *, titles: Sequence[str] = (), title: str = "") -> Figure:
     """Rows of images with a name before each, such as originals and their reconstructions below them.
 
     rows: {name: images (N, C, H, W)}, as many in every row. titles: one for each column.
@@ -141,8 +134,8 @@ def image_rows(rows: Mapping[str, Any], *, titles: Sequence[str] | None = None, 
     counts = [len(images) for images in rows.values()]
     if {*counts, len(titles) if titles else counts[0]} != {counts[0]}:
         raise ValueError(f"rows: {counts} images; all rows (and titles) must be as many")
-    heads = [titles or [], *[[]] * (len(rows) - 1)]
-    return sheet([(wrap(name, 18), *row) for name, *row in zip(rows, rows.values(), heads, strict=True)], title=title)
+    heads = itertools.chain([titles], itertools.repeat(()))
+    return sheet([(wrap(name, 18), images, next(heads)) for name, images in rows.items()], title=title)
 
 
 @styled
@@ -158,7 +151,7 @@ def class_samples(images: Any, labels: Any, classes: Sequence[str], *, per_class
     for k in shown:
         index = rng.permutation(np.flatnonzero(labels == k))[:per_class]
         rows.append((wrap(classes[k], 18), [images[int(i)] for i in index], []))
-    return sheet(rows, title=f"{len(shown)} of {len(classes)} classes" if len(shown) < len(classes) else None)
+    return sheet(rows, title=f"{len(shown)} of {len(classes)} classes" if len(shown) < len(classes) else "")
 
 
 @styled
@@ -167,9 +160,8 @@ def confused_pairs(images: Any, y_true: Any, probabilities: Any, classes: Sequen
 
     images, y_true, probabilities: (N, C, H, W), (N,) and (N, K).
     """
-    y_true, probabilities = to_numpy(y_true), to_numpy(probabilities)
+    y_true, probabilities, rows = to_numpy(y_true), to_numpy(probabilities), []
     y_pred = probabilities.argmax(1)
-    rows = []
     confusion = evaluation.confusion_matrix(y_true, y_pred, len(classes))
     for a, b, count, rate in evaluation.most_confused(confusion, 4).itertuples(index=False):
         index = np.flatnonzero((y_true == a) & (y_pred == b))
@@ -177,7 +169,7 @@ def confused_pairs(images: Any, y_true: Any, probabilities: Any, classes: Sequen
         noun = "image" if count == 1 else "images"
         label = f"{short(classes[a])}\n→ {short(classes[b])}\n{count} {noun}, {rate:.0%}"
         rows.append((label, [images[int(i)] for i in index], [f"{probabilities[i, b]:.0%}" for i in index]))
-    return sheet(rows, title=None if rows else "no image is classified wrongly")
+    return sheet(rows, title="" if rows else "no image is classified wrongly")
 
 
 @styled
