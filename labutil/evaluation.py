@@ -126,14 +126,13 @@ def class_report(y_true: Array, probabilities: Array, classes: Sequence[str]) ->
     return pd.DataFrame(columns, index=pd.Index(list(classes), name="class"))
 
 
-def roc_curves(y_true: Array, probabilities: Array) -> list[tuple[np.ndarray, np.ndarray, float] | None]:
-    """One-vs-rest ROC curve of each class, K entries: (fpr, tpr, auc), fpr and tpr rising from 0 to 1; None for a
-    class without images, or without images of other classes."""
+def roc_curves(y_true: Array, probabilities: Array) -> dict[int, tuple[np.ndarray, np.ndarray, float]]:
+    """One-vs-rest ROC curve of each class that has images, and is not alone: {class: (fpr, tpr, auc)}, from 0 to 1."""
     from sklearn.metrics import roc_curve
 
     y, p = _checked(y_true, probabilities)
     areas = _auc_by_class(y, p)
-    return [None if np.isnan(auc) else (*roc_curve(y == k, p[:, k])[:2], float(auc)) for k, auc in enumerate(areas)]
+    return {k: (*roc_curve(y == k, p[:, k])[:2], float(areas[k])) for k in np.flatnonzero(~np.isnan(areas)).tolist()}
 
 
 def _auc_by_class(y: np.ndarray, p: np.ndarray) -> np.ndarray:

@@ -273,7 +273,7 @@ def feature_map(features: Any, labels: Any, classes: Sequence[str], *, seed: int
 def roc(y_true: Any, probabilities: Any, classes: Sequence[str]) -> Figure:
     """ROC curves one against the rest: their macro average, and each class that has images (of more than 10, the five
     worst). y_true, probabilities: (N,) and (N, K)."""
-    found = [(k, c) for k, c in enumerate(evaluation.roc_curves(y_true, probabilities)) if c is not None]
+    found = list(evaluation.roc_curves(y_true, probabilities).items())
     figure, axes = plt.subplots(figsize=(WIDTH, 4))
     grid = np.linspace(0, 1, 201)
     if found:

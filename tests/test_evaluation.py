@@ -145,12 +145,12 @@ def test_roc_curves_and_class_report_equal_scikit_learn():
     y[y == 3] = 1
     names = ["a", "b", "c", "d"]
     got, curves = ev.class_report(y, p, names), ev.roc_curves(y, p)
-    for k, (fpr, tpr, auc) in enumerate(curves[:3]):
+    for k, (fpr, tpr, auc) in curves.items():
         assert np.array_equal(fpr, sk.roc_curve(y == k, p[:, k])[0])
         assert (fpr[0], tpr[0], fpr[-1], tpr[-1]) == (0, 0, 1, 1)
         assert got.auc.iloc[k] == auc == pytest.approx(sk.auc(fpr, tpr))
-    assert curves[3] is None and np.isnan(got.auc["d"])
-    assert ev.roc_curves([0, 0], HALVES) == [None, None]
+    assert list(curves) == [0, 1, 2] and np.isnan(got.auc["d"])
+    assert ev.roc_curves([0, 0], HALVES) == {}
     want = sk.precision_recall_fscore_support(y, p.argmax(1), labels=range(4), zero_division=0)
     assert list(got.columns) == ["precision", "recall", "f1", "support", "auc"]
     assert got.iloc[:, :4].to_numpy() == pytest.approx(np.transpose(want))
