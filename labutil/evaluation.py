@@ -12,7 +12,8 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 
 from labutil.device import autocast, evaluation_mode, get_device, to_float, unwrapped
-from labutil.images import to_numpy
+from labutil.geometry import check_embeddings
+from labutil.images import check_images, to_numpy
 from labutil.paths import check_number
 
 if TYPE_CHECKING:
@@ -26,16 +27,10 @@ def predict(
 ) -> torch.Tensor:
     """What `model` returns for every image, in evaluation mode and without gradients: float32 (N, ...) on the CPU.
 
-    model: maps float32 (n, C, H, W) in [0, 1] to a tensor (n, ...); it stays on its device, and every submodule gets
-    its training mode back. images: uint8 (N, C, H, W); N = 0 is allowed. precision: "fp32", "bf16" or "fp16" (None:
-    the device's default). Under `torchrun` every process computes all images.
-
-    Example:
-        probabilities = predict(model, data.test.images).softmax(1)
+    model: maps float32 (n, C, H, W) in [0, 1] to a tensor (n, ...); every submodule gets its training mode back.
+    images: uint8 (N, C, H, W); N = 0 is allowed. precision: "fp32", "bf16" or "fp16" (None: the device's default).
     """
-    if images.dtype != torch.uint8 or images.ndim != 4:
-        got = f"got {images.dtype} {tuple(images.shape)}"
-        raise ValueError(f"images: expected uint8 (N, C, H, W), {got}; pass the stored images")
+    images = check_images("images", images)
     check_number("batch_size", batch_size, 1, whole=True)
     model = unwrapped(model)  # the wrapper synchronises buffers in every forward pass, so one process would wait
     device = next((t.device for t in (*model.parameters(), *model.buffers())), None) or get_device()
@@ -81,11 +76,8 @@ def confusion_matrix(y_true: Array, y_pred: Array, n_classes: int) -> np.ndarray
 
 
 def most_confused(confusion: Array, n: int = 5, classes: Sequence[str] | None = None) -> pd.DataFrame:
-    """The commonest mistakes, at most n, most images first (then higher rate, then class order).
-
-    confusion: counts (K, K), rows true. classes: K names, to list instead of numbers.
-    Returns DataFrame(true, predicted, count, rate); rate = count / images of the true class, in [0, 1].
-    """
+    """The commonest mistakes in a confusion matrix, at most n: DataFrame(true, predicted, count, rate), most images
+    first (then higher rate, then class order); rate = count / images of the true class. classes: names, for numbers."""
     import pandas as pd
 
     wrong = np.array(confusion)
@@ -101,7 +93,7 @@ def most_confused(confusion: Array, n: int = 5, classes: Sequence[str] | None = 
 def classification_metrics(y_true: Array, probabilities: Array) -> dict[str, float]:
     """Every number that a results table shows; the predicted class is the most probable one (the first of equals).
 
-    Returns finite numbers: accuracy, macro_precision, macro_recall, macro_f1, macro_auc (one-vs-rest; 0.5, chance,
+    Finite numbers: accuracy, macro_precision, macro_recall, macro_f1, macro_auc (one-vs-rest; 0.5, chance,
     where `y_true` holds a single class), errors (wrong images), ece (`expected_calibration_error`, 15 bins). Macro
     averages are over the classes present in `y_true`; precision and F1 of a class never predicted are 0.
     """
@@ -123,29 +115,24 @@ def classification_metrics(y_true: Array, probabilities: Array) -> dict[str, flo
 
 
 def class_report(y_true: Array, probabilities: Array, classes: Sequence[str]) -> pd.DataFrame:
-    """Precision, recall, F1, support and one-vs-rest AUC of each class, indexed by class name.
-
-    Where nothing defines them precision, recall and F1 are 0, and AUC is NaN (no image of the class, or no other).
-    """
+    """Precision, recall, F1, support and one-vs-rest AUC of each class, indexed by class name. Where nothing defines
+    them precision, recall and F1 are 0, and AUC is NaN (no image of the class, or no other)."""
     import pandas as pd
     from sklearn.metrics import precision_recall_fscore_support
 
     y, p = _checked(y_true, probabilities)
-    if len(classes) != p.shape[1]:
-        raise ValueError(f"classes: {len(classes)} names for {p.shape[1]} columns of probabilities")
     scores = precision_recall_fscore_support(y, p.argmax(axis=1), labels=np.arange(p.shape[1]), zero_division=0)
     columns = dict(zip(("precision", "recall", "f1", "support", "auc"), (*scores, _auc_by_class(y, p)), strict=True))
     return pd.DataFrame(columns, index=pd.Index(list(classes), name="class"))
 
 
-def roc_curves(y_true: Array, probabilities: Array) -> list[tuple[np.ndarray, np.ndarray, float] | None]:
-    """One-vs-rest ROC curve of each class, K entries: (fpr, tpr, auc), fpr and tpr rising from 0 to 1; None for a
-    class without images, or without images of other classes."""
+def roc_curves(y_true: Array, probabilities: Array) -> dict[int, tuple[np.ndarray, np.ndarray, float]]:
+    """One-vs-rest ROC curve of each class that has images, and is not alone: {class: (fpr, tpr, auc)}, from 0 to 1."""
     from sklearn.metrics import roc_curve
 
     y, p = _checked(y_true, probabilities)
     areas = _auc_by_class(y, p)
-    return [None if np.isnan(auc) else (*roc_curve(y == k, p[:, k])[:2], float(auc)) for k, auc in enumerate(areas)]
+    return {k: (*roc_curve(y == k, p[:, k])[:2], float(areas[k])) for k in np.flatnonzero(~np.isnan(areas)).tolist()}
 
 
 def _auc_by_class(y: np.ndarray, p: np.ndarray) -> np.ndarray:
@@ -180,27 +167,21 @@ def calibration(y_true: Array, probabilities: Array, bins: int = 15) -> pd.DataF
 
 
 def expected_calibration_error(y_true: Array, probabilities: Array, bins: int = 15) -> float:
-    """ECE: |accuracy - confidence| averaged over `calibration`'s bins, weighted by images; 0 is perfect, 1 the worst.
-
-    Source: Naeini et al. 2015; Guo et al. 2017, equation 3. It depends on `bins`: compare like with like.
-    """
+    """ECE: |accuracy - confidence| averaged over `calibration`'s bins, weighted by images; 0 is perfect, 1 the worst
+    (Naeini et al. 2015; Guo et al. 2017, equation 3)."""
     table = calibration(y_true, probabilities, bins)
     return float(((table.accuracy - table.confidence).abs() * table["count"]).sum() / table["count"].sum())
 
 
 def tsne(features: Array, *, seed: int = 0) -> np.ndarray:
-    """A map of the features in two dimensions by t-SNE (van der Maaten and Hinton 2008): float32 (N, 2).
+    """A map of features (N, D), N at least 5, by t-SNE (van der Maaten and Hinton 2008): float32 (N, 2).
 
     Neighbourhoods can be read off it; distances between clusters, their sizes and the axes mean nothing. Perplexity
     30, less for few points; 50 principal components first, as its authors do. About a second per 500 points.
-    features: finite floats (N, ...), N at least 5, flattened, not standardised.
     """
-    x = to_numpy(features)
-    if x.ndim < 2 or len(x) < 5:
-        raise ValueError(f"features: t-SNE wants (N, D) with at least 5 points, got shape {x.shape}")
-    x = x.reshape(len(x), -1).astype(np.float32)
-    if not np.isfinite(x).all():
-        raise ValueError("features: some are NaN or infinite; did training diverge?")
+    x = check_embeddings("features", features).cpu().numpy()
+    if len(x) < 5:
+        raise ValueError(f"features: t-SNE wants at least 5 points, got {len(x)}")
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 

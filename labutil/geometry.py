@@ -22,17 +22,17 @@ def check_embeddings(name: str, values: Array) -> Tensor:
     """`values` as float32 (N, D), all finite; or one clear ValueError that calls them `name`."""
     values = torch.as_tensor(values).detach().float()
     if values.ndim != 2 or not values.isfinite().all():
-        what = "not all are finite" if values.ndim == 2 else f"got {tuple(values.shape)}"
+        what = "not all are finite; did training diverge?" if values.ndim == 2 else f"got {tuple(values.shape)}"
         raise ValueError(f"{name}: expected finite embeddings (N, D), {what}")
     return values
 
 
 def retrieval_accuracy(z_a: Array, z_b: Array, k: int = 5) -> float:
-    """How often a view finds the other view of its image: SimCLR's top-k accuracy.
+    """How often a view finds the other view of its image among the k most similar by cosine of the 2N - 1 others:
+    SimCLR's top-k accuracy, in [0, 1].
 
-    The share of the 2N views in z_a and z_b (N, D) whose own other view is among the k most similar by cosine of the
-    2N - 1 others. Equal similarities count as if drawn by lot, so collapsed embeddings give chance, k / (2N - 1). It
-    falls as N grows: compare equal numbers of images.
+    z_a, z_b: the two views (N, D). Equal similarities count as if drawn by lot, so collapsed embeddings give chance,
+    k / (2N - 1). It falls as N grows: compare equal numbers of images.
     """
     z_a, z_b = _pair(z_a, z_b)
     n, z = len(z_a), torch.cat([z_a, z_b])
@@ -63,7 +63,7 @@ def uniformity(z: Array, t: float = 2) -> float:
     0 when all are one point; about -2t for many points spread evenly over a sphere of many dimensions.
     """
     z = F.normalize(check_embeddings("z", z))
-    if len(z) < 2:  # one point
+    if len(z) < 2:
         return 0.0
     total = -float(len(z))  # each with itself, exp(0), does not count
     for rows in z.split(max(1, CHUNK // len(z))):
@@ -86,10 +86,8 @@ def effective_rank(h: Array) -> float:
 def collapse(h: Array) -> str:
     """A warning in plain words when embeddings have collapsed, wholly or in dimension; "" when they have not.
 
-    Wholly: the mean of 1 - cosine over pairs is below 0.001 (random encoders of this package have 0.007 to 0.15,
-    trained ones more; a network that only pulls views together came to 0.00002). In dimension: exp of the entropy of
-    the covariance's eigenvalues is below 2 (1 for a line, 2 for an even plane; networks that learned eight classes
-    had 3 to 20).
+    Wholly: the mean of 1 - cosine over pairs is below 0.001 (random encoders: 0.007 to 0.15, trained ones more). In
+    dimension: exp of the entropy of the covariance's eigenvalues is below 2 (a line: 1; eight classes: 3 to 20).
     """
     u = F.normalize(check_embeddings("h", h))
     if min(u.shape) < 2:

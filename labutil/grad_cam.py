@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from labutil.device import evaluation_mode, to_float
+from labutil.images import check_images
 
 
 def grad_cam(
@@ -17,25 +18,18 @@ def grad_cam(
     """Grad-CAM (Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391): which places speak for a class.
 
     The encoder's last maps are added up, each weighted by the mean gradient of the class's logit over its places, and
-    negative sums are cut off. With average pooling and a linear head this is CAM (Zhou et al. 2016,
-    https://arxiv.org/abs/1512.04150). It shows what the answer is drawn from, not why, and no finer than the maps: 3 x
-    3 places for a 96 pixel image and Lite0.
+    negative sums are cut off; with average pooling and a linear head this is CAM (Zhou et al. 2016).
 
-    model: a `models.Classifier` (or `BasicCNN`) whose encoder has `feature_maps`, called by its forward pass and
-    returning (N, D, h, w). It is run in evaluation mode and float32, on its device; modes are put back.
-    images: uint8 (N, C, H, W); N = 0 is allowed. target: the class to explain for each image, int (N,); None: the one
-    that the model predicts.
+    model: a `models.Classifier` (or `BasicCNN`) whose encoder has `feature_maps` (N, D, h, w), on its device; run in
+    evaluation mode and float32. images: uint8 (N, C, H, W). target: the class to explain for each image, int (N,);
+    None: the one that the model predicts.
 
     Returns float32 (N, H, W) in [0, 1] on the CPU, bilinearly scaled to the image. The largest value of each map is 1
     (so maps of two images cannot be compared), or 0 where no place speaks for the class.
     Raises ValueError for a network without such maps (a vision transformer has tokens), images or targets of another
     kind.
-
-    Example:
-        plots.heat_maps(data.val.images[:8], grad_cam(model, data.val.images[:8]), titles)
     """
-    if images.dtype != torch.uint8 or images.ndim != 4:
-        raise ValueError(f"images: expected uint8 (N, C, H, W), got {images.dtype} {tuple(images.shape)}")
+    images = check_images("images", images)
     if target is not None:
         target = torch.as_tensor(target)
         if target.shape != (len(images),) or target.is_floating_point():
@@ -78,12 +72,9 @@ def _evidence(model: nn.Module, network: nn.Module, x: Tensor, target: Tensor | 
             target = logits.argmax(1) if target is None else target
             if int(target.min()) < 0 or int(target.max()) >= logits.shape[1]:
                 raise ValueError(f"target: classes must lie between 0 and {logits.shape[1] - 1}")
-            if len(kept) not in (1, 2):
-                raise ValueError(f"feature_maps of {type(network).__name__} was called {len(kept)} times, not once")
             gradients = torch.autograd.grad(logits.gather(1, target[:, None]).sum(), kept)
     finally:
         del network.feature_maps  # the class's own method shows again
-    heat = [
-        (a.detach() * g.mean((2, 3), keepdim=True)).sum(1, keepdim=True) for a, g in zip(kept, gradients, strict=True)
-    ]
+    pairs = zip(kept, gradients, strict=True)
+    heat = [(maps.detach() * g.mean((2, 3), keepdim=True)).sum(1, keepdim=True) for maps, g in pairs]
     return heat[0] if len(heat) == 1 else heat[0] + heat[1].flip(3)  # of the mirror image, by `models.Mirrored`

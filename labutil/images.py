@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
+
+from labutil.paths import check_number
 
 Array = ArrayLike | Tensor
 
@@ -54,6 +57,14 @@ def to_numpy(values: Array) -> np.ndarray:
     return np.asarray(values)
 
 
+def check_images(name: str, images: Array) -> Tensor:
+    """`images` as a tensor, uint8 (N, 1 or 3, H, W), or one clear ValueError that calls them `name`."""
+    images = torch.as_tensor(images)
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in {1, 3}:
+        raise ValueError(f"{name}: expected uint8 (N, 1 or 3, H, W), got {images.dtype} {tuple(images.shape)}")
+    return images
+
+
 def stratified_order(labels: Array, seed: int | Sequence[int] = 0, *, first: float = 0.5) -> np.ndarray:
     """All images at random, so that every beginning of the order holds the classes in their proportions: int64 (N,).
 
@@ -81,8 +92,7 @@ def stratified_sample(labels: Array, n: int, seed: int = 0) -> np.ndarray:
     y = to_numpy(labels)
     if y.ndim != 1:
         raise ValueError(f"labels: expected (N,), got {y.shape}")
-    if n < 0:
-        raise ValueError(f"n={n} must not be negative")
+    check_number("n", n, 0, whole=True)
     if n >= len(y):
         return np.arange(len(y), dtype=np.int64)
     rng = np.random.default_rng(seed)

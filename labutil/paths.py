@@ -16,11 +16,7 @@ def printable(name: str) -> str:
 
 
 def did_you_mean(word: str, known: Collection[str]) -> str:
-    """`" (did you mean 'epochs'?)"` for a near miss, else `""`: goes behind the wrong name in a message.
-
-    Example:
-        did_you_mean("epoch", ["epochs", "lr"])  # " (did you mean 'epochs'?)"
-    """
+    """`" (did you mean 'epochs'?)"` for a near miss, else `""`: goes behind the wrong name in a message."""
     lowered = {name.lower(): name for name in known}
     near = difflib.get_close_matches(str(word).lower(), lowered, n=1)
     return f" (did you mean {lowered[near[0]]!r}?)" if near else ""
@@ -83,12 +79,7 @@ def target(path: Path | str) -> Path:
 
 def replace_file(path: Path, write: Callable[[Path], object], *, sync: bool = False) -> None:
     """Let `write` fill a file beside `path`, then move it there: a reader finds the old file or the new, never half.
-
-    sync: wait until the disk has it, so that this also holds after a power cut.
-
-    Example:
-        replace_file(path, lambda temporary: temporary.write_text("whole"))
-    """
+    sync: wait until the disk has it, so that this also holds after a power cut."""
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     try:
         write(temporary)

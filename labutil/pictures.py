@@ -1,10 +1,11 @@
-"""Figures made of images in rows: grids, rows, samples of classes, predictions, heat maps over images.
+"""Figures made of images in rows.
 
 Images are uint8 or float in [0, 1], (N, C, H, W), C = 1 or 3; labels are integers (N,); classes are names.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -33,59 +34,50 @@ def _rgb(image: Any) -> np.ndarray:
 
 
 def _page_size(tile: np.ndarray, side: int) -> tuple[int, int]:
-    """Height and width in page pixels: `side` across, twice that down at most. Small images are enlarged by a whole or
-    a half number, so that their pixels stay sharp on a screen of two pixels a page pixel."""
+    """Height and width in page pixels: `side` across, twice that down at most; small images are enlarged by a multiple
+    of one half, so that their pixels stay sharp on a screen of two pixels a page pixel."""
     longest = max(tile.shape[1], math.ceil(tile.shape[0] / 2))
     scale = side / longest if longest > side else side * 2 // longest / 2
     return max(1, round(scale * tile.shape[0])), max(1, round(scale * tile.shape[1]))
 
 
 def sheet(
-    images: Sequence[Any],
-    columns: int,
-    *,
-    titles: Sequence[str] | None = None,
-    colours: Sequence[str] | None = None,
-    row_labels: Sequence[str] = (),
-    title: str | None = None,
+    rows: Sequence[tuple[str, Sequence[Any], Sequence[str]]], *, colours: Sequence[str] = (), title: str = ""
 ) -> Figure:
-    """Images in rows, on whole pixels; None leaves a place empty. One axes for all: 64 of them take a second."""
-    tiles = [None if image is None else _rgb(image) for image in images]
-    titles, row_labels = list(titles or [""] * len(tiles)), [fit(label, MOST / 3) for label in row_labels]
-    left = math.ceil(max(map(text_width, row_labels))) + 2 * GAP if row_labels else 0
+    """Rows of (label, images, their titles or none) on whole pixels, in one axes: 64 images take a second.
+    colours: of all titles, one after the other."""
+    tiles = [[_rgb(image) for image in images] for _, images, _ in rows]
+    titles = [[*row, *[""] * (len(images) - len(row))] for _, images, row in rows]
+    labels = [fit(label, MOST / 3) for label, *_ in rows]
+    widest = math.ceil(max(map(text_width, labels), default=0))
+    left = widest + 2 * GAP if widest else 0
+    columns = max([1, *map(len, tiles)])
     room = (MOST - left) // columns - GAP
-    count = max(1, sum(tile is not None for tile in tiles))
-    side = max(32, min(112, room, math.isqrt(PIXEL_BUDGET // count)))
-    sizes = [(0, 0) if tile is None else _page_size(tile, side) for tile in tiles]
-    high, wide = np.max(sizes or [(side, side)], axis=0).tolist()
-    titles = [fit(t, max(wide, min(150, room))) for t in titles]
-    step = max([wide, *(math.ceil(text_width(t)) for t in titles)]) + GAP
-    width = left + columns * step
-    if title is not None:
-        width = max(width, 480)
-        title = fit(title, width - 2 * GAP)
-    y = 0 if title is None else LINE * (title.count("\n") + 1) + GAP
+    side = max(32, min(112, room, math.isqrt(PIXEL_BUDGET // max(1, sum(map(len, tiles))))))
+    sizes = [[_page_size(tile, side) for tile in row] for row in tiles]
+    high, wide = np.max([*itertools.chain(*sizes)] or [(side, side)], axis=0).tolist()
+    titles = [[fit(text, max(wide, min(150, room))) for text in row] for row in titles]
+    step = max([wide, *(math.ceil(text_width(text)) for row in titles for text in row)]) + GAP
+    width = max(left + columns * step, 480 if title else 0)
+    title = fit(title, width - 2 * GAP)
+    y = LINE * (title.count("\n") + 1) + GAP if title else 0
     dpi = STYLE["figure.dpi"]
     figure = plt.figure(layout="none")
     axes = figure.add_axes((0, 0, 1, 1))
-    for start in range(0, len(tiles), columns):
-        row = range(start, min(start + columns, len(tiles)))
-        y += GAP + LINE * max(titles[i].count("\n") + 1 if titles[i] else 0 for i in row)
-        for i in row:
-            if tiles[i] is None:
-                continue
-            h, w = sizes[i]
-            x0, y0 = left + (i - start) * step + (step - w) // 2, y + (high - h) // 2
-            axes.imshow(tiles[i], extent=(x0, x0 + w, y0 + h, y0), interpolation="antialiased")
-            if tiles[i].min() > 240:  # a white image on a white page
+    colour_of_next = iter(colours or itertools.repeat("black"))
+    for row, texts, shapes, label in zip(tiles, titles, sizes, labels, strict=True):
+        y += GAP + LINE * max([text.count("\n") + 1 for text in texts if text], default=0)
+        for j, (tile, text, (h, w)) in enumerate(zip(row, texts, shapes, strict=True)):
+            x0, y0 = left + j * step + (step - w) // 2, y + (high - h) // 2
+            axes.imshow(tile, extent=(x0, x0 + w, y0 + h, y0), interpolation="antialiased")
+            if tile.min() > 240:  # a white image on a white page
                 axes.add_patch(plt.Rectangle((x0, y0), w, h, fill=False, ec="0.7", lw=0.6))
-            colour = colours[i] if colours else "black"
-            axes.text(x0 + w / 2, y - 4, titles[i], ha="center", va="bottom", color=colour)
-        if row_labels:
-            axes.text(left - GAP, y + high / 2, row_labels[start // columns], ha="right", va="center")
+            axes.text(x0 + w / 2, y - 4, text, ha="center", va="bottom", color=next(colour_of_next))
+        if label:
+            axes.text(left - GAP, y + high / 2, label, ha="right", va="center")
         y += high
     figure.set_size_inches(width / dpi, (y + GAP) / dpi)
-    if title is not None:
+    if title:
         figure.suptitle(title, y=1 - GAP / 2 / (y + GAP), va="top")
     axes.set(xlim=(0, width), ylim=(y + GAP, 0), aspect="auto")
     axes.axis("off")
@@ -95,41 +87,36 @@ def sheet(
 @styled
 def image_grid(
     images: Any,
-    titles: Sequence[str] | None = None,
+    titles: Sequence[str] = (),
     *,
     columns: int | None = None,
-    title: str | None = None,
-    title_colours: Sequence[str] | None = None,
+    title: str = "",
+    title_colours: Sequence[str] = (),
 ) -> Figure:
     """Images in rows, each with its title above it; a wide title is wrapped, then cut.
 
-    images: (N, C, H, W) or a list of (C, H, W); values outside [0, 1] are clipped. title: of the whole figure.
-    titles, title_colours: one for each image. columns: None: up to eight, so few that no word of a title is cut.
-    Raises ValueError for images of another shape, or titles of another number.
-
-    Example:
-        image_grid(data.train.images[:16], [data.classes[y] for y in data.train.labels[:16]])
+    images: (N, C, H, W) or a list of (C, H, W). title: of the whole figure. titles, title_colours: one for each image.
+    columns: None: up to eight, so few that no word of a title is cut.
     """
     for name, given in (("titles", titles), ("title_colours", title_colours)):
-        if given is not None and len(given) != len(images):
+        if len(given) not in (0, len(images)):
             raise ValueError(f"{name}: {len(given)} for {len(images)} images")
     if columns is None:
-        words = [word for title in titles or [] for word in legible(title).split()]
+        words = [word for text in titles for word in legible(text).split()]
         columns = int(np.clip(MOST // (max(map(text_width, words), default=1) + 9), 3, 8))
-    columns = max(1, min(columns, len(images)))
-    return sheet(list(images), columns, titles=titles, colours=title_colours, title=title)
+    starts = range(0, len(images), columns)
+    rows = [("", images[i : i + columns], titles[i : i + columns]) for i in starts]
+    return sheet(rows, colours=title_colours, title=title)
 
 
-def heat_maps(images: Any, maps: Any, titles: Sequence[str] | None = None, **settings: Any) -> Figure:
+def heat_maps(images: Any, maps: Any, titles: Sequence[str] = (), **settings: Any) -> Figure:
     """Images, and below each the same in gray under a map: dark where it is 0, yellow where it is 1.
 
-    maps: (N, H, W) in [0, 1], such as `grad_cam.grad_cam` returns. settings: columns, title, title_colours, as
-    `image_grid` takes them. Raises ValueError for maps of another shape than the images, or titles of another number.
+    images: (N, C, H, W). maps: (N, H, W) in [0, 1], such as `grad_cam.grad_cam` returns. settings: as for `image_grid`.
     """
-    maps, pairs = to_numpy(maps), []
-    shapes = {tuple(image.shape[1:]) for image in images}
-    if len(maps) != len(images) or (shapes and shapes != {maps.shape[1:]}):
-        raise ValueError(f"maps: {maps.shape} for {len(images)} images of {shapes}; expected (N, H, W) of one size")
+    images, maps, pairs = to_numpy(images), to_numpy(maps), []
+    if maps.shape != (len(images), *images.shape[2:]):
+        raise ValueError(f"maps: {maps.shape} for images {images.shape}; expected (N, H, W)")
     for image, heat in zip(map(_rgb, images), maps, strict=True):
         colour = plt.get_cmap("viridis")(heat.clip(0, 1))[..., :3]
         between = np.ones((1 + heat.shape[0] // 32, heat.shape[1], 3))
@@ -139,18 +126,16 @@ def heat_maps(images: Any, maps: Any, titles: Sequence[str] | None = None, **set
 
 
 @styled
-def image_rows(rows: Mapping[str, Any], *, titles: Sequence[str] | None = None, title: str | None = None) -> Figure:
+def image_rows(rows: Mapping[str, Any], *, titles: Sequence[str] = (), title: str = "") -> Figure:
     """Rows of images with a name before each, such as originals and their reconstructions below them.
 
     rows: {name: images (N, C, H, W)}, as many in every row. titles: one for each column.
     """
-    images = [list(row) for row in rows.values()]
-    columns = len(images[0])
-    if {len(row) for row in images} != {columns} or (titles is not None and len(titles) != columns):
-        raise ValueError(f"rows: {[len(row) for row in images]} images; all rows (and titles) must be as many")
-    heads = [*(titles or [""] * columns), *[""] * (columns * (len(images) - 1))]
-    names = [wrap(name, 18) for name in rows]
-    return sheet([i for row in images for i in row], columns, titles=heads, row_labels=names, title=title)
+    counts = [len(images) for images in rows.values()]
+    if {*counts, len(titles) if titles else counts[0]} != {counts[0]}:
+        raise ValueError(f"rows: {counts} images; all rows (and titles) must be as many")
+    heads = itertools.chain([titles], itertools.repeat(()))
+    return sheet([(wrap(name, 18), images, next(heads)) for name, images in rows.items()], title=title)
 
 
 @styled
@@ -162,13 +147,11 @@ def class_samples(images: Any, labels: Any, classes: Sequence[str], *, per_class
     labels = to_numpy(labels)
     shown = np.unique(np.linspace(0, len(classes) - 1, min(12, len(classes))).round().astype(int))
     rng = np.random.default_rng(0)
-    per_class = max(1, min(per_class, max(int((labels == k).sum()) for k in shown)))
-    tiles: list[Any] = []
+    rows = []
     for k in shown:
         index = rng.permutation(np.flatnonzero(labels == k))[:per_class]
-        tiles += [images[int(i)] for i in index] + [None] * (per_class - len(index))
-    title = f"{len(shown)} of {len(classes)} classes" if len(shown) < len(classes) else None
-    return sheet(tiles, per_class, row_labels=[wrap(classes[k], 18) for k in shown], title=title)
+        rows.append((wrap(classes[k], 18), [images[int(i)] for i in index], []))
+    return sheet(rows, title=f"{len(shown)} of {len(classes)} classes" if len(shown) < len(classes) else "")
 
 
 @styled
@@ -177,21 +160,16 @@ def confused_pairs(images: Any, y_true: Any, probabilities: Any, classes: Sequen
 
     images, y_true, probabilities: (N, C, H, W), (N,) and (N, K).
     """
-    y_true, probabilities = to_numpy(y_true), to_numpy(probabilities)
+    y_true, probabilities, rows = to_numpy(y_true), to_numpy(probabilities), []
     y_pred = probabilities.argmax(1)
-    table = evaluation.most_confused(evaluation.confusion_matrix(y_true, y_pred, len(classes)), 4)
-    if not len(table):
-        return sheet([], 1, title="no image is classified wrongly")
-    columns = min(5, table["count"].max())
-    tiles, titles, labels = [], [], []
-    for a, b, count, rate in table.itertuples(index=False):
+    confusion = evaluation.confusion_matrix(y_true, y_pred, len(classes))
+    for a, b, count, rate in evaluation.most_confused(confusion, 4).itertuples(index=False):
         index = np.flatnonzero((y_true == a) & (y_pred == b))
-        index = index[np.argsort(-probabilities[index, b], kind="stable")][:columns]
-        tiles += [images[int(i)] for i in index] + [None] * (columns - len(index))
-        titles += [f"{probabilities[i, b]:.0%}" for i in index] + [""] * (columns - len(index))
+        index = index[np.argsort(-probabilities[index, b], kind="stable")][:5]
         noun = "image" if count == 1 else "images"
-        labels.append(f"{short(classes[a])}\n→ {short(classes[b])}\n{count} {noun}, {rate:.0%}")
-    return sheet(tiles, columns, titles=titles, row_labels=labels)
+        label = f"{short(classes[a])}\n→ {short(classes[b])}\n{count} {noun}, {rate:.0%}"
+        rows.append((label, [images[int(i)] for i in index], [f"{probabilities[i, b]:.0%}" for i in index]))
+    return sheet(rows, title="" if rows else "no image is classified wrongly")
 
 
 @styled

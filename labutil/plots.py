@@ -74,9 +74,6 @@ def curves(history: pd.DataFrame | Mapping[str, pd.DataFrame], *, x: str = "epoc
     history: as `training.fit` returns it, or {name: history} to compare several, a colour each. Every column that is
     called, or ends in, `loss` or `accuracy` is drawn; values that are missing (NaN) are left out.
     x: "epoch", or "seconds" for the time spent so far. lr: add the learning rate, on a logarithmic axis.
-
-    Example:
-        curves({"SimCLR": simclr_history, "SupCon": supcon_history}, x="seconds")
     """
     histories = history if isinstance(history, Mapping) else {"": history}
     drawn = []  # (kind, whose history, "train", "val", "knn" or "", values indexed by x)
@@ -132,9 +129,6 @@ def lines(
 
     table: numbers, indexed by what goes along the x axis, columns named as the legend shows them; NaN is left out.
     std: same rows and columns; NaN where there was a single run. log_x: logarithmic x axis, each index value a tick.
-
-    Example:
-        lines(accuracy.groupby("labels").mean(), std=accuracy.groupby("labels").std(), xlabel="labels", log_x=True)
     """
     figure, axes = plt.subplots(figsize=(WIDTH, 3.6))
     for name, look in zip(table, looks(table), strict=True):
@@ -194,9 +188,6 @@ def dots(
     values: numbers, indexed by the names to show; methods have their colours.
     low, high: the intervals' ends; else std: their half width. NaN: no interval.
     chance: a line to compare with; where it lies far from the values it is only named.
-
-    Example:
-        dots(table["accuracy"], low=table["low"], high=table["high"], xlabel="test accuracy", chance=1 / 8)
     """
     figure, axes, words = _ranking(values, std, xlabel)
     spread = 0 if std is None else std
@@ -271,11 +262,7 @@ def tsne(xy: Any, labels: Any, classes: Sequence[str], *, seed: int = 0, title: 
 
 
 def feature_map(features: Any, labels: Any, classes: Sequence[str], *, seed: int = 0, title: str = "") -> Figure | None:
-    """The t-SNE map of features (N, D), as `tsne` draws it; for too few of them a line that says so, and None.
-
-    Example:
-        show(feature_map(h, labels, data.classes), "tsne", "Eight clusters; two of them touch", run)
-    """
+    """The t-SNE map of features (N, D), as `tsne` draws it; for too few of them a line that says so, and None."""
     if len(features) < 5:  # what evaluation.tsne wants
         print("fewer than 5 images: no map")
         return None
@@ -284,11 +271,9 @@ def feature_map(features: Any, labels: Any, classes: Sequence[str], *, seed: int
 
 @styled
 def roc(y_true: Any, probabilities: Any, classes: Sequence[str]) -> Figure:
-    """ROC curves one against the rest: their macro average, and each class (of more than 10, the five worst).
-
-    y_true, probabilities: (N,) and (N, K). Classes without images have no curve.
-    """
-    found = [(k, c) for k, c in enumerate(evaluation.roc_curves(y_true, probabilities)) if c is not None]
+    """ROC curves one against the rest: their macro average, and each class that has images (of more than 10, the five
+    worst). y_true, probabilities: (N,) and (N, K)."""
+    found = list(evaluation.roc_curves(y_true, probabilities).items())
     figure, axes = plt.subplots(figsize=(WIDTH, 4))
     grid = np.linspace(0, 1, 201)
     if found:
@@ -307,10 +292,8 @@ def roc(y_true: Any, probabilities: Any, classes: Sequence[str]) -> Figure:
 
 @styled
 def calibration(y_true: Any, probabilities: Any, *, bins: int = 10) -> Figure:
-    """Reliability diagram (Guo et al. 2017): accuracy of predictions by their confidence, and how many there are.
-
-    A bar below the diagonal: the model is too sure of itself.
-    """
+    """Reliability diagram (Guo et al. 2017): accuracy of predictions by their confidence, and how many there are. A bar
+    below the diagonal: the model is too sure of itself."""
     table = evaluation.calibration(y_true, probabilities, bins)
     middle, width = (np.arange(bins) + 0.5) / bins, 0.9 / bins
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3))

@@ -123,7 +123,7 @@ def looks(labels: Iterable[Any]) -> list[dict[str, Any]]:
 
 
 def short(name: str, width: int = 26) -> str:
-    """A name for an axis or a legend, which skips names that begin with an underscore."""
+    """A name for an axis or a legend; with a space before an underscore, as legends skip names that begin with one."""
     name = legible(f" {name}" if name.startswith("_") else name)
     return name if len(name) <= width else name[: width - 1] + "…"
 
@@ -144,8 +144,8 @@ def text_width(text: str) -> float:
 def fit(text: str, pixels: float) -> str:
     """The text wrapped into so many pixels, whatever letters it has."""
     text = legible(text)
-    tries = (wrap(text, width) for width in range(len(text), 0, -1))
-    return text if text_width(text) <= pixels else next((t for t in tries if text_width(t) <= pixels), "")
+    tries = itertools.chain([text], (wrap(text, width) for width in range(len(text), 0, -1)))
+    return next((t for t in tries if text_width(t) <= pixels), "")
 
 
 def legend_below(figure: Figure, handles: Sequence[Any] | None = None, title: str = "") -> None:
@@ -160,11 +160,8 @@ def legend_below(figure: Figure, handles: Sequence[Any] | None = None, title: st
 
 
 def as_html(figure: Figure, alt: str) -> str:
-    """A figure as an HTML image with its alternative text, which notebooks and pages made of them keep.
-
-    Images are JPEG, all else SVG with a PNG for viewers that refuse SVG (JupyterLab in notebooks that it does not
-    trust, GitHub), at two by two pixels a page pixel.
-    """
+    """A figure as an HTML image with its alternative text. Images are JPEG, all else SVG with a PNG for viewers that
+    refuse SVG (JupyterLab in notebooks that it does not trust, GitHub), at two by two pixels a page pixel."""
     alt = html.escape(" ".join(alt.split()))
     has_images = any(axes.images for axes in figure.axes)
     picture = _data_url(figure, "jpeg", pil_kwargs={"quality": 85}) if has_images else _data_url(figure, "png")
@@ -188,11 +185,7 @@ def _data_url(figure: Figure, kind: str, **settings: Any) -> str:
 def show(figure: Figure | None, name: str, alt: str, run: Run | None = None) -> None:
     """Show a figure with its alternative text, keep it in the run as figures/<name>.png, and close it; None: nothing.
 
-    alt: what a reader who cannot see the figure should know: what is drawn, and what it shows. Raises ValueError when
-    it says no more than the name.
-
-    Example:
-        show(plots.curves(history), "curves", "The loss falls from 2.1 to 0.4 in ten epochs", run)
+    alt: what the figure shows, for a reader who cannot see it; ValueError when it says no more than the name.
     """
     from IPython import get_ipython
     from IPython.display import display
@@ -215,6 +208,6 @@ def reading(text: str) -> None:
 
     if get_ipython() is None:
         print(text)
-        return
-    plt.show()
-    display(Markdown(text))
+    else:
+        plt.show()
+        display(Markdown(text))

@@ -1,8 +1,12 @@
-"""Shared by all tests: nothing is read from or written to the project's own `data/` and `runs/`."""
+"""Shared by all tests: nothing is read from or written to the project's own `data/` and `runs/`, no figure stays."""
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
+
+os.environ["MPLBACKEND"] = "Agg"
 
 
 @pytest.fixture(autouse=True)
@@ -12,3 +16,10 @@ def own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
     monkeypatch.setenv("LABUTIL_DATA", str(root / "data"))
     monkeypatch.setenv("LABUTIL_RUNS", str(root / "runs"))
     return root
+
+
+@pytest.fixture(autouse=True)
+def no_figures_left():
+    yield
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close("all")

@@ -6,9 +6,6 @@ import itertools
 import warnings
 
 import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -44,15 +41,9 @@ def figures(k, **kwargs):
     yield "confused_pairs", plots.confused_pairs(images, y, p, classes)
     yield "predictions", plots.predictions(images, y, p, classes)
     values = pd.Series(np.linspace(0.8, 0.9, min(k, 12)), classes[:12])
-    yield "bars", plots.bars(values, std=values * 0.01, xlabel="accuracy")
-    yield "dots", plots.dots(values, std=values * 0.01, xlabel="accuracy", chance=0.1)
+    for draw in plots.bars, plots.dots:
+        yield draw.__name__, draw(values, std=values * 0.01, xlabel="accuracy")
     yield "matrices", plots.matrices({name: np.eye(3) for name in classes[:7]}, label="a label", title="a title")
-
-
-@pytest.fixture(autouse=True)
-def no_figures_left():
-    yield
-    plt.close("all")
 
 
 def drawn(figure):
@@ -171,18 +162,14 @@ def test_curves_of_other_columns_over_time_with_the_learning_rate():
     assert "0.01" in words(lr.get_yticklabels()) and not faults(figure)
 
 
-def test_curves_of_one_epoch_and_of_nothing():
+def test_curves_of_one_epoch_of_nothing_and_of_ten_long_names():
     figure = plots.curves(HISTORY.head(1))
     assert words(t for t, _ in drawn(figure) if t in figure.axes[0].get_xticklabels()) == ["1"] and not faults(figure)
     with pytest.raises(ValueError, match="loss or accuracy"):
         plots.curves(HISTORY[["epoch", "lr"]], lr=True)
-
-
-def test_curves_of_ten_histories_with_long_names_can_be_told_apart():
     figure = plots.curves({f"ResNet-18, batch size 256, lr {i}e-3": HISTORY for i in range(10)})
-    assert not faults(figure)
-    looks = [(line.get_color(), line.get_marker()) for line in figure.legends[0].get_lines()[2:]]
-    assert len(set(looks)) == 10
+    looks = {(line.get_color(), line.get_marker()) for line in figure.legends[0].get_lines()[2:]}
+    assert len(looks) == 10 and not faults(figure)
 
 
 def test_bars_draw_each_value_once_errors_where_known_and_counts_as_counts():

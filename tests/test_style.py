@@ -4,35 +4,24 @@ from __future__ import annotations
 
 import base64
 import io
-import itertools
 import re
 import warnings
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from matplotlib import font_manager
-from matplotlib.text import Text
 from PIL import Image
 
 from labutil import plots, style
 from labutil.runs.record import Run
 
 SCRIPTS = ["猫", "犬", "กระต่าย", "กระต่า", "cat"]
-
-
-@pytest.fixture(autouse=True)
-def no_figures_left():
-    yield
-    plt.close("all")
 
 
 @pytest.fixture
@@ -90,15 +79,6 @@ def test_without_a_font_each_name_has_a_stand_in_and_a_line_says_so(fonts, capsy
     titled = plots.image_grid(images[:1], ["✗ 猫\n90%; it is\n犬"])
     assert "✗ U+732B\n90%; it is\nU+72AC" in [t.get_text() for t in titled.axes[0].texts]
     assert plots.lines(pd.DataFrame({"a": [1.0]}, [1]), xlabel="犬の数").axes[0].get_xlabel().startswith("U+72AC")
-
-
-def test_with_a_font_names_are_drawn_with_it(fonts, capsys):
-    fonts |= {"Some Serif": frozenset(map(ord, "abc")), "Some Han": frozenset(map(ord, "猫犬"))}
-    figure = plots.confusion(np.eye(3), ["猫", "犬", "กระต่าย"])
-    labels = figure.axes[0].get_yticklabels()
-    assert [t.get_text() for t in labels][:2] == ["猫", "犬"] and labels[2].get_text().startswith("U+0E01")
-    assert labels[0].get_fontfamily() == ["DejaVu Sans", "Some Han"]
-    assert "猫" not in capsys.readouterr().out
 
 
 def test_a_font_installed_since_matplotlib_looked_is_found_and_drawn_with(tmp_path, monkeypatch):
@@ -176,14 +156,3 @@ def test_without_a_notebook_nothing_is_shown_and_readings_are_printed(capsys):
     plots.show(plots.bars(pd.Series({"a": 3})), "counts", "Three of a")
     plots.reading("One sentence.")
     assert capsys.readouterr().out == "One sentence.\n" and not plt.get_fignums()
-
-
-def test_a_legend_below_makes_room_for_itself():
-    names = [f"a name of some length, number {i}" for i in range(9)]
-    few, many = (plots.lines(pd.DataFrame(np.eye(n), columns=names[:n])) for n in (2, 9))
-    for figure in (few, many):
-        figure.canvas.draw()
-    assert many.get_figheight() > few.get_figheight() + 0.5
-    assert many.axes[0].get_window_extent().height == pytest.approx(few.axes[0].get_window_extent().height, rel=0.15)
-    boxes = [t.get_window_extent() for t in many.findobj(Text) if t.get_text() in names]
-    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))

@@ -17,8 +17,8 @@ from torch import Tensor
 from labutil.cleaning.duplicates import COARSE
 from labutil.data.splits import stratified_folds
 from labutil.device import to_float
-from labutil.images import to_numpy
-from labutil.representations import check_images, frozen_features, logistic_regression, principal_axes, signed_root
+from labutil.images import check_images, to_numpy
+from labutil.representations import frozen_features, logistic_regression, principal_axes, signed_root
 
 # Where a score begins to mean something, in its own units: probability, robust standard deviations, shares.
 THRESHOLDS = {"duplicate": 0.8, "outlier": 4.0, "dark": 0.8, "bright": 0.6, "blank": 0.6, "blurred": 4.0}

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from labutil.augment import Augment
 from labutil.device import to_float
-from labutil.representations import check_images, frozen_features
+from labutil.images import check_images
+from labutil.representations import frozen_features
 
 SIDE = 32  # pixels a side at which pictures are compared, whatever their own size
 _SCALES = (0.83, 1.0, 1.2)  # tried before the affine map is fitted

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -213,11 +212,12 @@ def maps(xy: Mapping[str, np.ndarray], labels: np.ndarray, classes: Sequence[str
 def only_right(images: Any, found: Mapping[str, np.ndarray], y_true: Any, classes: Sequence[str]) -> Figure:
     """Images (N, C, H, W) that one method alone has right, six at most in a row a method, with their true classes.
     found: as `methods.only_one_right` gives it; empty ones have no row, and not all may be empty."""
-    rows = {f"{wrap(str(name), 24)}\nimages: {len(index)}": index for name, index in found.items() if len(index)}
-    shown = np.array(list(itertools.zip_longest(*(index[:6] for index in rows.values())))).T
-    tiles = [None if i is None else images[i] for i in shown.flat]
-    titles = ["" if i is None else short(classes[y_true[i]]) for i in shown.flat]
-    return sheet(tiles, shown.shape[1], titles=titles, row_labels=list(rows))
+    rows = []
+    for name, index in found.items():
+        if shown := [int(i) for i in index[:6]]:
+            label = f"{wrap(str(name), 24)}\nimages: {len(index)}"
+            rows.append((label, [images[i] for i in shown], [short(classes[y_true[i]]) for i in shown]))
+    return sheet(rows)
 
 
 def label_efficiency(curves: pd.DataFrame, *, chance: float | None = None) -> Figure:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import IPython.display
 import ipywidgets
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -45,13 +42,22 @@ def live(monkeypatch):
         monkeypatch.setattr(plots, drawn, lambda *a, **k: titles.append(k.get("title")) or original(*a, **k))
         explorer(*args, **kwargs)
         (box,) = [w for w in shown if isinstance(w, ipywidgets.VBox)]
-        return {child.description: child for child in box.children if hasattr(child, "description")}, titles
+        return {getattr(child, "description", type(child).__name__): child for child in box.children}, titles
 
     return show
 
 
 def texts(figure):
     return [text.get_text().replace("\n", " ") for text in figure.axes[0].texts]
+
+
+def title(figure):
+    return figure.get_suptitle().replace("\n", " ")
+
+
+def corners(figure):
+    """The first pixel of each image."""
+    return [image.get_array()[0, 0].tolist() for image in figure.axes[0].images]
 
 
 def pictures(n=12, channels=3, side=16):
@@ -85,9 +91,8 @@ def test_temperature_weighs_as_the_loss_does(still):
     best = sorted(weights.values(), reverse=True)
     assert texts(figure) == ["anchor", *(f"cos {c:.2f} {w / total:.1%}" for c, w in best)]
     counted = math.exp(-sum(w / total * math.log(w / total) for _, w in weights.values()))
-    title = figure.get_suptitle().replace("\n", " ")
-    assert f"as if {counted:.0f} of 11 views counted" in title
-    assert f"has {weights[8][1] / total:.1%}" in title
+    assert f"as if {counted:.0f} of 11 views counted" in title(figure)
+    assert f"has {weights[8][1] / total:.1%}" in title(figure)
     blue = [t.get_text() for t in figure.axes[0].texts if t.get_color() == plots.RIGHT]
     assert blue == [f"cos {weights[8][0]:.2f}\n{weights[8][1] / total:.1%}"]
 
@@ -105,8 +110,7 @@ def test_neighbours_are_the_nearest(still):
     h = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
     y, classes = torch.tensor([0, 0, 1, 1]), ["round", "square"]
     figure = still(explore.neighbours, pictures(4), h, y, classes, k=1, rows=4)
-    title = figure.get_suptitle().replace("\n", " ")
-    assert title == "queries of all classes: 100% of the neighbours shown share their class"
+    assert title(figure) == "queries of all classes: 100% of the neighbours shown share their class"
     assert sorted(texts(figure)) == ["query: round"] * 2 + ["query: square"] * 2 + ["round"] * 2 + ["square"] * 2
     # A query set of its own may find its twin; asked about wrongly, it is told in the other colour.
     queries = (pictures(1), h[:1] * 3, torch.tensor([1]))
@@ -123,11 +127,6 @@ def test_neighbours_follow_the_class(live):
     controls["draw"].value = 1
     assert titles[0].startswith("queries of all classes") and titles[1].startswith("queries of c")
     assert len(titles) == 3
-
-
-def test_pairs_of_which_none_is_true(still):
-    found = pd.DataFrame({"index": [1], "reference_index": [0], "score": [0.9]})
-    assert still(explore.pairs, pictures(2), found, truth=[]).get_suptitle().split()[-2:] == ["precision", "0.0%"]
 
 
 def test_autoencoders_are_drawn_as_their_controls_say(live, monkeypatch):
@@ -147,17 +146,6 @@ def test_autoencoders_are_drawn_as_their_controls_say(live, monkeypatch):
     assert torch.equal(drawn[-1]["image"], images[3:6])
 
 
-def test_image_rows():
-    x = torch.rand(4, 1, 8, 8)
-    figure = plots.image_rows({"a": x, "b": x.repeat(1, 3, 1, 1)}, titles=list("1234"), title="t")
-    assert len(figure.axes[0].images) == 8
-    assert [texts(figure).count(t) for t in ("1", "4", "a", "b")] == [1, 1, 1, 1]
-    with pytest.raises(ValueError, match=r"\[4, 3\] images"):
-        plots.image_rows({"a": x, "b": x[:3]})
-    with pytest.raises(ValueError, match="as many"):
-        plots.image_rows({"a": x}, titles=["1"])
-
-
 def test_positives_counts_pairs(still, live):
     labels = torch.tensor([0, 0, 0, 1])
     figure = still(explore.positives, labels, batch_size=4)
@@ -169,3 +157,106 @@ def test_positives_counts_pairs(still, live):
     controls, titles = live(explore.positives, labels, batch_size=4, drawn="matrices")
     controls["views"].value = 1
     assert titles[-1].startswith("4 images, 1 view each")
+
+
+def test_errors_are_counted_as_their_controls_say(still, live):
+    y = torch.arange(60) % 3
+    p = (torch.randn(60, 3, generator=torch.Generator().manual_seed(0)) + 2 * torch.eye(3)[y]).softmax(1)
+    args = pictures(60), y, p, ["a", "b", "c"]
+    wrong = int((p.argmax(1) != y).sum())
+    assert title(still(explore.errors, *args, confidence=0.0)).startswith(f"{wrong} wrong predictions of all classes")
+    controls, titles = live(explore.errors, *args)
+    controls["true class"].value, controls["confidence"].value, controls["show"].value = 1, 0.8, "right"
+    right = int(((p.argmax(1) == 1) & (y == 1) & (p.max(1).values >= 0.8)).sum())
+    assert titles[-1] == f"{right} right predictions of b with confidence 0.80 or more"
+
+
+def test_the_threshold_counts_recall_and_precision(still, live):
+    found = pd.DataFrame({"index": [4, 0, 2, 1, 5, 3], "score": [9.0, 7.0, 5.0, 3.0, 2.0, 1.0]})
+    said = title(still(explore.threshold, pictures(6), found, start=4.0, truth=[4, 2, 3, 5]))
+    assert said.startswith("3 of 6 images lie above 4.00") and "recall 50.0%, precision 66.7%" in said
+    none = still(explore.threshold, pictures(6), found, start=20.0, names=list("abcdef"))
+    assert title(none).startswith("0 of 6 images lie above 20.00")
+    controls, titles = live(explore.threshold, pictures(6), found, start=4.0)
+    controls["threshold"].value = 1.5
+    assert titles[0].startswith("3 of 6") and titles[-1].startswith("5 of 6")
+
+
+def test_pairs_count_precision(still):
+    found = pd.DataFrame({"index": [4, 3, 2], "reference_index": [1, 0, 1], "score": [0.9, 0.7, 0.2]})
+    said = title(still(explore.pairs, pictures(6), found, truth=[(1, 4), (5, 0)]))
+    assert said.startswith("2 pairs lie above 0.50") and said.endswith("precision 50.0%")
+    assert title(still(explore.pairs, pictures(6), found, truth=[])).endswith("precision 0.0%")
+    assert "precision" not in title(still(explore.pairs, pictures(6), found, reference=pictures(2)))
+    assert title(still(explore.pairs, pictures(6), found.tail(1), start=0.5)).startswith("0 pairs")
+    with pytest.raises(ValueError, match="no pairs"):
+        explore.pairs(pictures(6), found.head(0))
+
+
+def test_corruptions_judge_a_sample_once(still):
+    y, calls = torch.arange(40) % 2, []
+    x = (y * 200).to(torch.uint8)[:, None, None, None].repeat(1, 1, 16, 16)
+
+    def predict(images):
+        assert images.dtype == torch.uint8 and images.shape[1:] == (1, 16, 16)
+        calls.append(images)
+        bright = (images.float().mean((1, 2, 3)) > 40).float()
+        return torch.stack([1 - bright, bright], 1)
+
+    args = x, predict, y, ["dark", "bright"]
+    said = title(still(explore.corruptions, *args, severity=0))
+    assert said == "no corruption: accuracy 100.0% of 40 images, 100.0% as they are" and len(calls) == 1
+    figure = still(explore.corruptions, *args, kind="contrast", severity=5, judged=20, n=4)
+    assert title(figure).startswith("contrast, severity 5: accuracy 100.0% of 20 images")
+    assert len(texts(figure)) == 4 and all(text.startswith("✓") for text in texts(figure))
+    figure = still(explore.corruptions, x, lambda images: 1 - predict(images), y, args[3], kind="noise", severity=2)
+    assert title(figure).startswith("noise, severity 2: accuracy 0.0%")
+    assert {t.get_color() for t in figure.axes[0].texts} == {plots.WRONG}
+    assert all("it is" in text for text in texts(figure))
+
+
+def test_heat_maps_are_filtered_and_paged(live):
+    args = pictures(10), torch.rand(10, 16, 16), torch.arange(10) % 2, torch.zeros(10, dtype=torch.int64), ["a", "b"]
+    controls, titles = live(explore.heat_maps, *args, n=4, drawn="heat_maps")
+    controls["page"].value = 3
+    controls["show"].value = "wrong"
+    controls["true class"].value = 0  # class a is always right: nothing to show, and no error
+    controls["show"].value = "right"
+    assert titles == [
+        "10 images of all classes, page 1 of 3",
+        "10 images of all classes, page 3 of 3",
+        "5 wrong predictions of all classes, page 2 of 2",
+        "0 wrong predictions of a, page 1 of 1",
+        "5 right predictions of a, page 2 of 2",
+    ]
+
+
+def test_confusions_show_the_images_of_a_cell(still, live):
+    images, y = pictures(6), [0, 0, 0, 1, 1, 2]
+    p, q = (np.eye(3)[votes] for votes in ([0, 1, 1, 1, 0, 2], [0, 0, 1, 1, 1, 2]))
+    args = images, y, {"a": p, "b": q}, ["x", "y", "z"]
+    figure = still(explore.confusions, *args)
+    assert title(figure) == "a: 2 images of x that it calls y"  # its commonest mistake
+    assert texts(figure) == ["100% right: 1 of 1", "100% right: 0 of 1"]
+    assert corners(figure) == images[[1, 2], :, 0, 0].tolist()
+    controls, titles = live(explore.confusions, *args)
+    buttons = [child for child in controls["GridBox"].children if isinstance(child, ipywidgets.Button)]
+    assert [button.description for button in buttons] == list("120110001")
+    buttons[3].click()
+    assert titles[-1] == "a: 1 images of y that it calls x"
+    controls["method"].value = "b"
+    assert [button.description for button in buttons] == list("210020001")
+
+
+def test_encoders_show_the_neighbours_of_a_point(still):
+    images, y, rng = pictures(6), [0, 0, 0, 1, 1, 2], np.random.default_rng(0)
+    features = {"a": rng.random((6, 5)), "b": rng.random((6, 4))}
+    figure = still(explore.encoders, images, features, y, ["x", "y", "z"], n=2, start=3)
+    shown = []
+    for h in features.values():
+        cosine = (h @ h[3]) / np.linalg.norm(h, axis=1)
+        shown += [3, *[i for i in np.argsort(-cosine) if i != 3][:2]]
+    assert corners(figure) == images[shown, :, 0, 0].tolist()
+    assert texts(figure) == [{0: "a", 3: "b"}.get(place, "xyz"[y[i]]) for place, i in enumerate(shown)]
+    for place, (i, text) in enumerate(zip(shown, figure.axes[0].texts, strict=True)):
+        assert text.get_color() == (plots.RIGHT if y[i] == 1 else plots.WRONG) or place % 3 == 0
