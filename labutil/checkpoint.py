@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from labutil.device import random_states, restore_random_states
-from labutil.optimizers import lower_is_better
 from labutil.paths import replace_file
 
 if TYPE_CHECKING:
@@ -80,6 +79,11 @@ def track_best(
         state["best"], state["stale"] = {"value": value, "epoch": row["epoch"], "modules": weights}, 0
     else:
         state["stale"] += 1
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether a metric of this name is the better the lower it is."""
+    return "loss" in metric or "error" in metric
 
 
 def put_best_back(state: dict[str, Any], modules: Sequence[nn.Module]) -> None:

@@ -18,12 +18,11 @@ from sklearn.utils.class_weight import compute_class_weight
 from timm.optim import Lion
 from torch import nn
 
-from labutil import device, models, optimizers, training
+from labutil import device, models, training
 from labutil.augment import simclr_views
 from labutil.checkpoint import ResumeError
 from labutil.losses import byol
-from labutil.optimizers import OPTIMIZERS, lr_factor, make_optimizer
-from labutil.training import fit
+from labutil.training import OPTIMIZERS, fit, lr_factor, make_optimizer
 
 
 class FakeRun:
@@ -127,11 +126,11 @@ def test_schedules_equal_torchs(schedule, peer, options):
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 1.0)
     theirs = peer(optimizer, **options)
     for epoch in range(10):
-        ours = lr_factor(schedule, epoch, 10, warmup=0, factor=0.1, step_epochs=3)
+        ours = lr_factor(schedule, epoch, 10, step_epochs=3)
         assert ours == pytest.approx(theirs.get_last_lr()[0], rel=1e-6)
         optimizer.step()
         theirs.step()
-    warm = [lr_factor("cosine", e, 10, warmup=2, factor=0.1, step_epochs=1) for e in (0, 0.5, 1, 2, 10)]
+    warm = [lr_factor("cosine", e, 10, warmup=2) for e in (0, 0.5, 1, 2, 10)]
     assert warm == pytest.approx([0, 0.25, 0.5, 1, 0], abs=1e-9)
 
 
@@ -145,11 +144,11 @@ def test_plateau_lowers_the_rate_and_early_stopping_returns_the_best_weights():
         return value
 
     history = fit(
-        step, [model], toy_data(), epochs=20, batch_size=25, lr=0.1, schedule="plateau", patience=1,
-        validate=validate, early_stopping=5,
+        step, [model], toy_data(), epochs=20, batch_size=25, lr=0.1, schedule="plateau",
+        validate=validate, early_stopping=9,
     )  # fmt: skip
-    assert len(history) == 8  # the best is epoch 3, then five without improvement
-    assert history.lr.tolist() == pytest.approx([0.1] * 5 + [0.01] * 2 + [0.001])
+    assert len(history) == 12  # the best is epoch 3, then nine without improvement
+    assert history.lr.tolist() == pytest.approx([0.1] * 7 + [0.01] * 4 + [0.001])
     assert torch.equal(weights(model), kept[1.0])
 
 
@@ -160,15 +159,6 @@ def test_an_accuracy_is_better_when_higher_and_callbacks_are_called_when_promise
     _, history = fitted(evaluate=lambda: {"knn_accuracy": 0.5}, evaluate_every=2, after_step=progress.append)
     assert history.knn_accuracy.notna().tolist() == [False, True, False, True, True]
     assert progress == pytest.approx([i / 10 for i in range(1, 11)])
-
-
-def test_gradient_clipping_bounds_the_step():
-    model, _ = make()
-    before = nn.utils.parameters_to_vector(model.parameters()).detach()
-    step = lambda x, y: F.cross_entropy(model(x), y) * 1e4  # noqa: E731
-    fit(step, [model], toy_data(), epochs=1, batch_size=50, lr=1.0, optimizer="sgd", clip_norm=0.01, precision="fp32")
-    moved = nn.utils.parameters_to_vector(model.parameters()) - before
-    assert moved.norm().item() == pytest.approx(0.01, rel=1e-3)
 
 
 SETTINGS = dict(epochs=6, batch_size=16, lr=0.05, optimizer="sgd", schedule="cosine", warmup=1)
@@ -293,7 +283,7 @@ def test_twenty_updates_equal_torchs_own_optimizers(optimizer, lr_scale):
 
     history = fit(
         step, [model], toy_data(), epochs=5, batch_size=16, lr=0.01, optimizer=optimizer, weight_decay=0.1,
-        momentum=0.8, lr_scale=lr_scale, schedule="step", step_epochs=3, precision="fp32",
+        lr_scale=lr_scale, schedule="step", step_epochs=3, precision="fp32",
     )  # fmt: skip
     assert history.lr.tolist() == pytest.approx([0.01] * 3 + [0.001] * 2)
     assert history.train_loss.iloc[-1] < history.train_loss[0]
@@ -302,7 +292,7 @@ def test_twenty_updates_equal_torchs_own_optimizers(optimizer, lr_scale):
     if lr_scale:
         groups = [{"params": [p], "lr": 0.01 * SCALES[name]} for name, p in reference.named_parameters()]
     kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "lion": Lion}[optimizer]
-    peer = kind(groups, 0.01, weight_decay=0.1, **({"momentum": 0.8} if optimizer == "sgd" else {}))
+    peer = kind(groups, 0.01, weight_decay=0.1, **({"momentum": 0.9} if optimizer == "sgd" else {}))
     for i, (x, y) in enumerate(seen):
         if i == 12:
             for group in peer.param_groups:
@@ -317,15 +307,15 @@ def test_twenty_updates_equal_torchs_own_optimizers(optimizer, lr_scale):
 @pytest.mark.parametrize("schedule", ["none", "cosine", "plateau"])
 def test_schedules_keep_the_ratios_of_lr_scale(schedule, monkeypatch):
     made, rates = [], []
-    monkeypatch.setattr(optimizers, "make_optimizer", lambda *args: made.append(make_optimizer(*args)) or made[-1])
+    monkeypatch.setattr(training, "make_optimizer", lambda *args: made.append(make_optimizer(*args)) or made[-1])
     # No parameter has scale 1; 1e-3 of the rate passes below 1e-8, where torch's plateau stops lowering.
     settings = dict(
-        epochs=8, lr=1e-3, schedule=schedule, warmup=0 if schedule == "plateau" else 2, patience=0,
+        epochs=15, lr=1e-3, schedule=schedule, warmup=0 if schedule == "plateau" else 2,
         validate=lambda: 1.0, precision="fp32",
         after_step=lambda _: rates.append([group["lr"] for group in made[0].param_groups]),
     )  # fmt: skip
     _, history = fitted(lr_scale={"": 0.5, "0.": 5e-4}, **settings)
-    assert len(rates) == 16
+    assert len(rates) == 30
     assert all(len(pair) == 2 and pair[0] == pytest.approx(1000 * pair[1], rel=1e-9) for pair in rates)
     _, expected = fitted(**settings)
     assert history.lr.tolist() == pytest.approx(expected.lr.tolist(), rel=1e-9)
@@ -413,7 +403,7 @@ def test_features_pass_as_they_are():
     [
         ({"optimizer": "adamW"}, "optimizer='adamW' .did you mean 'adamw'"),
         ({"schedule": "cosin"}, "did you mean 'cosine'"),
-        ({"epochs": 0}, "epochs=0 must be at least 1"),
+        ({"epochs": 0}, "epochs=0 must be a whole number, at least 1"),
         ({"batch_size": -1}, "batch_size=-1"),
         ({"lr": 0.0}, "lr=0.0 must be above 0"),
         ({"lr": math.nan}, "lr=nan must be above 0"),
@@ -421,7 +411,7 @@ def test_features_pass_as_they_are():
         ({"early_stopping": 3}, "need validate="),
         ({"validate": lambda: {"val_accuracy": 1.0}}, "monitor='val_loss' is not among"),
         ({"batch_size": 64, "drop_last": True}, "50 training images are too few"),
-        ({"evaluate_every": 0}, "evaluate_every=0 must be at least 1"),
+        ({"evaluate_every": 0}, "evaluate_every=0 must be a whole number"),
         ({"lr_scale": {"encoder.": 0.1}}, "no parameter's name begins with 'encoder.'; they begin with 0., 1.,"),
         ({"lr_scale": {"0.": 0.1, "conv": 0.2}}, "begins with 'conv'"),
         ({"lr_scale": {"0.": 0.0}}, r"lr_scale\['0.'\]=0.0 must be above 0; to freeze"),
