@@ -247,14 +247,14 @@ _ASK = """
 import sys, time
 import torch, timm, huggingface_hub
 from labutil import models
-from labutil.weights import WeightsError
+from labutil.paths import DataError
 for _ in range(2):
     for name in ("resnet18", "resnet34"):
         start = time.monotonic()
         try:
             weight = models.encoder(name, pretrained=True).state_dict()["conv1.weight"]
             print(name, weight.double().sum().item(), flush=True)
-        except WeightsError as error:
+        except DataError as error:
             print(error, flush=True)
             assert time.monotonic() - start < 10, "no answer for too long"
     sys.stdin.readline()
