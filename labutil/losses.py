@@ -26,9 +26,6 @@ def info_nce(z_a: Tensor, z_b: Tensor, tau: float) -> Tensor:
 
     where j is the other view of i's image, k runs over the 2N - 1 other views, and sim is the cosine. tau: temperature,
     above 0. The loss is log(2N - 1) when all projections are the same.
-
-    Example:
-        loss = info_nce(projector(encoder(views(x))), projector(encoder(views(x))), tau=0.2)
     """
     _check(z_a, z_b, tau)
     with _full_precision(z_a):

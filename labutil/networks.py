@@ -33,9 +33,6 @@ class BasicCNN(nn.Module):
 
     image_size: pixels a side, or (height, width), at least 8; the last maps of larger images are averaged to about 4x4.
     num_classes=0 leaves out the second fully connected layer: the model returns representations (N, 256).
-
-    Example:
-        logits = BasicCNN(num_classes=10, channels=3, image_size=32)(torch.rand(8, 3, 32, 32))  # (8, 10)
     """
 
     def __init__(

@@ -222,8 +222,6 @@ def test_blur_equals_torchvision(channels):
 def test_blur_of_images_smaller_than_the_kernel_keeps_their_mean_level():
     x = torch.full((2, 3, 5, 4), 0.3)
     torch.testing.assert_close(gaussian_blur(x, 3.0, 21), x)
-    with pytest.raises(ValueError, match="kernel_size=4 must be odd"):
-        gaussian_blur(x, 1.0, 4)
 
 
 def test_white_noise_has_the_asked_deviation_in_every_image():
