@@ -7,7 +7,7 @@ import pytest
 import torch
 import torchvision.transforms.v2.functional as tv
 from sklearn.datasets import load_sample_images
-from torchvision.transforms import ColorJitter, InterpolationMode, RandomResizedCrop
+from torchvision.transforms import InterpolationMode, RandomResizedCrop
 
 from labutil import augment
 from labutil.augment import Augment, affine_matrices, apply_colour, colour_matrices, gaussian_blur, warp, white_noise
@@ -48,9 +48,6 @@ def mild_images(n: int = 4) -> torch.Tensor:
 def photographs() -> torch.Tensor:
     photos = torch.stack([torch.tensor(p) for p in load_sample_images().images]).permute(0, 3, 1, 2)
     return tv.resize(photos.float() / 255, [96, 96], antialias=True)
-
-
-# ---- geometry at fixed parameters --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (28, 28), (96, 96), (20, 33)])
@@ -124,9 +121,6 @@ def test_one_warp_does_what_one_after_the_other_does():
 
 def with_bottom_row(theta: torch.Tensor) -> torch.Tensor:
     return torch.cat([theta, torch.tensor([[[0.0, 0, 1]]]).expand(len(theta), 1, 3)], dim=1)
-
-
-# ---- colour at fixed parameters ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -206,9 +200,6 @@ def test_channel_shift_adds_one_value_a_channel():
     assert correlation[~torch.eye(3, dtype=torch.bool)].abs().max() < 0.5
 
 
-# ---- blur and noise ----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("channels", [1, 3])
 def test_blur_equals_torchvision(channels):
     x = noise_images(4, channels, height=24, width=37)
@@ -231,9 +222,6 @@ def test_white_noise_has_the_asked_deviation_in_every_image():
     torch.testing.assert_close(noise.flatten(1).std(1), std, atol=2e-3, rtol=0.02)
     assert noise.mean().abs() < 3e-3
     assert torch.corrcoef(noise[2].flatten(1)).triu(1).abs().max() < 0.05
-
-
-# ---- what is drawn -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
@@ -367,9 +355,6 @@ def test_every_image_has_its_own_draw(settings):
     assert distinct == 2 if coin else distinct > 40
 
 
-# ---- any batch ---------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("shape", [(0, 3, 32, 32), (5, 1, 28, 28), (2, 3, 17, 40), (2, 3, 2, 3)])
 @pytest.mark.parametrize("size", [24, (20, 30)])
 def test_sizes(shape, size):
@@ -398,19 +383,6 @@ def test_simclr_views_differ_and_keep_the_image_recognisable(photographs):
     assert views.hue == pytest.approx(0.1) and views.size == 64
     a, b = (views(photographs.repeat(8, 1, 1, 1), rng(seed)) for seed in (0, 1))
     assert a.shape == (16, 3, 64, 64) and (a - b).abs().mean() > 0.05
-
-
-def test_jitter_statistics_are_near_torchvisions(photographs):
-    """Its clamps, its order and its hue change pictures, not how strong the augmentation is."""
-    x = photographs[1:].expand(300, -1, -1, -1)[..., ::4, ::4].contiguous()
-    ours = Augment(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)(x, rng())
-    jitter = ColorJitter(0.4, 0.4, 0.4, 0.1)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        theirs = torch.stack([jitter(image) for image in x])
-    torch.testing.assert_close(ours.mean((0, 2, 3)), theirs.mean((0, 2, 3)), atol=0.03, rtol=0)
-    change = [(y - x).pow(2).mean().sqrt().item() for y in (ours, theirs)]
-    assert change[0] == pytest.approx(change[1], rel=0.15)
 
 
 @pytest.mark.parametrize(

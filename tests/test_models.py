@@ -97,11 +97,10 @@ def test_mlp_head():
     assert head(torch.rand(4, 128)).shape == (4, 8)
     assert [m.p for m in head if isinstance(m, nn.Dropout)] == [0.5, 0.4, 0.3]
     assert models.count_parameters(models.mlp_head(128, (), 8)) == 129 * 8
+    deep = models.mlp_head(10, [4], 3, 0.1, signed_root=True)
+    assert [type(m).__name__ for m in deep] == ["SignedRoot", "Linear", "BatchNorm1d", "ReLU", "Dropout", "Linear"]
     with pytest.raises(ValueError, match="2 rates for 3 hidden layers"):
         models.mlp_head(128, (64, 64, 64), 8, (0.5, 0.4))
-
-
-# BYOL's moving-average target
 
 
 def online(seed=0):
@@ -132,17 +131,10 @@ def test_the_target_equals_lightlys_and_keeps_its_own_buffers(momentum):
 
 
 def test_momentum_rises_along_a_cosine():
-    assert [models.byol_momentum(0.0), models.byol_momentum(1.0), models.byol_momentum(0.0, base=0.9)] == [
-        0.996,
-        1,
-        0.9,
-    ]
+    assert [models.byol_momentum(*at) for at in ((0.0,), (1.0,), (0.0, 0.9))] == [0.996, 1, 0.9]
     for step in range(101):
         expected = cosine_schedule(step, 101, 0.99, 1.0)
         assert models.byol_momentum(step / 100, 0.99) == pytest.approx(expected, abs=1e-12)
-
-
-# To a file and back
 
 
 def classifier(name, *, head=None, mirror=False, **shape):

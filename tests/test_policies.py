@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 import torchvision.transforms.v2 as T
 import torchvision.transforms.v2.functional as tv
 from PIL import Image, ImageOps
@@ -76,9 +75,6 @@ def with_pil(x: Tensor, function) -> Tensor:
 
 def levels(x: Tensor) -> Tensor:
     return (x * 255).round().to(torch.uint8)
-
-
-# ---- operations at given amounts ---------------------------------------------------------------------------------
 
 
 def mirrored(x: Tensor, function) -> Tensor:
@@ -160,20 +156,6 @@ def test_each_image_gets_its_own_operation_and_amount():
     assert not changed[identity].any() and changed[~identity].sum() > 2.5 * (len(OPERATIONS) - 1)
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
-@pytest.mark.parametrize("value", [0.0, 0.4, 1.0])
-def test_constant_images_stay_constant(name, value):
-    x, (start, end) = torch.full((2, 3, 9, 12), value), RAND_AUGMENT[name]
-    for magnitude in (0.0, 0.5, 1.0):
-        y = apply(x, name, start + (end - start) * magnitude)
-        assert y.isfinite().all() and (y.amax((2, 3)) - y.amin((2, 3))).max() < 1e-5
-        if name not in ("brightness", "posterize", "solarize"):
-            torch.testing.assert_close(y, x, atol=1e-3, rtol=0)  # torchvision's luma weights sum to 0.9999
-
-
-# ---- RandAugment -------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("ours", "theirs"), [(RAND_AUGMENT, T.RandAugment), (AUG_MIX, T.AugMix)])
 def test_ranges_are_torchvisions(ours, theirs):
     space = theirs._AUGMENTATION_SPACE if theirs is T.RandAugment else theirs._PARTIAL_AUGMENTATION_SPACE
@@ -225,9 +207,6 @@ def test_draws_follow_one_another():
     for _ in range(3):
         y = rand_augment(y, draws=1, magnitude=0.5, generator=g)
     assert torch.equal(at_once, y)
-
-
-# ---- AugMix ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -282,9 +261,6 @@ def test_aug_mix_draws_depth_operation_and_magnitude_uniformly(monkeypatch, draw
     assert depths.max() == 3 and depths.min() == 1
 
 
-# ---- MixUp and CutMix --------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("shape", [*SHAPES, (1, 3, 8, 8), (40, 1, 7, 12), (30, 3, 1, 5)])
 @pytest.mark.parametrize("mix", LABELLED)
 def test_mixes_equal_a_loop(mix, shape):
@@ -310,31 +286,6 @@ def test_mixes_equal_a_loop(mix, shape):
         weights[labels[i]] += kept
         weights[labels[j]] += 1 - kept
         torch.testing.assert_close(soft[i], weights, atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize("mix", LABELLED.values(), ids=LABELLED)
-def test_soft_labels_tell_what_the_images_hold(mix):
-    labels = torch.arange(60) % 4
-    brightness = torch.tensor([0.0, 0.2, 0.7, 1.0])
-    x = brightness[labels].view(-1, 1, 1, 1).expand(-1, 3, 10, 14)
-    mixed, soft = mix(x, labels, 4, 1.0, rng())
-    torch.testing.assert_close(mixed.mean((1, 2, 3)), soft @ brightness, atol=1e-5, rtol=0)
-    torch.testing.assert_close(soft.sum(1), torch.ones(60))
-    assert ((soft > 0.05).sum(1) == 2).sum() > 20
-    logits = torch.randn(60, 4, generator=rng(1))
-    hard = torch.stack([F.cross_entropy(logits, torch.full((60,), k), reduction="none") for k in range(4)], dim=1)
-    torch.testing.assert_close(F.cross_entropy(logits, soft), (hard * soft).sum(1).mean())
-
-
-@pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
-def test_shares_of_mix_up_have_the_beta_distribution(alpha):
-    n = 1500
-    _, soft = mix_up(torch.zeros(n, 1, 1, 1), torch.arange(n), n, alpha, rng(6))
-    mixed = (soft > 0).sum(1) == 2  # the rest is with itself, or has a share that float32 rounds to 0 or 1
-    share = soft.diagonal()[mixed].double().numpy()
-    assert share.mean() == pytest.approx(0.5, abs=0.05)
-    assert share.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.1)
-    assert stats.kstest(share, stats.beta(alpha, alpha).cdf).pvalue > 1e-3
 
 
 def test_dirichlet_weights_have_their_mean_and_variance():
@@ -367,9 +318,6 @@ def test_boxes_of_cut_mix_fill_the_image():
     torch.testing.assert_close(1 - soft[torch.arange(n), labels], replaced.float().mean((1, 2, 3)), atol=1e-6, rtol=0)
 
 
-# ---- corruptions -------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("kind", CORRUPTIONS)
 def test_severity_zero_is_the_image_and_more_is_more(kind):
     x = torch.as_tensor(cells.generate(6, 0)[0]).float() / 255
@@ -382,19 +330,15 @@ def test_severity_zero_is_the_image_and_more_is_more(kind):
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("severity", [1, 3, 5])
-@pytest.mark.parametrize("kind", ["brightness", "contrast", "saturation"])
-def test_colour_corruptions_equal_torchvision(kind, severity, channels):
+@pytest.mark.parametrize("kind", ["brightness", "contrast", "saturation", "blur"])
+def test_colour_and_blur_equal_torchvision(kind, severity, channels):
     x = images(4, channels, 20, 30)
-    expected = getattr(tv, f"adjust_{kind}")(x, CORRUPTIONS[kind][severity - 1])
-    torch.testing.assert_close(corrupt(x, kind, severity), expected, atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("severity", [1, 3, 5])
-def test_blur_equals_torchvision(severity):
-    x = images(2, 3, 64, 80)
-    sigma = CORRUPTIONS["blur"][severity - 1] * 64
-    expected = tv.gaussian_blur(x, [21, 21], [sigma] * 2)  # taps beyond 3 sigma hold 0.3% of the Gaussian
-    torch.testing.assert_close(corrupt(x, "blur", severity), expected, atol=5e-3, rtol=0)
+    amount = CORRUPTIONS[kind][severity - 1]
+    if kind == "blur":  # taps beyond 3 sigma hold 0.3% of the Gaussian
+        expected, atol = tv.gaussian_blur(x, [11, 11], [amount * 20] * 2), 5e-3
+    else:
+        expected, atol = getattr(tv, f"adjust_{kind}")(x, amount), 1e-5
+    torch.testing.assert_close(corrupt(x, kind, severity), expected, atol=atol, rtol=0)
 
 
 @pytest.mark.parametrize("severity", range(1, 6))
@@ -433,9 +377,6 @@ def test_noises_have_their_mean_and_variance(severity):
     counts = y * photons
     clipped = y == 1
     torch.testing.assert_close(counts[~clipped], counts[~clipped].round(), atol=1e-3, rtol=0)
-
-
-# ---- all of them -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)

@@ -84,9 +84,6 @@ def test_each_network_has_the_normalisation_it_was_trained_with():
     assert encoder.normalize.mean.flatten().tolist() == pytest.approx([127 / 255] * 3)
 
 
-# Files
-
-
 @pytest.fixture(scope="module")
 def peer() -> nn.Module:
     with torch.random.fork_rng():
@@ -183,9 +180,6 @@ def test_networks_without_weights(resnet18_file):
     assert "timm has no weights for cs3darknet_s" in _refusal("cs3darknet_s", pretrained=True)
 
 
-# Scaling
-
-
 @torch.inference_mode()
 def test_input_size_scales_images_first():
     encoder = models.encoder("resnet8", input_size=48).eval()
@@ -215,9 +209,6 @@ def test_input_size_decides_how_a_network_is_built(resnet18_file):
     assert stem(image_size=28, input_size=32, weights=resnet18_file) == (7, 7)  # as its weights were trained
     small = models.encoder("basic_cnn", channels=1, image_size=28, input_size=64)
     assert small(torch.rand(2, 1, 28, 28)).shape == (2, small.num_features)
-
-
-# The hub
 
 
 @pytest.fixture
