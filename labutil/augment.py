@@ -28,7 +28,7 @@ _LIMITS = {
     **{"rotation": 180, "zoom": 0.99, "translation": 1, "hue": 0.5, "channel_shift": 1},
 }
 # Largest value of each (low, high) setting; low must be above 0.
-_RANGES = {"crop_scale": 1, "crop_ratio": math.inf, "blur": math.inf}
+_RANGES = {"crop_scale": 1, "blur": math.inf}
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Augment:
     """Settings of a random augmentation, all off by default; calling it on a batch draws anew for every image.
 
     Geometry, in this order, resampled once (bilinear, see `warp`):
-        crop_scale: (low, high), the share of the image's area that a random resized crop keeps, e.g. (0.08, 1).
-        crop_ratio: (low, high), width / height of that crop, drawn log-uniformly among those that fit.
+        crop_scale: (low, high), the share of the image's area that a random resized crop keeps, e.g. (0.08, 1);
+            its width / height is drawn log-uniformly between 3/4 and 4/3, among those that fit.
         crop_padding: crop the image's own size out of a copy padded by this many pixels on each side.
         size: side of the result, or (height, width), to which a crop or the whole image is resized; None: the input's.
         flip, vertical_flip: probability of mirroring left-right, top-bottom.
@@ -66,7 +66,6 @@ class Augment:
     """
 
     crop_scale: tuple[float, float] | None = None
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     crop_padding: int = 0
     size: int | tuple[int, int] | None = None
     flip: float = 0.0
@@ -160,7 +159,7 @@ class Augment:
         area = uniform(x, *self.crop_scale, g)
         # Width / height, counted in those of the image, of a crop that fits lies between area and 1 / area. torchvision
         # draws again until it does, which makes large crops rarer; here the area stays uniform.
-        low, high = (math.log(ratio * height / width) for ratio in self.crop_ratio)
+        low, high = (math.log(ratio * height / width) for ratio in (3 / 4, 4 / 3))
         lowest, highest = area.log().clamp(min=low), (-area.log()).clamp(max=high)
         aspect = (lowest + (highest - lowest) * uniform(x, 0, 1, g)).clamp(low, high).exp()
         area = torch.minimum(area, torch.minimum(aspect, 1 / aspect))  # where no permitted ratio fits: as much as does

@@ -5,9 +5,8 @@ themselves; compute in float32 (float64 stays) whatever the surrounding autocast
 ValueError for other shapes, and for a tau that is not above 0.
 
 In several processes the losses that compare images with each other (all but `byol`) are those of the global batch: rows
-are gathered from every process, with gradients, so an update of `DistributedDataParallel` equals that of one process
-with the whole batch. Every process must call the loss, with images of its own: `training.fit` does not share images
-out yet, so training on several GPUs is not built yet.
+are gathered from every process, with gradients. Every process must call the loss, with images of its own, which
+`training.fit` does not deal out yet.
 """
 
 from __future__ import annotations

@@ -30,9 +30,6 @@ def class_weights(labels: Tensor, n_classes: int) -> Tensor:
 
     labels: int (N,), 0 to K - 1. Returns float32 (K,) on the CPU, 0 for a class without images.
     Raises ValueError for labels outside 0 to K - 1 (-1: unlabelled), or none at all.
-
-    Example:
-        loss = F.cross_entropy(logits, y, weight=class_weights(data.train.labels, 10).to(device))
     """
     labels = torch.as_tensor(labels).cpu()
     if len(labels) == 0 or labels.min() < 0 or labels.max() >= n_classes:
@@ -163,8 +160,14 @@ def fit(
             run.save_history(name, pd.DataFrame(state["history"]))
     bar.close()
     history = pd.DataFrame(state["history"])
-    facts = settings | {"precision": state["precision"], "epochs_run": len(history), "criterion": criterion}
-    _report(run, name, history, facts)
+    last = ", ".join(f"{key} {column.iloc[-1]:.3g}" for key, column in _measures(history).items())
+    speed = f"{history.images_per_second.median():,.0f} images/s, {state['precision']}"
+    print(f"{name}: {len(history)} epochs in {history.seconds.sum():.1f} s ({speed}): {last}")
+    if run:
+        facts = settings | {"precision": state["precision"], "epochs_run": len(history), "criterion": criterion}
+        facts.pop("step")
+        run.save_history(name, history)
+        run.save_fit(name, facts)
     return history
 
 
@@ -187,16 +190,6 @@ def _measures(row: Mapping[str, Any]) -> dict[str, Any]:
     return {key: row[key] for key in row if key.endswith(("loss", "accuracy"))}
 
 
-def _report(run: checkpoint.RunDirectory | None, name: str, history: pd.DataFrame, facts: dict[str, Any]) -> None:
-    """Say in a line how a fit went, and put it into the run's record."""
-    last = ", ".join(f"{key} {values.iloc[-1]:.3g}" for key, values in _measures(history).items())
-    speed = f"{history.images_per_second.median():,.0f} images/s, {facts['precision']}"
-    print(f"{name}: {len(history)} epochs in {history.seconds.sum():.1f} s ({speed}): {last}")
-    if run:
-        run.save_history(name, history)
-        run.save_fit(name, {key: value for key, value in facts.items() if key != "step"})
-
-
 def make_optimizer(name: str, parameters: ParamsT, lr: float, weight_decay: float = 0.0) -> torch.optim.Optimizer:
     """sgd (with plain momentum 0.9), adam, adamw, or lion (Chen et al. 2023, arXiv:2302.06675; wants a smaller lr).
 
@@ -209,7 +202,7 @@ def make_optimizer(name: str, parameters: ParamsT, lr: float, weight_decay: floa
     return create_optimizer_v2(parameters, name, lr, weight_decay, 0.9)
 
 
-def lr_factor(schedule: str, epoch: float, epochs: int, *, warmup: float = 0.0, step_epochs: int = 20) -> float:
+def lr_factor(schedule: str, epoch: float, epochs: int, warmup: float = 0.0, step_epochs: int = 20) -> float:
     """What the learning rate is multiplied by at a (fractional) epoch, for the schedules that time alone decides.
 
     cosine falls from 1 to 0 (Loshchilov & Hutter 2017); multistep multiplies by 0.1 after 60% and 80% of the epochs;
@@ -244,7 +237,6 @@ class _Updates:
                 part.load_state_dict(saved)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of them."""
         return {name: part.state_dict() for name, part in self.parts.items()}
 
     def rate(self) -> float:
@@ -261,8 +253,7 @@ class _Updates:
         if s["schedule"] != "plateau":
             # The first step of a warm-up would be wasted at a rate of 0.
             epoch = max(epoch, 1 / batches) if s["warmup"] else epoch
-            options = {"warmup": s["warmup"], "step_epochs": s["step_epochs"]}
-            self.set_rate(s["lr"] * lr_factor(s["schedule"], epoch, s["epochs"], **options))
+            self.set_rate(s["lr"] * lr_factor(s["schedule"], epoch, s["epochs"], s["warmup"], s["step_epochs"]))
 
     def follow_metric(self, value: float) -> None:
         """Lower the rates when `schedule` is "plateau" and the monitored metric has stood still for too long."""
@@ -271,7 +262,6 @@ class _Updates:
             self.set_rate(self.rate())  # torch leaves rates below 1e-8 alone, which would change the ratios
 
     def apply(self, loss: Tensor) -> None:
-        """One update of the weights, along the gradients of a loss."""
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)

@@ -395,7 +395,7 @@ def test_simclr_views_differ_and_keep_the_image_recognisable(photographs):
         ({"noise": math.nan}, "noise=nan must be"),
         ({"padding_mode": "zero"}, r"padding_mode='zero' \(did you mean 'zeros'\?\) is not one of reflection, zeros"),
         ({"crop_scale": (0.0, 1.0)}, r"crop_scale=\(0.0, 1.0\) must be \(low, high\), 0 < low <= high <= 1"),
-        ({"crop_ratio": (2, 1)}, "crop_ratio=.* must be"),
+        ({"blur": (2, 1)}, "blur=.* must be"),
         ({"blur": (0.1,)}, "blur=.* must be"),
         ({"stretch": 1.5}, "stretch=1.5 must be"),
         ({"size": 0}, "size=0 must be a whole number"),
