@@ -1,7 +1,6 @@
 """Encoders by name, the heads that go on them, classifiers made of both, and how each goes to a file and back.
 
-Every encoder takes images in [0, 1], float (N, C, H, W), normalises them itself, and returns representations
-h (N, `num_features`).
+An encoder takes images in [0, 1], float (N, C, H, W), normalises them itself, and returns h (N, `num_features`).
 """
 
 from __future__ import annotations
@@ -167,9 +166,6 @@ def mlp_head(
 
     features: inputs. sizes: hidden widths, may be empty. dropout: one rate, or one for each hidden layer.
     signed_root: begin with `SignedRoot`.
-
-    Example:
-        mlp_head(1280, (512, 256, 128), 8, (0.5, 0.4, 0.3))  # report C's
     """
     rates = [dropout] * len(sizes) if isinstance(dropout, int | float) else list(dropout)
     if len(rates) != len(sizes):

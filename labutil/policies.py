@@ -1,11 +1,9 @@
-"""Published augmentation policies and a sweep of corruptions, for whole batches on their device.
-
-RandAugment and AugMix draw operations for every image; MixUp and CutMix combine images and their labels; `corrupt`
-degrades test images step by step. `labutil.augment` has the operations' geometry and colour.
+"""Published augmentation policies for whole batches on their device: RandAugment and AugMix draw operations for every
+image, MixUp and CutMix combine images and their labels.
 
 Images are float (N, C, H, W) in [0, 1], C = 1 or 3; results have their dtype and memory format and are computed in
-float32, also under autocast. What is random comes from `generator`, on the images' device; default: the package's own,
-`device.generator("augment", images.device)`. Images of another shape raise ValueError, of integers TypeError.
+float32, also under autocast. generator: on the images' device; default: the package's own. Images of another shape
+raise ValueError, of integers TypeError.
 """
 
 from __future__ import annotations
@@ -94,16 +92,10 @@ def mix_up(
     batch, and their labels likewise.
 
     The other images are a random permutation of the batch, which may leave an image with itself. Every image draws its
-    share from Beta(alpha, alpha); the authors' code draws one for the batch.
-
-    labels: int64 (N,), from 0 to n_classes - 1. alpha: at least 0.01; 0.1 to 0.4 for the paper's ImageNet models. Small
-    values leave most images nearly as they are, or replace them. Returns images (N, C, H, W) and soft labels, float32
-    (N, n_classes) with rows that sum to 1, which `F.cross_entropy` takes in place of labels. Raises ValueError for
-    labels or alpha out of range.
-
-    Example:
-        x, soft = mix_up(x, y, 8)
-        loss = F.cross_entropy(model(x), soft)
+    share from Beta(alpha, alpha); the authors' code draws one for the batch. alpha: at least 0.01; the paper's ImageNet
+    models have 0.1 to 0.4. labels: int64 (N,), from 0 to n_classes - 1. Returns images (N, C, H, W) and soft labels,
+    float32 (N, n_classes) with rows that sum to 1, which `F.cross_entropy` takes in place of labels.
+    Raises ValueError for labels or alpha out of range.
     """
     _, share, other = _draw_pairs("mix_up", images, labels, n_classes, alpha, generator)
     mixed = torch.lerp(images[other].float(), images.float(), share.view(-1, 1, 1, 1))

@@ -154,7 +154,8 @@ def fit(
         state |= {"epoch": epoch + 1, "finished": stop}
         bar.set_postfix(_measures(row))
         if stop and early_stopping is not None:
-            checkpoint.put_best_back(state, modules)
+            for module, best in zip(modules, state["best"].pop("modules"), strict=True):
+                module.load_state_dict(best)
         if path:
             checkpoint.save(path, state if stop else state | updates.state(), settings, modules)
             run.save_history(name, pd.DataFrame(state["history"]))

@@ -10,7 +10,7 @@ from sklearn.datasets import load_sample_images
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 
 from labutil import augment
-from labutil.augment import Augment, affine_matrices, apply_colour, colour_matrices, gaussian_blur, warp, white_noise
+from labutil.augment import Augment, affine_matrices, apply_colour, colour_matrices, gaussian_blur, warp
 
 BILINEAR = InterpolationMode.BILINEAR
 SETTINGS = {
@@ -213,15 +213,6 @@ def test_blur_equals_torchvision(channels):
 def test_blur_of_images_smaller_than_the_kernel_keeps_their_mean_level():
     x = torch.full((2, 3, 5, 4), 0.3)
     torch.testing.assert_close(gaussian_blur(x, 3.0, 21), x)
-
-
-def test_white_noise_has_the_asked_deviation_in_every_image():
-    x = torch.full((3, 3, 64, 64), 0.5)
-    std = torch.tensor([0.0, 0.05, 0.2])
-    noise = white_noise(x, std, rng()) - x
-    torch.testing.assert_close(noise.flatten(1).std(1), std, atol=2e-3, rtol=0.02)
-    assert noise.mean().abs() < 3e-3
-    assert torch.corrcoef(noise[2].flatten(1)).triu(1).abs().max() < 0.05
 
 
 @pytest.mark.parametrize("p", [0.0, 0.3, 1.0])

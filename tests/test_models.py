@@ -78,13 +78,6 @@ def test_normalisation_is_inside_and_survives_a_constant_channel():
     assert not list(norm.parameters())
 
 
-def test_basic_cnn_is_features_dropout_and_a_linear_layer():
-    model = models.BasicCNN(5, 1, 28).eval()
-    x = torch.rand(3, 1, 28, 28)
-    torch.testing.assert_close(model(x), model.fc2(model.features(x)))
-    assert models.BasicCNN(0, 1, 28)(x).shape == (3, 256)
-
-
 def test_timm_names_pass_through_and_unknown_ones_get_a_suggestion():
     encoder = models.encoder("mobilenetv3_small_050", channels=1, image_size=64)
     assert encoder(torch.rand(2, 1, 64, 64)).shape == (2, encoder.num_features)

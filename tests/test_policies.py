@@ -200,15 +200,6 @@ def test_every_operation_and_direction_is_drawn_equally_often():
         assert stats.binomtest(up, up + down).pvalue > 1e-3
 
 
-def test_draws_follow_one_another():
-    x = images(40, 3, 16, 16)
-    at_once = rand_augment(x, draws=3, magnitude=0.5, generator=rng())
-    g, y = rng(), x
-    for _ in range(3):
-        y = rand_augment(y, draws=1, magnitude=0.5, generator=g)
-    assert torch.equal(at_once, y)
-
-
 @pytest.fixture
 def drawn(monkeypatch) -> dict[str, list]:
     """What `_draw` and `_dirichlet` return, in order."""
@@ -300,22 +291,6 @@ def test_dirichlet_weights_have_their_mean_and_variance():
     smallest = policies._dirichlet(20000, 2, 0.01, rng())[:, 0]
     assert smallest.mean().item() == pytest.approx(0.5, abs=0.015)
     assert smallest.var().item() == pytest.approx(1 / (4 * 1.02), rel=0.01)
-
-
-def test_boxes_of_cut_mix_fill_the_image():
-    n = 3000
-    x = torch.zeros(n, 1, 16, 24)
-    labels = torch.arange(n) % 2
-    x[labels == 1] = 1
-    mixed, soft = cut_mix(x, labels, 2, 1.0, rng(8))
-    replaced = mixed != x
-    cut = replaced.flatten(1).any(1)
-    # Half the partners have the same label; the boxes of the others cover the middle most, and every pixel often.
-    assert 0.4 < cut.float().mean() < 0.5
-    coverage = replaced[:, 0].float().mean(0)
-    assert coverage.min() > 0.04 and coverage[8, 12] == pytest.approx(coverage.max().item(), rel=0.1)
-    torch.testing.assert_close(coverage, coverage.flip(0, 1), atol=0.04, rtol=0)
-    torch.testing.assert_close(1 - soft[torch.arange(n), labels], replaced.float().mean((1, 2, 3)), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)
