@@ -39,7 +39,7 @@ class Augment:
         crop_scale: (low, high), the share of the image's area that a random resized crop keeps, e.g. (0.08, 1);
             its width / height is drawn log-uniformly between 3/4 and 4/3, among those that fit.
         crop_padding: crop the image's own size out of a copy padded by this many pixels on each side.
-        size: side of the result, or (height, width), to which a crop or the whole image is resized; None: the input's.
+        size: side of the square to which a crop or the whole image is resized; None: the input's own height and width.
         flip, vertical_flip: probability of mirroring left-right, top-bottom.
         rotation: largest angle either way, in degrees. zoom: z draws a magnification from [1 - z, 1 + z].
         translation: largest shift either way, as a share of width and height.
@@ -67,7 +67,7 @@ class Augment:
 
     crop_scale: tuple[float, float] | None = None
     crop_padding: int = 0
-    size: int | tuple[int, int] | None = None
+    size: int | None = None
     flip: float = 0.0
     vertical_flip: float = 0.0
     rotation: float = 0.0
@@ -98,22 +98,20 @@ class Augment:
         if self.stretch is not None and not _is_pair(self.stretch):
             raise ValueError(f"Augment: stretch={self.stretch!r} must be (alpha, beta), two numbers, e.g. (1.5, 0)")
         check_choice("Augment: padding_mode", self.padding_mode, ("reflection", "zeros", "border"))
-        sides = self.size if isinstance(self.size, tuple | list) else (self.size, self.size)
-        if self.size is not None and not (len(sides) == 2 and all(isinstance(s, int) and s > 0 for s in sides)):
-            raise ValueError(f"Augment: size={self.size!r} must be a whole number above 0, or (height, width)")
+        if self.size is not None:
+            check_number("Augment: size", self.size, 1, whole=True)
         if self.crop_padding and self.crop_scale:
             raise ValueError(f"Augment: crop_padding={self.crop_padding} and crop_scale both crop: choose one")
 
     def __call__(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """One random version of each image of x, float (N, C, H, W) in [0, 1], C = 1 or 3.
 
-        generator: on x's device; default: the package's own. Returns (N, C, H, W) or (N, C, *size) in [0, 1], of x's
-        dtype and memory format; x itself (not a copy) if every setting is off. Raises TypeError for images of integers
-        and ValueError for another shape.
+        generator: on x's device; default: the package's own. Returns (N, C, H, W), or with size (N, C, size, size), in
+        [0, 1], of x's dtype and memory format; x itself (not a copy) if every setting is off. Raises TypeError for
+        images of integers and ValueError for another shape.
         """
         check_images(x)
-        size = self.size or tuple(x.shape[2:])
-        size = (size, size) if isinstance(size, int) else tuple(size)
+        size = (self.size, self.size) if self.size else tuple(x.shape[2:])
         if not len(x):
             return x.new_empty(0, x.shape[1], *size)
         g = generator or device.generator("augment", x.device)
@@ -187,13 +185,12 @@ class Augment:
         )
 
 
-def simclr_views(size: int, strength: float = 1.0, blur: bool = False) -> Augment:
+def simclr_views(size: int, strength: float = 1.0) -> Augment:
     """The augmentation of SimCLR (Chen et al. 2020, https://arxiv.org/abs/2002.05709, appendix A); call it twice for a
     pair of views.
 
     Random resized crop (area 0.08 to 1) to `size`, flip, colour jitter of `strength` with probability 0.8, grayscale
-    with probability 0.2, and with `blur` the paper's blur with probability 0.5. The paper blurs images 224 pixels wide
-    by 0.1 to 2 pixels, scaled here to `size`, and not at all where images are 32 pixels wide.
+    with probability 0.2. Its blur is for images 224 pixels wide; the paper does without it where they are 32.
     """
     return Augment(
         crop_scale=(0.08, 1.0),
@@ -203,8 +200,6 @@ def simclr_views(size: int, strength: float = 1.0, blur: bool = False) -> Augmen
         hue=0.2 * strength,
         jitter_p=0.8,
         grayscale=0.2,
-        blur=(0.1 * size / 224, 2.0 * size / 224) if blur else None,
-        blur_p=0.5,
     )
 
 

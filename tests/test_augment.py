@@ -347,11 +347,10 @@ def test_every_image_has_its_own_draw(settings):
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 32, 32), (5, 1, 28, 28), (2, 3, 17, 40), (2, 3, 2, 3)])
-@pytest.mark.parametrize("size", [24, (20, 30)])
-def test_sizes(shape, size):
+def test_sizes(shape):
     for settings in ({"crop_scale": (0.2, 0.9)}, {"crop_padding": 4}, {}):
-        y = Augment(**settings, size=size)(noise_images(*shape), rng())
-        assert y.shape == (*shape[:2], *((size, size) if isinstance(size, int) else size))
+        y = Augment(**settings, size=24)(noise_images(*shape), rng())
+        assert y.shape == (*shape[:2], 24, 24)
 
 
 @pytest.mark.parametrize("settings", DRAWN.values(), ids=DRAWN)
@@ -369,7 +368,7 @@ def test_nothing_asked_is_nothing_done():
 
 
 def test_simclr_views_differ_and_keep_the_image_recognisable(photographs):
-    views = augment.simclr_views(64, strength=0.5, blur=True)
+    views = augment.simclr_views(64, strength=0.5)
     assert views.brightness == views.contrast == views.saturation == 0.4
     assert views.hue == pytest.approx(0.1) and views.size == 64
     a, b = (views(photographs.repeat(8, 1, 1, 1), rng(seed)) for seed in (0, 1))
@@ -390,7 +389,6 @@ def test_simclr_views_differ_and_keep_the_image_recognisable(photographs):
         ({"blur": (0.1,)}, "blur=.* must be"),
         ({"stretch": 1.5}, "stretch=1.5 must be"),
         ({"size": 0}, "size=0 must be a whole number"),
-        ({"size": (1, 2, 3)}, "size=.* must be a whole number"),
         ({"crop_padding": 1.5}, "crop_padding=1.5 must be a whole number"),
         ({"crop_padding": 4, "crop_scale": (0.1, 1)}, "crop_padding=4 and crop_scale both crop: choose one"),
     ],

@@ -47,15 +47,8 @@ class Killed(Exception):
 def make(seed=0, dropout=0.2, die_in=None):
     """A model and a step that draws from every source of randomness; after `die_in` steps it is killed."""
     device.seed_everything(seed)
-    layers = (
-        nn.Conv2d(1, 4, 3),
-        nn.BatchNorm2d(4),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Dropout(dropout),
-        nn.Linear(4 * 6 * 6, 3),
-    )
-    model, seen = device.prepare(nn.Sequential(*layers)), []
+    middle = (nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(dropout))
+    model, seen = device.prepare(nn.Sequential(nn.Conv2d(1, 4, 3), *middle, nn.Linear(4 * 6 * 6, 3))), []
 
     def step(x, y):
         if die_in is not None and len(seen) >= die_in:
