@@ -28,7 +28,7 @@ _LIMITS = {
     **{"rotation": 180, "zoom": 0.99, "translation": 1, "hue": 0.5, "channel_shift": 1},
 }
 # Largest value of each (low, high) setting; low must be above 0.
-_RANGES = {"crop_scale": 1, "crop_ratio": math.inf, "blur": math.inf}
+_RANGES = {"crop_scale": 1, "blur": math.inf}
 
 
 @dataclass(frozen=True)
@@ -36,43 +36,38 @@ class Augment:
     """Settings of a random augmentation, all off by default; calling it on a batch draws anew for every image.
 
     Geometry, in this order, resampled once (bilinear, see `warp`):
-        crop_scale: (low, high), the share of the image's area that a random resized crop keeps, e.g. (0.08, 1).
-        crop_ratio: (low, high), width / height of that crop, drawn log-uniformly among those that fit.
+        crop_scale: (low, high), the share of the image's area that a random resized crop keeps, e.g. (0.08, 1);
+            its width / height is drawn log-uniformly between 3/4 and 4/3, among those that fit.
         crop_padding: crop the image's own size out of a copy padded by this many pixels on each side.
-        size: side of the result, or (height, width), to which a crop or the whole image is resized; None: the input's.
+        size: side of the square to which a crop or the whole image is resized; None: the input's own height and width.
         flip, vertical_flip: probability of mirroring left-right, top-bottom.
-        rotation: largest angle either way, in degrees.
-        zoom: z draws a magnification from [1 - z, 1 + z].
+        rotation: largest angle either way, in degrees. zoom: z draws a magnification from [1 - z, 1 + z].
         translation: largest shift either way, as a share of width and height.
         padding_mode: what lies outside the image: "reflection", "zeros" or "border". Mirrored edges have the image's
             own colours and texture; black corners tell a network the angle, and darken the mean that contrast uses.
     Colour, linear, hence one matrix:
         brightness, contrast, saturation: b draws a factor from [max(0, 1 - b), 1 + b], as torchvision's ColorJitter.
-        hue: largest rotation either way, in turns.
-        jitter_p: probability that an image gets these four at all.
+        hue: largest rotation either way, in turns. jitter_p: probability that an image gets these four at all.
         grayscale: probability of losing all colour.
         channel_shift: largest value added to or taken from each channel separately.
         stretch: (alpha, beta), pixel -> alpha * pixel + beta, clipped: OpenCV's convertScaleAbs (there beta counts
-            in 1/255). Not random but for `stretch_p`, the probability that an image gets it.
+            in 1/255). stretch_p: probability that an image gets it.
     Then:
-        blur: (low, high), standard deviation of a Gaussian in pixels; `blur_p` its probability.
+        blur: (low, high), standard deviation of a Gaussian in pixels. blur_p: its probability.
         noise: white noise; each image draws its standard deviation from [0, noise].
 
     On gray images (C = 1) saturation, hue and grayscale do nothing. The result is clamped to [0, 1] once, at the end.
     torchvision applies the four jitter operators in random order and clamps after each. Without clamping they commute
-    (saturation and hue keep the luma whose mean contrast uses, and all of them keep gray gray), so the fixed order
-    here loses nothing; the two differ where a pixel leaves [0, 1] on the way, and in what hue means: `colour_matrices`.
-    Settings out of range raise ValueError.
+    (saturation and hue keep the luma whose mean contrast uses), so the two differ only where a pixel leaves [0, 1] on
+    the way, and in what hue means: `colour_matrices`. Settings out of range raise ValueError.
 
     Example:
-        augment = Augment(crop_padding=4, flip=0.5, brightness=0.2)
-        x = augment(device.to_float(images))
+        x = Augment(crop_padding=4, flip=0.5, brightness=0.2)(device.to_float(images))
     """
 
     crop_scale: tuple[float, float] | None = None
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     crop_padding: int = 0
-    size: int | tuple[int, int] | None = None
+    size: int | None = None
     flip: float = 0.0
     vertical_flip: float = 0.0
     rotation: float = 0.0
@@ -103,23 +98,20 @@ class Augment:
         if self.stretch is not None and not _is_pair(self.stretch):
             raise ValueError(f"Augment: stretch={self.stretch!r} must be (alpha, beta), two numbers, e.g. (1.5, 0)")
         check_choice("Augment: padding_mode", self.padding_mode, ("reflection", "zeros", "border"))
-        sides = self.size if isinstance(self.size, tuple | list) else (self.size, self.size)
-        if self.size is not None and not (len(sides) == 2 and all(isinstance(s, int) and s > 0 for s in sides)):
-            raise ValueError(f"Augment: size={self.size!r} must be a whole number above 0, or (height, width)")
+        if self.size is not None:
+            check_number("Augment: size", self.size, 1, whole=True)
         if self.crop_padding and self.crop_scale:
             raise ValueError(f"Augment: crop_padding={self.crop_padding} and crop_scale both crop: choose one")
 
     def __call__(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """One random version of each image of x, float (N, C, H, W) in [0, 1], C = 1 or 3.
 
-        generator: on x's device; default: the package's own, `device.generator("augment", x.device)`. Returns
-        (N, C, H, W) or (N, C, *size) in [0, 1], of x's dtype and memory format, computed in float32 also under
-        autocast; x itself (not a copy) if every setting is off. Raises TypeError for images of integers and ValueError
-        for another shape.
+        generator: on x's device; default: the package's own. Returns (N, C, H, W), or with size (N, C, size, size), in
+        [0, 1], of x's dtype and memory format; x itself (not a copy) if every setting is off. Raises TypeError for
+        images of integers and ValueError for another shape.
         """
         check_images(x)
-        size = self.size or tuple(x.shape[2:])
-        size = (size, size) if isinstance(size, int) else tuple(size)
+        size = (self.size, self.size) if self.size else tuple(x.shape[2:])
         if not len(x):
             return x.new_empty(0, x.shape[1], *size)
         g = generator or device.generator("augment", x.device)
@@ -165,7 +157,7 @@ class Augment:
         area = uniform(x, *self.crop_scale, g)
         # Width / height, counted in those of the image, of a crop that fits lies between area and 1 / area. torchvision
         # draws again until it does, which makes large crops rarer; here the area stays uniform.
-        low, high = (math.log(ratio * height / width) for ratio in self.crop_ratio)
+        low, high = (math.log(ratio * height / width) for ratio in (3 / 4, 4 / 3))
         lowest, highest = area.log().clamp(min=low), (-area.log()).clamp(max=high)
         aspect = (lowest + (highest - lowest) * uniform(x, 0, 1, g)).clamp(low, high).exp()
         area = torch.minimum(area, torch.minimum(aspect, 1 / aspect))  # where no permitted ratio fits: as much as does
@@ -197,13 +189,9 @@ def simclr_views(size: int, strength: float = 1.0, blur: bool = False) -> Augmen
     """The augmentation of SimCLR (Chen et al. 2020, https://arxiv.org/abs/2002.05709, appendix A); call it twice for a
     pair of views.
 
-    Random resized crop (area 0.08 to 1, ratio 3/4 to 4/3) to `size`, flip, colour jitter of `strength` with probability
-    0.8, grayscale with probability 0.2, and with `blur` the paper's blur with probability 0.5. The paper blurs images
-    224 pixels wide by 0.1 to 2 pixels, scaled here to `size`, and not at all where images are 32 pixels wide.
-
-    Example:
-        views = simclr_views(32, strength=0.5)
-        a, b = views(x), views(x)
+    Random resized crop (area 0.08 to 1) to `size`, flip, colour jitter of `strength` with probability 0.8, grayscale
+    with probability 0.2, and with `blur` the paper's blur with probability 0.5. The paper blurs images 224 pixels wide
+    by 0.1 to 2 pixels, scaled here to `size`, and not at all where images are 32 pixels wide.
     """
     return Augment(
         crop_scale=(0.08, 1.0),
@@ -245,9 +233,6 @@ def affine_matrices(
     shift_y: to the right and down, as shares of the result's width and height.
 
     Returns float32 (N, 2, 3), from output to input positions, both from -1 to 1 across the image, as `F.affine_grid`.
-
-    Example:
-        rotated = warp(x, affine_matrices(x, angle=30))
     """
     n, _, height, width = x.shape
     out_height, out_width = size or (height, width)
@@ -272,10 +257,9 @@ def affine_matrices(
 def warp(x: Tensor, theta: Tensor, size: tuple[int, int] | None = None, padding_mode: str = "reflection") -> Tensor:
     """Sample x (N, C, H, W) at the positions that the affine matrices theta (N, 2, 3) give, bilinearly, in float32.
 
-    `size` is the result's (height, width), default that of x. `padding_mode` is `F.grid_sample`'s; its "reflection"
-    repeats the edge pixel, as torchvision's "symmetric" padding. Whole-pixel crops and flips reproduce their pixels to
-    the last bits of float32. There is no antialiasing, which magnified crops, the usual case, do not need; an image
-    shrunk to less than half its side should be resized with antialiasing before.
+    size, padding_mode: as in `Augment`; "reflection" repeats the edge pixel, as torchvision's "symmetric" padding.
+    Whole-pixel crops and flips reproduce their pixels to the last bits of float32. There is no antialiasing: shrink an
+    image to less than half its side before.
     """
     height, width = size or x.shape[2:]
     across, down = ((torch.arange(s, device=x.device) * 2 + 1) / s - 1 for s in (width, height))
@@ -311,10 +295,10 @@ def colour_matrices(
 
     Brightness multiplies; contrast scales the distance to the mean luma of the image; saturation the distance of a
     pixel to its luma (0: grayscale). These three are those of torchvision, without its clamping. `hue` turns the
-    colours about the gray axis in YIQ, by that many turns, and keeps luma; torchvision's turns the hue of HSV, a
-    hexagon, and keeps the largest and smallest channel instead. The two agree in direction, and no turn and a full turn
-    change nothing in both, but they are not equal. On gray images (C = 1) saturation and hue do nothing. Then
-    `channel_shift`, a number or tensor (N,) or (N, C), is added, and last comes alpha * pixel + beta.
+    colours about the gray axis in YIQ, by that many turns, and keeps luma; torchvision's turns the hue of HSV, and
+    keeps the largest and smallest channel: the same direction, another amount. On gray images (C = 1) saturation and
+    hue do nothing. Then `channel_shift`, a number or tensor (N,) or (N, C), is added, and last comes
+    alpha * pixel + beta.
 
     Example:
         vivid = apply_colour(x, *colour_matrices(x, saturation=1.5)).clamp(0, 1)
@@ -350,8 +334,6 @@ def gaussian_blur(x: Tensor, sigma: PerImage, kernel_size: int) -> Tensor:
     The kernel has `kernel_size` x `kernel_size` taps (odd; 6 sigma + 1 hold nearly all of it), fewer on images smaller
     than that; edges are mirrored. Equals torchvision's gaussian_blur at the same sigma and kernel size.
     """
-    if kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(f"gaussian_blur: kernel_size={kernel_size} must be odd and at least 1")
     n, channels, height, width = x.shape
     radius = min(kernel_size // 2, height - 1, width - 1)  # a mirror shows no more than the image
     taps = torch.arange(-radius, radius + 1, device=x.device)

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from labutil.device import random_states, restore_random_states
-from labutil.optimizers import lower_is_better
 from labutil.paths import replace_file
 
 if TYPE_CHECKING:
@@ -39,6 +38,8 @@ def save(path: Path, state: dict[str, Any], settings: dict[str, Any], modules: S
     weights = [module.state_dict() for module in modules]
     whole = state | {"settings": settings, "random": random_states(), "modules": weights}
     path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f".*-{path.name}"):  # of a process that was killed while it wrote
+        leftover.unlink()
     replace_file(path, lambda temporary: torch.save(whole, temporary), sync=True)
 
 
@@ -82,7 +83,6 @@ def track_best(
         state["stale"] += 1
 
 
-def put_best_back(state: dict[str, Any], modules: Sequence[nn.Module]) -> None:
-    """Give the modules the weights that `track_best` copied last."""
-    for module, weights in zip(modules, state["best"].pop("modules"), strict=True):
-        module.load_state_dict(weights)
+def lower_is_better(metric: str) -> bool:
+    """Whether a metric of this name is the better the lower it is."""
+    return "loss" in metric or "error" in metric

@@ -36,9 +36,6 @@ def corrupt(images: Tensor, kind: str, severity: int, generator: torch.Generator
         saturation: factor, down to gray (gray images stay as they are); the paper's goes both ways.
         pixelate: share of the side to which the image is shrunk (antialiased) before it is enlarged (nearest pixel).
     Only the two noises draw. Raises ValueError for another kind or severity.
-
-    Example:
-        corrupted = [corrupt(x, "blur", severity) for severity in range(6)]
     """
     augment.check_images(images)
     check_choice("kind", kind, CORRUPTIONS)
@@ -46,24 +43,20 @@ def corrupt(images: Tensor, kind: str, severity: int, generator: torch.Generator
     if severity == 0 or not len(images):
         return images
     amount = CORRUPTIONS[kind][int(severity) - 1]
-    g = generator or device.generator("augment", images.device)
+    g, x, sides = generator or device.generator("augment", images.device), images.float(), images.shape[2:]
     with torch.autocast(images.device.type, enabled=False):
-        return augment.clamped_like(_corrupt(images.float(), kind, amount, g), images)
-
-
-def _corrupt(x: Tensor, kind: str, amount: float, g: torch.Generator) -> Tensor:
-    sides = x.shape[2:]
-    if kind == "noise":
-        return augment.white_noise(x, amount, g)
-    if kind == "shot_noise":
-        g = augment.cpu_if_mps(g)
-        return torch.poisson((x * amount).to(g.device), generator=g).to(x.device) / amount
-    if kind == "blur":
-        sigma = amount * min(sides)
-        return augment.gaussian_blur(x, sigma, 2 * math.ceil(3 * sigma) + 1)
-    if kind == "pixelate":
-        # Antialiased, not mode="area", whose windows overlap: 0.5 of the side would be sharper than 0.6.
-        small = [max(1, round(amount * side)) for side in sides]
-        small = F.interpolate(x, small, mode="bilinear", antialias=True)
-        return F.interpolate(small, sides, mode="nearest-exact")
-    return augment.apply_colour(x, *augment.colour_matrices(x, **{kind: amount}))
+        if kind == "noise":
+            x = augment.white_noise(x, amount, g)
+        elif kind == "shot_noise":
+            g = augment.cpu_if_mps(g)
+            x = torch.poisson((x * amount).to(g.device), generator=g).to(x.device) / amount
+        elif kind == "blur":
+            sigma = amount * min(sides)
+            x = augment.gaussian_blur(x, sigma, 2 * math.ceil(3 * sigma) + 1)
+        elif kind == "pixelate":
+            # Antialiased, not mode="area", whose windows overlap: 0.5 of the side would be sharper than 0.6.
+            small = [max(1, round(amount * side)) for side in sides]
+            x = F.interpolate(F.interpolate(x, small, mode="bilinear", antialias=True), sides, mode="nearest-exact")
+        else:
+            x = augment.apply_colour(x, *augment.colour_matrices(x, **{kind: amount}))
+        return augment.clamped_like(x, images)

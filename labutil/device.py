@@ -72,9 +72,6 @@ def prepare(*modules: nn.Module) -> nn.Module | tuple[nn.Module, ...]:
 
     In several processes each module with trainable weights becomes a `DistributedDataParallel`, its batch norms
     synchronised on GPUs (`SyncBatchNorm` refuses CPU tensors).
-
-    Example:
-        encoder, head = prepare(encoder, head)
     """
     prepared = [module.to(get_device(), memory_format=torch.channels_last) for module in modules]
     for i, module in enumerate(prepared):
@@ -177,8 +174,8 @@ def person_watches() -> bool:
 def progress_bar(total: int | None, text: str, unit: str = "it", initial: int = 0) -> tqdm:
     """A bar on standard output (notebooks show standard error as an error) where a person watches, otherwise none.
 
-    total: how many updates make it full, None where nobody knows. unit: what is counted; "B" is shown as kB, MB, GB.
-    initial: what was done before. It shows after one second and leaves nothing behind.
+    total: how many updates make it full, None where nobody knows. unit: "B" is shown as kB, MB, GB. initial: what was
+    done before. It shows after one second and leaves nothing behind.
     """
     from tqdm import tqdm
 

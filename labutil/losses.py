@@ -5,9 +5,8 @@ themselves; compute in float32 (float64 stays) whatever the surrounding autocast
 ValueError for other shapes, and for a tau that is not above 0.
 
 In several processes the losses that compare images with each other (all but `byol`) are those of the global batch: rows
-are gathered from every process, with gradients, so an update of `DistributedDataParallel` equals that of one process
-with the whole batch. Every process must call the loss, with images of its own: `training.fit` does not share images
-out yet, so training on several GPUs is not built yet.
+are gathered from every process, with gradients. Every process must call the loss, with images of its own, which
+`training.fit` does not deal out yet.
 """
 
 from __future__ import annotations
@@ -26,9 +25,6 @@ def info_nce(z_a: Tensor, z_b: Tensor, tau: float) -> Tensor:
 
     where j is the other view of i's image, k runs over the 2N - 1 other views, and sim is the cosine. tau: temperature,
     above 0. The loss is log(2N - 1) when all projections are the same.
-
-    Example:
-        loss = info_nce(projector(encoder(views(x))), projector(encoder(views(x))), tau=0.2)
     """
     _check(z_a, z_b, tau)
     with _full_precision(z_a):

@@ -1,12 +1,10 @@
 """Encoders by name, the heads that go on them, classifiers made of both, and how each goes to a file and back.
 
-Every encoder takes images in [0, 1], float (N, C, H, W), normalises them itself, and returns representations
-h (N, `num_features`).
+An encoder takes images in [0, 1], float (N, C, H, W), normalises them itself, and returns h (N, `num_features`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
 import math
@@ -19,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from labutil.device import evaluation_mode, unwrapped
+from labutil.device import unwrapped
 from labutil.networks import RESNETS, BasicCNN, ConvAutoencoder, Mirrored, Normalize, Resized, ResNet, TimmEncoder
 from labutil.paths import DataError, replace_file
 from labutil.weights import load_weights, normalisation
@@ -43,12 +41,11 @@ def encoder(
     """An encoder: images (N, C, H, W) in [0, 1] -> representations h (N, `encoder.num_features`).
 
     name: basic_cnn, resnet8 (0.3 M parameters, for CPUs), resnet18, resnet34, resnet50, or any timm model name.
-    image_size: pixels a side, or (height, width); it chooses a ResNet's stem. mean, std: normalisation
-    per channel; 0.5 and 0.25 when left out. pretrained: ImageNet weights (tf_efficientnet_lite0's are installed).
-    weights: a file to take them from instead. See `weights.load_weights`; such an encoder has the stem and the
-    normalisation that its weights were trained with, and takes gray images as three equal channels.
-    input_size: images are first scaled to this many pixels a side. imagenet_stem: begin as an encoder with ImageNet
-    weights does, for weights that come later.
+    image_size: pixels a side, or (height, width); it chooses a ResNet's stem. mean, std: normalisation per channel; 0.5
+    and 0.25 when left out. pretrained: ImageNet weights (tf_efficientnet_lite0's are installed). weights: a file to
+    take them from instead, see `weights.load_weights`. Such an encoder has the stem and the normalisation that its
+    weights were trained with, and takes gray images as three equal channels. input_size: images are first scaled to
+    this many pixels a side. imagenet_stem: begin as with ImageNet weights, for weights that come later.
     Raises ValueError for an unknown name, with the nearest known one, and for weights that cannot be had.
 
     Example:
@@ -71,8 +68,9 @@ def encoder(
     if trained:
         load_weights(body if name in RESNETS else body.body, name, weights)
     made = Resized(body, input_size) if input_size else body
-    asked = {"encoder": name, "channels": channels, "image_size": image_size, "input_size": input_size}
-    made.settings = asked | {"imagenet_stem": stem}
+    made.settings = {
+        "encoder": name, "channels": channels, "image_size": image_size, "input_size": input_size, "imagenet_stem": stem
+    }  # fmt: skip
     return made
 
 
@@ -107,11 +105,8 @@ class Classifier(nn.Module):
 def unfreeze_last(encoder: nn.Module, n: int | None) -> list[str]:
     """Freeze an encoder except for its last n layers; returns the names of these, in the order of definition.
 
-    A layer is a module that holds parameters itself (a convolution, a batch norm, a linear layer). n=0 freezes
-    everything, None nothing. Raises ValueError when there are fewer layers, with their number.
-
-    Example:
-        unfreeze_last(encoder("tf_efficientnet_lite0"), 2)  # ["body.conv_head", "body.bn2"]
+    A layer is a module that holds parameters itself. n=0 freezes everything, None nothing. Raises ValueError when there
+    are fewer layers, with their number.
     """
     layers = [name for name, module in encoder.named_modules() if list(module.parameters(recurse=False))]
     n = len(layers) if n is None else n
@@ -119,25 +114,22 @@ def unfreeze_last(encoder: nn.Module, n: int | None) -> list[str]:
         raise ValueError(f"n={n} must lie between 0 and {len(layers)}, the number of layers of this encoder")
     encoder.requires_grad_(False)
     last = layers[len(layers) - n :]
-    for parameter in (p for name in last for p in encoder.get_submodule(name).parameters(recurse=False)):
-        parameter.requires_grad_(True)
+    for name in last:
+        for parameter in encoder.get_submodule(name).parameters(recurse=False):
+            parameter.requires_grad_(True)
     return last
 
 
-def layerwise_rates(encoder: nn.Module, decay: float, prefix: str = "encoder.") -> dict[str, float]:
+def layerwise_rates(encoder: nn.Module, decay: float) -> dict[str, float]:
     """Discriminative learning rates (Howard & Ruder 2018, arXiv:1801.06146), for `fit`'s lr_scale.
 
     The encoder's blocks have decay, decay ** 2, ... from the top down; the head above them keeps 1. Blocks are the
     stages of a ResNet, the members of a timm network's `blocks`, `stages` or `features`, and what comes before and
-    after these; a normalisation belongs to the block before it. decay: above 0, to 1. prefix: of the encoder's
-    parameters in the module that `fit` trains.
-
-    Example:
-        fit(step, [model], data.train, lr_scale=layerwise_rates(model.encoder, 0.7), epochs=3, batch_size=64, lr=1e-3)
+    after these; a normalisation belongs to the block before it. decay: above 0, to 1.
     """
     if not 0 < decay <= 1:
         raise ValueError(f"decay={decay} must be above 0 and at most 1")
-    body, path = encoder, prefix
+    body, path = encoder, "encoder."  # the name that a `Classifier` gives it
     for part in ("encoder", "encoder", "body"):  # of Mirrored, of Resized, and of what timm makes
         if isinstance(inner := getattr(body, part, None), nn.Module):
             body, path = inner, f"{path}{part}."
@@ -174,9 +166,6 @@ def mlp_head(
 
     features: inputs. sizes: hidden widths, may be empty. dropout: one rate, or one for each hidden layer.
     signed_root: begin with `SignedRoot`.
-
-    Example:
-        mlp_head(1280, (512, 256, 128), 8, (0.5, 0.4, 0.3))  # report C's
     """
     rates = [dropout] * len(sizes) if isinstance(dropout, int | float) else list(dropout)
     if len(rates) != len(sizes):
@@ -191,13 +180,7 @@ def mlp_head(
 
 
 def momentum_copy(module: nn.Module) -> nn.Module:
-    """BYOL's target network at the start: a copy whose parameters get no gradient. Keep it among `fit`'s modules.
-
-    Example:
-        target = momentum_copy(online)
-        follow = lambda progress: update_target(target, online, byol_momentum(progress))
-        fit(step, [online, predictor, target], ..., after_step=follow)
-    """
+    """BYOL's target network at the start: a copy whose parameters get no gradient. Keep it among `fit`'s modules."""
     return copy.deepcopy(unwrapped(module)).requires_grad_(False)
 
 
@@ -215,14 +198,13 @@ def byol_momentum(progress: float, base: float = 0.996) -> float:
     return 1 - (1 - base) * (math.cos(math.pi * progress) + 1) / 2
 
 
-def save(model: nn.Module, path: Path | str, **build: Any) -> dict[str, Any]:
+def save(model: nn.Module, path: Path | str) -> dict[str, Any]:
     """Write a model into one safetensors file, whole or not at all: its weights and, in the header, how it was built.
 
-    model: a `Classifier`, encoder or `ConvAutoencoder`; of any other the weights alone are kept. build: settings that
-    the model does not know itself, as `rebuild` takes them. Returns the settings, {} where none are known.
-    Raises DataError when the file cannot be written.
+    model: a `Classifier`, encoder or `ConvAutoencoder`; of any other the weights alone are kept. Returns the settings,
+    {} where none are known. Raises DataError when the file cannot be written.
     """
-    settings = getattr(model, "settings", {}) | build
+    settings = getattr(model, "settings", {})
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     # One entry: the order of several differs from process to process, and equal models should be equal files.
     header = {"settings": json.dumps(settings)} if settings else None
@@ -260,7 +242,7 @@ def load(
     except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{path} is damaged or no model file ({reason}): train the {what} again") from error
-    if not isinstance(model, kind):
+    if not isinstance(model, kind) or not hasattr(model, "settings"):
         raise DataError(f"{path} holds no {what} of this workbook: give the {what}.safetensors of a run")
     channels, side = (model.settings[key] for key in ("channels", "image_size"))
     made = (channels, side, side) if isinstance(side, int) else (channels, *side)
@@ -281,9 +263,8 @@ def rebuild(settings: Mapping[str, Any]) -> nn.Module:
     if "filters" in settings:
         return ConvAutoencoder(**settings)
     network = dict(settings)
-    name, classes, head, mirror, whole = (
-        network.pop(key, None) for key in ("encoder", "num_classes", "head", "mirror", "autoencoder")
-    )
+    outer = ("encoder", "num_classes", "head", "mirror", "autoencoder")
+    name, classes, head, mirror, whole = (network.pop(key, None) for key in outer)
     known = ("channels", "image_size", "input_size", "imagenet_stem")
     for key in (*network, "channels", "image_size"):
         if key not in known or key not in network:
@@ -307,16 +288,16 @@ def layer_table(model: nn.Module, image: Sequence[int]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    rows = []
+    rows, model = [], copy.deepcopy(model).eval()
 
     def note(layer: nn.Module, _: Any, output: Tensor) -> None:
         statistics = sum(b.numel() for name, b in layer.named_buffers() if name.startswith("running"))
         shape = " x ".join(map(str, output.shape[1:]))
         rows.append((type(layer).__name__, shape, count_parameters(layer, trainable=False), statistics))
 
-    layers = [m for m in model.modules() if not list(m.children()) and not isinstance(m, nn.Identity)]
-    with contextlib.ExitStack() as hooks, evaluation_mode(model), torch.no_grad():
-        for layer in layers:
-            hooks.enter_context(layer.register_forward_hook(note))
+    for layer in model.modules():
+        if not list(layer.children()) and not isinstance(layer, nn.Identity):
+            layer.register_forward_hook(note)
+    with torch.no_grad():
         model(torch.zeros(1, *image, device=next(model.parameters()).device))
     return pd.DataFrame(rows, columns=["layer", "output", "parameters", "statistics"])

@@ -33,9 +33,6 @@ class BasicCNN(nn.Module):
 
     image_size: pixels a side, or (height, width), at least 8; the last maps of larger images are averaged to about 4x4.
     num_classes=0 leaves out the second fully connected layer: the model returns representations (N, 256).
-
-    Example:
-        logits = BasicCNN(num_classes=10, channels=3, image_size=32)(torch.rand(8, 3, 32, 32))  # (8, 10)
     """
 
     def __init__(
@@ -69,12 +66,9 @@ class BasicCNN(nn.Module):
         """x (N, C, H, W) in [0, 1] -> the last block's maps (N, 128, H // 8, W // 8)."""
         return self.blocks(self.normalize(x))
 
-    def features(self, x: Tensor) -> Tensor:
-        """x (N, C, H, W) in [0, 1] -> representation h (N, 256)."""
-        return F.relu(self.fc1(self.pool(self.feature_maps(x)).flatten(1)))
-
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.dropout(self.features(x)))
+        h = F.relu(self.fc1(self.pool(self.feature_maps(x)).flatten(1)))
+        return self.fc2(self.dropout(h))
 
 
 RESNETS = {  # name: (block, blocks per stage, channels per stage)

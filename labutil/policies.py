@@ -1,11 +1,9 @@
-"""Published augmentation policies, for whole batches on their device.
-
-RandAugment and AugMix draw operations for every image; MixUp and CutMix combine images and their labels. `augment` has
-the operations' geometry and colour.
+"""Published augmentation policies for whole batches on their device: RandAugment and AugMix draw operations for every
+image, MixUp and CutMix combine images and their labels.
 
 Images are float (N, C, H, W) in [0, 1], C = 1 or 3; results have their dtype and memory format and are computed in
-float32, also under autocast. What is random comes from `generator`, on the images' device; default: the package's own,
-`device.generator("augment", images.device)`. Images of another shape raise ValueError, of integers TypeError.
+float32, also under autocast. generator: on the images' device; default: the package's own. Images of another shape
+raise ValueError, of integers TypeError.
 """
 
 from __future__ import annotations
@@ -47,14 +45,9 @@ def rand_augment(
     """RandAugment (Cubuk et al. 2020, https://arxiv.org/abs/1909.13719): every image gets `draws` operations, drawn
     with replacement from the paper's 14, all at `magnitude` (0 to 1), each in a random direction where it has two.
 
-    At magnitude 1: rotation by 30 degrees, shear by 0.3, translation by 45% of the side; saturation ("color"),
-    contrast, brightness and sharpness times 0.1 or 1.9; posterize to 4 bits; solarize (invert) everything. Less in
-    proportion; identity, autocontrast and equalize have no magnitude. torchvision's RandAugment(draws, 30 * magnitude)
-    has the same ranges, but black corners, and shears about the top left corner, which also shifts; here edges are
-    mirrored (`augment.Augment` says why) and the centre stays. Raises ValueError for settings out of range.
-
-    Example:
-        x = rand_augment(x, draws=2, magnitude=0.3)
+    `RAND_AUGMENT` has what magnitude 1 means. torchvision's RandAugment(draws, 30 * magnitude) has the same ranges, but
+    black corners, and shears about the top left corner, which also shifts; here edges are mirrored and the centre
+    stays. Raises ValueError for settings out of range.
     """
     check_images(images)
     check_number("rand_augment: draws", draws, 1, whole=True)
@@ -66,48 +59,28 @@ def rand_augment(
     return clamped_like(x, images)
 
 
-def aug_mix(
-    images: Tensor,
-    *,
-    severity: float = 0.3,
-    width: int = 3,
-    depth: int = -1,
-    alpha: float = 1.0,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """AugMix (Hendrycks et al. 2020, https://arxiv.org/abs/1912.02781): every image is mixed with a mixture of `width`
-    chains of operations on it, with weights from Dirichlet(alpha), itself weighted by Beta(alpha, alpha).
+def aug_mix(images: Tensor, *, severity: float = 0.3, generator: torch.Generator | None = None) -> Tensor:
+    """AugMix (Hendrycks et al. 2020, https://arxiv.org/abs/1912.02781): every image is mixed with a mixture of three
+    chains of operations on it, with weights from Dirichlet(1, 1, 1), itself weighted by Beta(1, 1).
 
-    The operations are autocontrast, equalize, posterize, rotate, solarize, and shear and translate along x or y. Each
-    draws its magnitude from [0, severity], and a direction; at magnitude 1: rotation by 30 degrees, shear by 0.3,
-    translation by a third of the side, posterize to 1 bit (from 4), solarize everything. The paper also adds a loss:
-    the Jensen-Shannon divergence of the predictions for the clean image and two mixed ones.
-
-    severity: largest magnitude, 0 to 1; the paper's 3 of 10 is 0.3. width: number of chains. depth: operations in a
-    chain; -1 draws 1, 2 or 3 for each. alpha: at least 0.01; small values favour one chain, and either the image itself
-    or the chains. Raises ValueError for settings out of range.
-
-    Example:
-        a, b = aug_mix(x), aug_mix(x)
+    A chain has one, two or three operations of `AUG_MIX`. Each draws its magnitude from [0, severity], and a direction.
+    severity: 0 to 1; the paper's 3 of 10 is 0.3. The paper also adds a loss: the Jensen-Shannon divergence of the
+    predictions for the clean image and two mixed ones. Raises ValueError for a severity out of range.
     """
     check_images(images)
     check_number("aug_mix: severity", severity, 0, 1)
-    check_number("aug_mix: width", width, 1, whole=True)
-    check_number("aug_mix: depth", 1 if depth == -1 else depth, 1, whole=True)
-    check_number("aug_mix: alpha", alpha, 0.01)
     g = generator or device.generator("augment", images.device)
     x = images.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
-    chains = x.repeat(int(width), 1, 1, 1)  # all chains of all images are one batch
+    chains = x.repeat(3, 1, 1, 1)  # all chains of all images are one batch
     lengths = torch.randint(1, 4, (len(chains),), generator=g, device=x.device)
-    for step in range(3 if depth == -1 else depth):
+    for step in range(3):
         operations, amounts = _draw(AUG_MIX, chains, uniform(chains, 0, severity, g), g)
-        if depth == -1:
-            operations[step >= lengths] = OPERATIONS.index("identity")
+        operations[step >= lengths] = OPERATIONS.index("identity")
         apply_operations(chains, operations, amounts)
-    share = _dirichlet(len(x), 2, alpha, g)[:, :1]
-    weights = share * _dirichlet(len(x), width, alpha, g)
+    share = _dirichlet(len(x), 2, 1.0, g)[:, :1]
+    weights = share * _dirichlet(len(x), 3, 1.0, g)
     x *= (1 - share)[:, :, None, None]
-    for weight, chain in zip(weights.T, chains.unflatten(0, (width, -1)), strict=True):
+    for weight, chain in zip(weights.T, chains.unflatten(0, (3, -1)), strict=True):
         x.addcmul_(weight[:, None, None, None], chain)
     return clamped_like(x, images)
 
@@ -119,16 +92,10 @@ def mix_up(
     batch, and their labels likewise.
 
     The other images are a random permutation of the batch, which may leave an image with itself. Every image draws its
-    share from Beta(alpha, alpha); the authors' code draws one for the batch.
-
-    labels: int64 (N,), from 0 to n_classes - 1. alpha: at least 0.01; 0.1 to 0.4 for the paper's ImageNet models. Small
-    values leave most images nearly as they are, or replace them. Returns images (N, C, H, W) and soft labels, float32
-    (N, n_classes) with rows that sum to 1, which `F.cross_entropy` takes in place of labels. Raises ValueError for
-    labels or alpha out of range.
-
-    Example:
-        x, soft = mix_up(x, y, 8)
-        loss = F.cross_entropy(model(x), soft)
+    share from Beta(alpha, alpha); the authors' code draws one for the batch. alpha: at least 0.01; the paper's ImageNet
+    models have 0.1 to 0.4. labels: int64 (N,), from 0 to n_classes - 1. Returns images (N, C, H, W) and soft labels,
+    float32 (N, n_classes) with rows that sum to 1, which `F.cross_entropy` takes in place of labels.
+    Raises ValueError for labels or alpha out of range.
     """
     _, share, other = _draw_pairs("mix_up", images, labels, n_classes, alpha, generator)
     mixed = torch.lerp(images[other].float(), images.float(), share.view(-1, 1, 1, 1))
@@ -144,9 +111,6 @@ def cut_mix(
     The box has the image's aspect ratio and 1 - share of its area, share drawn from Beta(alpha, alpha) for every image
     (alpha = 1: uniform); its centre is uniform over the image, whose edges cut it off. Labels go by the pixels that
     were really replaced. Otherwise as `mix_up`.
-
-    Example:
-        x, soft = cut_mix(x, y, 8)
     """
     g, share, other = _draw_pairs("cut_mix", images, labels, n_classes, alpha, generator)
 
@@ -169,9 +133,6 @@ def apply_operations(x: Tensor, operations: Tensor, amounts: Tensor) -> None:
     left (up) for each pixel below (right of) the centre; color, contrast, brightness, sharpness: factor less 1;
     posterize: bits that stay, 1 to 8; solarize: the level, of 256, from which on values are inverted. Others have none.
     Posterize and equalize round to the 256 levels of 8 bits. Each kind of operation is one pass over its images.
-
-    Example:
-        apply_operations(x, torch.full((len(x),), OPERATIONS.index("rotate")), torch.full((len(x),), 15.0))
     """
     kinds = torch.tensor(_KIND, device=x.device)[operations]
     counts = (kinds[:, None] == torch.arange(len(_KINDS), device=x.device)).sum(0).tolist()

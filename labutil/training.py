@@ -9,16 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.optimizer import ParamsT
 
 from labutil import checkpoint
 from labutil import device as dev
-from labutil.optimizers import SCHEDULES, Updates, trainable
-from labutil.paths import check_choice
+from labutil.paths import check_choice, check_number
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from labutil.images import ImageSet
+
+OPTIMIZERS = ("sgd", "adam", "adamw", "lion")
+SCHEDULES = ("none", "plateau", "multistep", "step", "cosine")
 
 
 def class_weights(labels: Tensor, n_classes: int) -> Tensor:
@@ -26,9 +30,6 @@ def class_weights(labels: Tensor, n_classes: int) -> Tensor:
 
     labels: int (N,), 0 to K - 1. Returns float32 (K,) on the CPU, 0 for a class without images.
     Raises ValueError for labels outside 0 to K - 1 (-1: unlabelled), or none at all.
-
-    Example:
-        loss = F.cross_entropy(logits, y, weight=class_weights(data.train.labels, 10).to(device))
     """
     labels = torch.as_tensor(labels).cpu()
     if len(labels) == 0 or labels.min() < 0 or labels.max() >= n_classes:
@@ -49,13 +50,9 @@ def fit(
     optimizer: str = "adamw",
     lr_scale: Mapping[str, float] | None = None,
     weight_decay: float = 0.0,
-    momentum: float = 0.9,
     schedule: str = "none",
     warmup: float = 0.0,
-    factor: float = 0.1,
-    patience: int = 3,
     step_epochs: int = 20,
-    clip_norm: float | None = None,
     validate: Callable[[], float | dict[str, float]] | None = None,
     monitor: str = "val_loss",
     early_stopping: int | None = None,
@@ -74,16 +71,13 @@ def fit(
     step: `step(x, y)` with x float32 (n, C, H, W) in [0, 1] on the device (data of another dtype come as they are) and
         y int64 (n,) -> the loss, a scalar mean over the batch, or (loss, {name: scalar mean}). It runs under autocast.
     modules: what is trained (parameters with requires_grad) and checkpointed; set to train() before each epoch.
-    data: has `.images` (N, ...) and `.labels` (N,); on the device whole when it fits, else batch by batch.
+    data: has `.images` (N, ...) and `.labels` (N,); on the device whole when half its memory will do, else by batches.
     batch_size: at most so many images a batch, over all batches as even as can be, so that no batch of one is left
         over; with drop_last every batch has exactly this size and each epoch leaves out a random remainder.
-    lr, optimizer, weight_decay, momentum: see `optimizers.make_optimizer`. schedule, warmup (epochs), factor,
-        step_epochs: see `optimizers.lr_factor`; "plateau" multiplies by `factor` after `patience` epochs without
-        improvement.
+    optimizer, weight_decay: see `make_optimizer`. schedule, warmup (epochs), step_epochs: see `lr_factor`; "plateau"
+        multiplies the rate by 0.1 after 3 epochs without improvement.
     lr_scale: what the rate of some parameters is multiplied by: {beginning of a name in a module's
-        `named_parameters()`: scale}, such as {"encoder.": 0.1}; the longest that fits decides. See
-        `models.layerwise_rates`.
-    clip_norm: largest gradient norm (Pascanu et al. 2013), None for no clipping.
+        `named_parameters()`: scale}, as {"encoder.": 0.1} or `models.layerwise_rates`; the longest that fits decides.
     validate: called after each epoch; returns the value of `monitor`, or a dict that holds it. Names with "loss" or
         "error" are better when lower, others when higher. early_stopping: so many epochs without improvement end the
         fit; the best epoch's weights are then put back (also when the epochs run out).
@@ -108,10 +102,10 @@ def fit(
     settings = {
         "epochs": epochs, "batch_size": batch_size, "lr": lr, "optimizer": optimizer, "weight_decay": weight_decay,
         "lr_scale": None if lr_scale is None else {key: float(scale) for key, scale in lr_scale.items()},
-        "momentum": momentum, "schedule": schedule, "warmup": warmup, "factor": factor, "patience": patience,
-        "step_epochs": step_epochs, "clip_norm": clip_norm, "monitor": monitor, "early_stopping": early_stopping,
-        "evaluate_every": evaluate_every, "drop_last": drop_last, "images": n,
-        "parameters": sum(p.numel() for p in trainable(modules)), "step": checkpoint.code_hash(step),
+        "schedule": schedule, "warmup": warmup, "step_epochs": step_epochs, "monitor": monitor,
+        "early_stopping": early_stopping, "evaluate_every": evaluate_every, "drop_last": drop_last, "images": n,
+        "parameters": sum(p.numel() for module in modules for p in module.parameters() if p.requires_grad),
+        "step": checkpoint.code_hash(step),
     }  # fmt: skip
     _check(settings, measured=validate is not None)
     state = {"epoch": 0, "finished": False, "history": [], "best": None, "stale": 0}
@@ -120,8 +114,10 @@ def fit(
     if path and path.exists() and (run.resume if resume is None else resume):
         state = checkpoint.load(path, settings, modules)
     batches = n // batch_size if drop_last else math.ceil(n / batch_size)
-    updates = Updates(modules, settings, state)
-    images, labels = _place(data.images, device), data.labels.to(device)
+    updates = _Updates(modules, settings, state)
+    images, labels = data.images, data.labels.to(device)
+    if device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] / 2:
+        images = images.to(device)
     bar = dev.progress_bar(epochs * batches, name, "batch", state["epoch"] * batches)
     while not state["finished"]:
         started, epoch, sums = time.perf_counter(), state["epoch"], 0
@@ -130,7 +126,9 @@ def fit(
         for i, index in enumerate(order.tensor_split(batches)):
             updates.follow_schedule(epoch + i / batches, batches)
             with dev.autocast(state["precision"], device):
-                result = step(*_batch(images, labels, index, device))
+                x = images[index.to(images.device)]
+                x = dev.to_float(x, device) if x.dtype == torch.uint8 else x.to(device)
+                result = step(x, labels[index.to(device)])
             loss, others = result if isinstance(result, tuple) else (result, {})
             updates.apply(loss)
             values = {"loss": loss} | others
@@ -138,7 +136,11 @@ def fit(
             if after_step:
                 after_step((epoch * batches + i + 1) / (epochs * batches))
             bar.update()
-        row = {"epoch": epoch + 1, "lr": updates.rate()} | _means(name, epoch, values, sums / len(order), lr)
+        means = (sums / len(order)).tolist()  # once an epoch: to read each loss would make the device wait for the host
+        if not math.isfinite(means[0]):
+            raise FloatingPointError(f"fit {name!r}: train_loss is {means[0]} in epoch {epoch + 1}: lower lr={lr}")
+        row = {"epoch": epoch + 1, "lr": updates.rate()}
+        row |= {f"train_{key}": mean for key, mean in zip(values, means, strict=True)}
         speed = len(order) / (time.perf_counter() - started)
         if validate:
             value = validate()
@@ -152,14 +154,21 @@ def fit(
         state |= {"epoch": epoch + 1, "finished": stop}
         bar.set_postfix(_measures(row))
         if stop and early_stopping is not None:
-            checkpoint.put_best_back(state, modules)
+            for module, best in zip(modules, state["best"].pop("modules"), strict=True):
+                module.load_state_dict(best)
         if path:
             checkpoint.save(path, state if stop else state | updates.state(), settings, modules)
             run.save_history(name, pd.DataFrame(state["history"]))
     bar.close()
     history = pd.DataFrame(state["history"])
-    facts = settings | {"precision": state["precision"], "epochs_run": len(history), "criterion": criterion}
-    _report(run, name, history, facts)
+    last = ", ".join(f"{key} {column.iloc[-1]:.3g}" for key, column in _measures(history).items())
+    speed = f"{history.images_per_second.median():,.0f} images/s, {state['precision']}"
+    print(f"{name}: {len(history)} epochs in {history.seconds.sum():.1f} s ({speed}): {last}")
+    if run:
+        facts = settings | {"precision": state["precision"], "epochs_run": len(history), "criterion": criterion}
+        facts.pop("step")
+        run.save_history(name, history)
+        run.save_fit(name, facts)
     return history
 
 
@@ -168,8 +177,7 @@ def _check(settings: Mapping[str, Any], *, measured: bool) -> None:
     s = settings
     check_choice("schedule", s["schedule"], SCHEDULES)
     for key in ("epochs", "batch_size", "step_epochs", "evaluate_every"):
-        if s[key] < 1:
-            raise ValueError(f"{key}={s[key]} must be at least 1")
+        check_number(key, s[key], 1, whole=True)
     if not s["lr"] > 0:
         raise ValueError(f"lr={s['lr']} must be above 0")
     if not measured and (s["early_stopping"] is not None or s["schedule"] == "plateau"):
@@ -178,38 +186,101 @@ def _check(settings: Mapping[str, Any], *, measured: bool) -> None:
         raise ValueError(f"{s['images']} training images are too few for batch_size={s['batch_size']}")
 
 
-def _place(images: Tensor, device: torch.device) -> Tensor:
-    """The whole set on the device when it takes at most half of the free memory, else left where it is."""
-    fits = device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] / 2
-    return images.to(device) if fits else images
-
-
-def _batch(images: Tensor, labels: Tensor, index: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The images (n, ...), uint8 ones as floats in [0, 1], and labels (n,) at some positions, on the device."""
-    x = images[index.to(images.device)]
-    x = dev.to_float(x, device) if x.dtype == torch.uint8 else x.to(device)
-    return x, labels[index.to(device)]
-
-
-def _means(name: str, epoch: int, values: Mapping[str, Tensor], means: Tensor, lr: float) -> dict[str, float]:
-    """An epoch's means by name, read once an epoch: to read each loss would make the device wait for the host."""
-    found = {f"train_{key}": mean for key, mean in zip(values, means.tolist(), strict=True)}
-    if not math.isfinite(loss := found["train_loss"]):
-        what = f"train_loss is {loss} in epoch {epoch + 1}"
-        raise FloatingPointError(f"fit {name!r}: {what}: lower lr={lr}, or set clip_norm")
-    return found
-
-
 def _measures(row: Mapping[str, Any]) -> dict[str, Any]:
     """What of a row, or of a table, a person watches."""
     return {key: row[key] for key in row if key.endswith(("loss", "accuracy"))}
 
 
-def _report(run: checkpoint.RunDirectory | None, name: str, history: pd.DataFrame, facts: dict[str, Any]) -> None:
-    """Say in a line how a fit went, and put it into the run's record."""
-    last = ", ".join(f"{key} {values.iloc[-1]:.3g}" for key, values in _measures(history).items())
-    speed = f"{history.images_per_second.median():,.0f} images/s, {facts['precision']}"
-    print(f"{name}: {len(history)} epochs in {history.seconds.sum():.1f} s ({speed}): {last}")
-    if run:
-        run.save_history(name, history)
-        run.save_fit(name, {key: value for key, value in facts.items() if key != "step"})
+def make_optimizer(name: str, parameters: ParamsT, lr: float, weight_decay: float = 0.0) -> torch.optim.Optimizer:
+    """sgd (with plain momentum 0.9), adam, adamw, or lion (Chen et al. 2023, arXiv:2302.06675; wants a smaller lr).
+
+    weight_decay is for all parameters, biases and norms too.
+    """
+    from timm.optim import create_optimizer_v2
+
+    check_choice("optimizer", name, OPTIMIZERS)
+    name = "momentum" if name == "sgd" else name  # timm's "sgd" is Nesterov's
+    return create_optimizer_v2(parameters, name, lr, weight_decay, 0.9)
+
+
+def lr_factor(schedule: str, epoch: float, epochs: int, warmup: float = 0.0, step_epochs: int = 20) -> float:
+    """What the learning rate is multiplied by at a (fractional) epoch, for the schedules that time alone decides.
+
+    cosine falls from 1 to 0 (Loshchilov & Hutter 2017); multistep multiplies by 0.1 after 60% and 80% of the epochs;
+    step does so after every `step_epochs`. The first `warmup` epochs rise linearly from 0.
+    """
+    if epoch < warmup:
+        return epoch / warmup
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / max(epochs - warmup, 1e-9)))
+    drops = {"multistep": sum(epoch >= share * epochs for share in (0.6, 0.8)), "step": epoch // step_epochs}
+    return 0.1 ** drops.get(schedule, 0)
+
+
+class _Updates:
+    """What makes new weights of a loss: the optimizer, the rate of each of its groups, and fp16's scaling.
+
+    settings, state: `fit`'s; what a checkpoint left in the state goes back to where it came from.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module], settings: Mapping[str, Any], state: dict[str, Any]) -> None:
+        s = self.settings = settings
+        by_scale = _by_scale(modules, s["lr_scale"] or {})
+        self.scales = list(by_scale)
+        groups = [{"params": params, "lr": s["lr"] * scale} for scale, params in by_scale.items()]
+        self.optimizer = make_optimizer(s["optimizer"], groups, s["lr"], s["weight_decay"])
+        better = "min" if checkpoint.lower_is_better(s["monitor"]) else "max"
+        self.plateau = ReduceLROnPlateau(self.optimizer, better, factor=0.1, patience=3)
+        self.scaler = torch.amp.GradScaler(dev.get_device().type, enabled=state["precision"] == "fp16")
+        self.parts = {"optimizer": self.optimizer, "plateau": self.plateau, "scaler": self.scaler}
+        for name, part in self.parts.items():
+            if saved := state.pop(name, None):
+                part.load_state_dict(saved)
+
+    def state(self) -> dict[str, Any]:
+        return {name: part.state_dict() for name, part in self.parts.items()}
+
+    def rate(self) -> float:
+        """The learning rate of parameters whose scale is 1."""
+        return self.optimizer.param_groups[0]["lr"] / self.scales[0]
+
+    def set_rate(self, rate: float) -> None:
+        for group, scale in zip(self.optimizer.param_groups, self.scales, strict=True):
+            group["lr"] = rate * scale
+
+    def follow_schedule(self, epoch: float, batches: int) -> None:
+        """Set the rates for a (fractional) epoch of so many batches; "plateau" follows the metric alone."""
+        s = self.settings
+        if s["schedule"] != "plateau":
+            # The first step of a warm-up would be wasted at a rate of 0.
+            epoch = max(epoch, 1 / batches) if s["warmup"] else epoch
+            self.set_rate(s["lr"] * lr_factor(s["schedule"], epoch, s["epochs"], s["warmup"], s["step_epochs"]))
+
+    def follow_metric(self, value: float) -> None:
+        """Lower the rates when `schedule` is "plateau" and the monitored metric has stood still for too long."""
+        if self.settings["schedule"] == "plateau":
+            self.plateau.step(value)
+            self.set_rate(self.rate())  # torch leaves rates below 1e-8 alone, which would change the ratios
+
+    def apply(self, loss: Tensor) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+
+def _by_scale(modules: Sequence[nn.Module], lr_scale: Mapping[str, float]) -> dict[float, list[nn.Parameter]]:
+    """The parameters that learn by what their rate is multiplied by: 1 first where there is one, then from the top."""
+    named = [pair for module in modules for pair in dev.unwrapped(module).named_parameters()]
+    for prefix, scale in lr_scale.items():
+        if not 0 < scale < math.inf:
+            raise ValueError(f"lr_scale[{prefix!r}]={scale} must be above 0; to freeze, use requires_grad_(False)")
+        if not any(name.startswith(prefix) for name, _ in named):
+            some = ", ".join(dict.fromkeys(f"{name.split('.')[0]}." for name, _ in named))
+            raise ValueError(f"lr_scale: no parameter's name begins with {prefix!r}; they begin with {some}")
+    scales, found = {"": 1.0, **lr_scale}, {}
+    for name, parameter in named:
+        if parameter.requires_grad:
+            scale = float(scales[max(filter(name.startswith, scales), key=len)])
+            found.setdefault(scale, []).append(parameter)
+    return dict(sorted(found.items(), key=lambda pair: (pair[0] != 1, -pair[0])))

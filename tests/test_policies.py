@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 import torchvision.transforms.v2 as T
 import torchvision.transforms.v2.functional as tv
 from PIL import Image, ImageOps
@@ -76,9 +75,6 @@ def with_pil(x: Tensor, function) -> Tensor:
 
 def levels(x: Tensor) -> Tensor:
     return (x * 255).round().to(torch.uint8)
-
-
-# ---- operations at given amounts ---------------------------------------------------------------------------------
 
 
 def mirrored(x: Tensor, function) -> Tensor:
@@ -160,20 +156,6 @@ def test_each_image_gets_its_own_operation_and_amount():
     assert not changed[identity].any() and changed[~identity].sum() > 2.5 * (len(OPERATIONS) - 1)
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
-@pytest.mark.parametrize("value", [0.0, 0.4, 1.0])
-def test_constant_images_stay_constant(name, value):
-    x, (start, end) = torch.full((2, 3, 9, 12), value), RAND_AUGMENT[name]
-    for magnitude in (0.0, 0.5, 1.0):
-        y = apply(x, name, start + (end - start) * magnitude)
-        assert y.isfinite().all() and (y.amax((2, 3)) - y.amin((2, 3))).max() < 1e-5
-        if name not in ("brightness", "posterize", "solarize"):
-            torch.testing.assert_close(y, x, atol=1e-3, rtol=0)  # torchvision's luma weights sum to 0.9999
-
-
-# ---- RandAugment -------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("ours", "theirs"), [(RAND_AUGMENT, T.RandAugment), (AUG_MIX, T.AugMix)])
 def test_ranges_are_torchvisions(ours, theirs):
     space = theirs._AUGMENTATION_SPACE if theirs is T.RandAugment else theirs._PARTIAL_AUGMENTATION_SPACE
@@ -218,18 +200,6 @@ def test_every_operation_and_direction_is_drawn_equally_often():
         assert stats.binomtest(up, up + down).pvalue > 1e-3
 
 
-def test_draws_follow_one_another():
-    x = images(40, 3, 16, 16)
-    at_once = rand_augment(x, draws=3, magnitude=0.5, generator=rng())
-    g, y = rng(), x
-    for _ in range(3):
-        y = rand_augment(y, draws=1, magnitude=0.5, generator=g)
-    assert torch.equal(at_once, y)
-
-
-# ---- AugMix ------------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def drawn(monkeypatch) -> dict[str, list]:
     """What `_draw` and `_dirichlet` return, in order."""
@@ -247,19 +217,17 @@ def drawn(monkeypatch) -> dict[str, list]:
     return record
 
 
-@pytest.mark.parametrize(("width", "depth"), [(3, 2), (1, 1), (2, 4)])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_aug_mix_equals_a_loop_over_images_and_chains(drawn, shape, width, depth):
+def test_aug_mix_equals_a_loop_over_images_and_chains(drawn, shape):
     x = images(*shape)
-    mixed = aug_mix(x, severity=0.8, width=width, depth=depth, alpha=0.7, generator=rng())
+    mixed = aug_mix(x, severity=0.8, generator=rng())
+    lengths = torch.randint(1, 4, (3 * len(x),), generator=rng())  # the first draw
     beta, dirichlet = drawn["_dirichlet"]
-    assert len(drawn["_draw"]) == depth
     for i in range(len(x)):
         expected = beta[i, 1] * x[i : i + 1]
-        for k in range(width):
-            chain = x[i : i + 1]
-            for operations, amounts in drawn["_draw"]:
-                at = k * len(x) + i
+        for k in range(3):
+            chain, at = x[i : i + 1], k * len(x) + i
+            for operations, amounts in drawn["_draw"][: lengths[at]]:
                 chain = apply_each(chain, operations[at : at + 1], amounts[at : at + 1])
             expected = expected + beta[i, 0] * dirichlet[i, k] * chain
         torch.testing.assert_close(mixed[i : i + 1], expected, atol=1e-4, rtol=0)
@@ -278,13 +246,10 @@ def test_aug_mix_draws_depth_operation_and_magnitude_uniformly(monkeypatch, draw
     assert stats.kstest(thresholds.numpy(), stats.uniform(128, 128).cdf).pvalue > 1e-3
     # With an operation that halves and weights of 1 the result tells how many operations a chain had.
     monkeypatch.setattr(policies, "AUG_MIX", {"brightness": (-0.5, -0.5)})
-    monkeypatch.setattr(policies, "_dirichlet", lambda n, k, alpha, g: torch.ones(n, k))
-    depths = -aug_mix(torch.ones(3000, 1, 3, 3), width=1, generator=rng())[:, 0, 0, 0].log2()
+    monkeypatch.setattr(policies, "_dirichlet", lambda n, k, alpha, g: torch.eye(k)[:1].repeat(n, 1))
+    depths = -aug_mix(torch.ones(3000, 1, 3, 3), generator=rng())[:, 0, 0, 0].log2()
     assert stats.chisquare(depths.round().long().bincount()[1:]).pvalue > 1e-3
     assert depths.max() == 3 and depths.min() == 1
-
-
-# ---- MixUp and CutMix --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, (1, 3, 8, 8), (40, 1, 7, 12), (30, 3, 1, 5)])
@@ -314,31 +279,6 @@ def test_mixes_equal_a_loop(mix, shape):
         torch.testing.assert_close(soft[i], weights, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("mix", LABELLED.values(), ids=LABELLED)
-def test_soft_labels_tell_what_the_images_hold(mix):
-    labels = torch.arange(60) % 4
-    brightness = torch.tensor([0.0, 0.2, 0.7, 1.0])
-    x = brightness[labels].view(-1, 1, 1, 1).expand(-1, 3, 10, 14)
-    mixed, soft = mix(x, labels, 4, 1.0, rng())
-    torch.testing.assert_close(mixed.mean((1, 2, 3)), soft @ brightness, atol=1e-5, rtol=0)
-    torch.testing.assert_close(soft.sum(1), torch.ones(60))
-    assert ((soft > 0.05).sum(1) == 2).sum() > 20
-    logits = torch.randn(60, 4, generator=rng(1))
-    hard = torch.stack([F.cross_entropy(logits, torch.full((60,), k), reduction="none") for k in range(4)], dim=1)
-    torch.testing.assert_close(F.cross_entropy(logits, soft), (hard * soft).sum(1).mean())
-
-
-@pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
-def test_shares_of_mix_up_have_the_beta_distribution(alpha):
-    n = 1500
-    _, soft = mix_up(torch.zeros(n, 1, 1, 1), torch.arange(n), n, alpha, rng(6))
-    mixed = (soft > 0).sum(1) == 2  # the rest is with itself, or has a share that float32 rounds to 0 or 1
-    share = soft.diagonal()[mixed].double().numpy()
-    assert share.mean() == pytest.approx(0.5, abs=0.05)
-    assert share.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.1)
-    assert stats.kstest(share, stats.beta(alpha, alpha).cdf).pvalue > 1e-3
-
-
 def test_dirichlet_weights_have_their_mean_and_variance():
     for alpha, k in [(1.0, 3), (0.3, 4), (5.0, 2)]:
         weights = policies._dirichlet(20000, k, alpha, rng(7))
@@ -353,25 +293,6 @@ def test_dirichlet_weights_have_their_mean_and_variance():
     assert smallest.var().item() == pytest.approx(1 / (4 * 1.02), rel=0.01)
 
 
-def test_boxes_of_cut_mix_fill_the_image():
-    n = 3000
-    x = torch.zeros(n, 1, 16, 24)
-    labels = torch.arange(n) % 2
-    x[labels == 1] = 1
-    mixed, soft = cut_mix(x, labels, 2, 1.0, rng(8))
-    replaced = mixed != x
-    cut = replaced.flatten(1).any(1)
-    # Half the partners have the same label; the boxes of the others cover the middle most, and every pixel often.
-    assert 0.4 < cut.float().mean() < 0.5
-    coverage = replaced[:, 0].float().mean(0)
-    assert coverage.min() > 0.04 and coverage[8, 12] == pytest.approx(coverage.max().item(), rel=0.1)
-    torch.testing.assert_close(coverage, coverage.flip(0, 1), atol=0.04, rtol=0)
-    torch.testing.assert_close(1 - soft[torch.arange(n), labels], replaced.float().mean((1, 2, 3)), atol=1e-6, rtol=0)
-
-
-# ---- corruptions -------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("kind", CORRUPTIONS)
 def test_severity_zero_is_the_image_and_more_is_more(kind):
     x = torch.as_tensor(cells.generate(6, 0)[0]).float() / 255
@@ -384,19 +305,15 @@ def test_severity_zero_is_the_image_and_more_is_more(kind):
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("severity", [1, 3, 5])
-@pytest.mark.parametrize("kind", ["brightness", "contrast", "saturation"])
-def test_colour_corruptions_equal_torchvision(kind, severity, channels):
+@pytest.mark.parametrize("kind", ["brightness", "contrast", "saturation", "blur"])
+def test_colour_and_blur_equal_torchvision(kind, severity, channels):
     x = images(4, channels, 20, 30)
-    expected = getattr(tv, f"adjust_{kind}")(x, CORRUPTIONS[kind][severity - 1])
-    torch.testing.assert_close(corrupt(x, kind, severity), expected, atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("severity", [1, 3, 5])
-def test_blur_equals_torchvision(severity):
-    x = images(2, 3, 64, 80)
-    sigma = CORRUPTIONS["blur"][severity - 1] * 64
-    expected = tv.gaussian_blur(x, [21, 21], [sigma] * 2)  # taps beyond 3 sigma hold 0.3% of the Gaussian
-    torch.testing.assert_close(corrupt(x, "blur", severity), expected, atol=5e-3, rtol=0)
+    amount = CORRUPTIONS[kind][severity - 1]
+    if kind == "blur":  # taps beyond 3 sigma hold 0.3% of the Gaussian
+        expected, atol = tv.gaussian_blur(x, [11, 11], [amount * 20] * 2), 5e-3
+    else:
+        expected, atol = getattr(tv, f"adjust_{kind}")(x, amount), 1e-5
+    torch.testing.assert_close(corrupt(x, kind, severity), expected, atol=atol, rtol=0)
 
 
 @pytest.mark.parametrize("severity", range(1, 6))
@@ -435,9 +352,6 @@ def test_noises_have_their_mean_and_variance(severity):
     counts = y * photons
     clipped = y == 1
     torch.testing.assert_close(counts[~clipped], counts[~clipped].round(), atol=1e-3, rtol=0)
-
-
-# ---- all of them -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
@@ -499,9 +413,6 @@ def test_every_image_has_its_own_draw(call):
         (lambda x, y: rand_augment(x, magnitude=9), "rand_augment: magnitude=9 must be a number, .* at most 1"),
         (lambda x, y: rand_augment(x, magnitude="0.3"), "rand_augment: magnitude='0.3' must be a number"),
         (lambda x, y: aug_mix(x, severity=3), "aug_mix: severity=3 must be"),
-        (lambda x, y: aug_mix(x, width=0), "aug_mix: width=0 must be"),
-        (lambda x, y: aug_mix(x, depth=0), "aug_mix: depth=0 must be a whole number, at least 1"),
-        (lambda x, y: aug_mix(x, alpha=0.0), "aug_mix: alpha=0.0 must be a number, at least 0.01"),
         (lambda x, y: mix_up(x, y, 4, alpha=-1), "mix_up: alpha=-1 must be"),
         (lambda x, y: mix_up(x, y, 3), "mix_up: labels from 0 to 3 must be from 0 to n_classes - 1=2"),
         (lambda x, y: mix_up(x, y - 1, 4), "mix_up: labels from -1 to 2 must be"),

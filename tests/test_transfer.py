@@ -12,7 +12,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from labutil import evaluation, models, representations, training
+from labutil import models, representations, training
 
 LITE0 = "tf_efficientnet_lite0"
 torch.set_num_threads(1)
@@ -28,9 +28,6 @@ def classifier(name, pretrained=False, **settings):
     torch.manual_seed(0)
     encoder = models.encoder(name, pretrained=pretrained, **settings)
     return models.Classifier(encoder, 3, models.mlp_head(encoder.num_features, [8], 3, 0.5))
-
-
-# Frozen layers
 
 
 @pytest.mark.parametrize(
@@ -92,9 +89,6 @@ def test_a_layer_is_what_holds_parameters_in_order_of_definition():
     assert all(p.requires_grad for p in convnext.parameters())
 
 
-# Learning rates by depth
-
-
 @pytest.mark.parametrize(
     ("name", "settings", "depths"),
     [
@@ -133,9 +127,6 @@ def test_layerwise_rates_fall_with_depth(name, settings, depths):
     for decay in (0, 1.1, float("nan")):
         with pytest.raises(ValueError, match="decay="):
             models.layerwise_rates(encoder, decay)
-
-
-# A probe as a head
 
 
 def features(n=400, classes=5):
@@ -189,46 +180,13 @@ def test_a_head_has_a_place_for_every_class_of_the_probe():
         representations.probe_head(representations.linear_probe(h, labels), 4)
 
 
-def test_fine_tuning_begins_as_the_probe_and_comes_back_from_a_file(tmp_path):
-    """LP-FT: probe, fine-tune, save, load."""
-    torch.manual_seed(0)
-    encoder = models.encoder("resnet8")
-    images = data(60, side=16)
-    h = evaluation.predict(encoder, images.images, precision="fp32")
-    probe = representations.linear_probe(h, images.labels)
-    model = models.Classifier(encoder, 3, representations.probe_head(probe, 3))
-    p = evaluation.predict(model, images.images, precision="fp32").softmax(1)
-    np.testing.assert_allclose(p.numpy(), probe.predict_proba(h.numpy()), atol=1e-4)
-    training.fit(lambda x, y: F.cross_entropy(model(x), y), [model], images, epochs=3, batch_size=30, lr=1e-3)
-    after = evaluation.predict(model, images.images, precision="fp32")
-    assert not torch.allclose(after.softmax(1), p, atol=1e-3)
-    models.save(model, tmp_path / "model.safetensors")
-    again = models.load(tmp_path / "model.safetensors")
-    torch.testing.assert_close(evaluation.predict(again, images.images, precision="fp32"), after)
-    deep = models.mlp_head(10, [4], 3, 0.1, signed_root=True)
-    assert [type(m).__name__ for m in deep] == ["SignedRoot", "Linear", "BatchNorm1d", "ReLU", "Dropout", "Linear"]
-
-
-# Networks with weights of one's own
-
-
-@pytest.mark.parametrize(("name", "n"), [("resnet18", 5), ("tf_efficientnetv2_b0", 2), ("convnext_atto", 4)])
-def test_weights_from_a_file_then_a_step_of_fine_tuning(name, n, tmp_path):
-    """The small one of each family: a file of random weights stands for what the hub would give."""
-    torch.manual_seed(0)
+@pytest.mark.parametrize("name", ["resnet18", "tf_efficientnetv2_b0", "convnext_atto"])
+def test_each_family_takes_weights_from_a_file(name, tmp_path):
+    """A file of random weights stands for what the hub would give."""
     make = getattr(torchvision.models, name) if name.startswith("resnet") else lambda: timm.create_model(name)
     peer = make().state_dict()
     torch.save(peer, tmp_path / "weights.pth")
-    model = models.Classifier(models.encoder(name, weights=tmp_path / "weights.pth", input_size=64), 3)
-    trainable = models.unfreeze_last(model.encoder, n)
-    loaded = {key: value.clone() for key, value in model.encoder.state_dict().items()}
-    prefix = "encoder." if name.startswith("resnet") else "encoder.body."
-    shared = {key: value for key, value in peer.items() if f"{prefix}{key}" in loaded and value.is_floating_point()}
-    assert len(shared) > 50 and all(torch.equal(loaded[f"{prefix}{key}"], value) for key, value in shared.items())
-    history = training.fit(
-        lambda x, y: F.cross_entropy(model(x), y), [model], data(8), epochs=1, batch_size=8, lr=0.01,
-        lr_scale=models.layerwise_rates(model.encoder, 0.5),
-    )  # fmt: skip
-    assert np.isfinite(history.train_loss).all()
-    changed = {k for k, v in model.encoder.state_dict().items() if not torch.equal(v, loaded[k])}
-    assert {key.rpartition(".")[0] for key in changed} == set(trainable)
+    encoder = models.encoder(name, weights=tmp_path / "weights.pth")
+    loaded = (encoder if name.startswith("resnet") else encoder.body).state_dict()
+    shared = {key: value for key, value in peer.items() if key in loaded and value.is_floating_point()}
+    assert len(shared) > 50 and all(torch.equal(loaded[key], value) for key, value in shared.items())

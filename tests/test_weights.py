@@ -84,9 +84,6 @@ def test_each_network_has_the_normalisation_it_was_trained_with():
     assert encoder.normalize.mean.flatten().tolist() == pytest.approx([127 / 255] * 3)
 
 
-# Files
-
-
 @pytest.fixture(scope="module")
 def peer() -> nn.Module:
     with torch.random.fork_rng():
@@ -183,9 +180,6 @@ def test_networks_without_weights(resnet18_file):
     assert "timm has no weights for cs3darknet_s" in _refusal("cs3darknet_s", pretrained=True)
 
 
-# Scaling
-
-
 @torch.inference_mode()
 def test_input_size_scales_images_first():
     encoder = models.encoder("resnet8", input_size=48).eval()
@@ -217,9 +211,6 @@ def test_input_size_decides_how_a_network_is_built(resnet18_file):
     assert small(torch.rand(2, 1, 28, 28)).shape == (2, small.num_features)
 
 
-# The hub
-
-
 @pytest.fixture
 def hub(tmp_path):
     """A stand-in that has the weights of resnet18 and nothing else: the server and the file it serves."""
@@ -247,14 +238,14 @@ _ASK = """
 import sys, time
 import torch, timm, huggingface_hub
 from labutil import models
-from labutil.weights import WeightsError
+from labutil.paths import DataError
 for _ in range(2):
     for name in ("resnet18", "resnet34"):
         start = time.monotonic()
         try:
             weight = models.encoder(name, pretrained=True).state_dict()["conv1.weight"]
             print(name, weight.double().sum().item(), flush=True)
-        except WeightsError as error:
+        except DataError as error:
             print(error, flush=True)
             assert time.monotonic() - start < 10, "no answer for too long"
     sys.stdin.readline()

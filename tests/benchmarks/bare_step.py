@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from labutil import device
 from labutil.images import ImageSet
-from labutil.optimizers import make_optimizer
-from labutil.training import fit
+from labutil.training import fit, make_optimizer
 
 
 def compare(

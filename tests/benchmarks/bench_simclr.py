@@ -25,8 +25,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from labutil import device, models
 from labutil.augment import simclr_views
 from labutil.losses import info_nce
-from labutil.optimizers import make_optimizer
-from labutil.training import fit
+from labutil.training import fit, make_optimizer
 
 ENCODER, SIDE, BATCH, TAU = "resnet8", 32, 256, 0.5
 STEPS, ROUNDS, WORKERS = 8, 3, 2
