@@ -229,6 +229,18 @@ def test_recipes_run_cut_to_a_few_steps(path, stand_ins, tmp_path):
     assert record["status"] == "complete"
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("count", [10, 40])
+@pytest.mark.parametrize("notebook", NOTEBOOKS[:6], ids=lambda p: p.stem)
+def test_a_lesson_goes_on_with_few_images(notebook, count, tmp_path):
+    """A map or a neighbour that so few cannot have is left out; the lesson ends as always."""
+    pixels, labels = images(count, 32, 3, 2)
+    np.savez(tmp_path / "few.npz", images=pixels, labels=labels)
+    own = {"dataset": f"npz:{tmp_path / 'few.npz'}"} | ({"planted": 0} if notebook.stem[:2] == "01" else {})
+    _, record, _ = runs.run_notebook(notebook, parameters.plan(notebook, "smoke", own), out=tmp_path)
+    assert record["status"] == "complete"
+
+
 def test_lesson_07_makes_runs_that_are_missing_and_reads_them(tmp_path):
     args = ("run", "07", "--recipe", "smoke", "--out", tmp_path)
     done = command(*args)
