@@ -83,6 +83,12 @@ def track_best(
         state["stale"] += 1
 
 
+def put_best_back(state: dict[str, Any], modules: Sequence[nn.Module]) -> None:
+    """Give the modules the weights that `track_best` copied last."""
+    for module, weights in zip(modules, state["best"].pop("modules"), strict=True):
+        module.load_state_dict(weights)
+
+
 def lower_is_better(metric: str) -> bool:
     """Whether a metric of this name is the better the lower it is."""
     return "loss" in metric or "error" in metric

@@ -115,9 +115,7 @@ def fit(
         state = checkpoint.load(path, settings, modules)
     batches = n // batch_size if drop_last else math.ceil(n / batch_size)
     updates = _Updates(modules, settings, state)
-    images, labels = data.images, data.labels.to(device)
-    if device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] / 2:
-        images = images.to(device)
+    images, labels = _place(data.images, device), data.labels.to(device)
     bar = dev.progress_bar(epochs * batches, name, "batch", state["epoch"] * batches)
     while not state["finished"]:
         started, epoch, sums = time.perf_counter(), state["epoch"], 0
@@ -154,21 +152,31 @@ def fit(
         state |= {"epoch": epoch + 1, "finished": stop}
         bar.set_postfix(_measures(row))
         if stop and early_stopping is not None:
-            for module, best in zip(modules, state["best"].pop("modules"), strict=True):
-                module.load_state_dict(best)
+            checkpoint.put_best_back(state, modules)
         if path:
             checkpoint.save(path, state if stop else state | updates.state(), settings, modules)
             run.save_history(name, pd.DataFrame(state["history"]))
     bar.close()
-    history = pd.DataFrame(state["history"])
+    facts = {"precision": state["precision"], "epochs_run": state["epoch"], "criterion": criterion}
+    return _finish(name, pd.DataFrame(state["history"]), settings | facts, run)
+
+
+def _place(images: Tensor, device: torch.device) -> Tensor:
+    """The whole set on a GPU when it takes at most half of the free memory, else left where it is."""
+    whole = device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] / 2
+    return images.to(device) if whole else images
+
+
+def _finish(
+    name: str, history: pd.DataFrame, facts: dict[str, Any], run: checkpoint.RunDirectory | None
+) -> pd.DataFrame:
+    """Say what a fit came to, and record it: all but the hash of its step."""
     last = ", ".join(f"{key} {column.iloc[-1]:.3g}" for key, column in _measures(history).items())
-    speed = f"{history.images_per_second.median():,.0f} images/s, {state['precision']}"
+    speed = f"{history.images_per_second.median():,.0f} images/s, {facts['precision']}"
     print(f"{name}: {len(history)} epochs in {history.seconds.sum():.1f} s ({speed}): {last}")
     if run:
-        facts = settings | {"precision": state["precision"], "epochs_run": len(history), "criterion": criterion}
-        facts.pop("step")
         run.save_history(name, history)
-        run.save_fit(name, facts)
+        run.save_fit(name, {key: value for key, value in facts.items() if key != "step"})
     return history
 
 
