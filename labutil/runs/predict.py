@@ -157,24 +157,24 @@ def part_rows(found: Stored, source: Source, part: str, record: dict[str, Any]) 
         return np.arange(len(found.labels))
     # What a source lacks of test and val is taken from train, so train is what they leave.
     brought = part in found.parts and (part != "train" or {"val", "test"} <= set(found.parts))
-    own = np.flatnonzero(np.repeat(list(found.parts), list(found.parts.values())) == part)
-    if brought and not ("train" in found.parts and holds_trained(source, record)):
-        return own
+    related = "train" in found.parts and holds_trained(source, record)
+    if brought and not related:
+        return np.flatnonzero(np.repeat(list(found.parts), list(found.parts.values())) == part)
     if "train" not in found.parts:
         raise DataError(f"{source.name} has no part {part!r}, only {', '.join(found.parts)}: give another part")
     seed, fraction = record["params"].get("data_seed", 0), record["params"].get("val_fraction", 0.1)
-    drawn = splits.split(found.labels, found.parts, source.name, fraction, seed)
+    rows = splits.split(
+        found.labels, found.parts, source.name, fraction, seed
+    )  # what is brought stays
     trained = record["dataset"].get("fingerprint")
-    if holds_trained(source, record) and loading.split_fingerprint(found.content, seed, fraction, drawn) != trained:
-        if brought:
-            print(
-                f"labutil: note: {source.name} is no longer as the run saw it: an image that has moved to {part} since "
-                "may have been trained on", file=sys.stderr,
-            )  # fmt: skip
-            return own
-        what = f"some of what is drawn as {part} now may have been trained on"
-        raise DataError(f"{source.name} is no longer as the run saw it, and {what}: restore it, or give --part all")
-    return own if brought else drawn[part]
+    if related and loading.split_fingerprint(found.content, seed, fraction, rows) != trained:
+        changed = f"{source.name} is no longer as the run saw it"
+        if not brought:
+            what = f"some of what is drawn as {part} now may have been trained on"
+            raise DataError(f"{changed}, and {what}: restore it, or give --part all")
+        what = f"an image that has moved to {part} since may have been trained on"
+        print(f"labutil: note: {changed}: {what}", file=sys.stderr)
+    return rows[part]
 
 
 def holds_trained(source: Source, record: dict[str, Any]) -> bool:
