@@ -163,9 +163,7 @@ def part_rows(found: Stored, source: Source, part: str, record: dict[str, Any]) 
     if "train" not in found.parts:
         raise DataError(f"{source.name} has no part {part!r}, only {', '.join(found.parts)}: give another part")
     seed, fraction = record["params"].get("data_seed", 0), record["params"].get("val_fraction", 0.1)
-    rows = splits.split(
-        found.labels, found.parts, source.name, fraction, seed
-    )  # what is brought stays
+    rows = splits.split(found.labels, found.parts, source.name, fraction, seed)  # what is brought stays
     trained = record["dataset"].get("fingerprint")
     if related and loading.split_fingerprint(found.content, seed, fraction, rows) != trained:
         changed = f"{source.name} is no longer as the run saw it"
