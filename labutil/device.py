@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from labutil.paths import check_choice
+
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from tqdm import tqdm
@@ -43,7 +45,13 @@ def get_device() -> torch.device:
 
 
 def default_precision() -> str:
-    """`"bf16"` where the hardware has it, `"fp16"` (with gradient scaling) on older CUDA cards, else `"fp32"`."""
+    """`"bf16"` where the hardware has it, `"fp16"` (with gradient scaling) on older CUDA cards, else `"fp32"`.
+
+    The environment variable LABUTIL_PRECISION (fp32, bf16, fp16) overrides it; raises ValueError for anything else.
+    """
+    if chosen := os.environ.get("LABUTIL_PRECISION"):
+        check_choice("LABUTIL_PRECISION", chosen, tuple(PRECISIONS))
+        return chosen
     kind = get_device().type
     if kind == "cuda":
         # Cards before Ampere emulate bf16 slowly, and have fp16 tensor cores since Volta.

@@ -92,3 +92,11 @@ def test_a_progress_bar_is_for_who_watches(monkeypatch, capfd, watched):
         bar.refresh()
     out, err = capfd.readouterr()
     assert ("reading" in out and "2.00k/3.00k" in out) == watched and bool(out) == watched and err == ""
+
+
+def test_labutil_precision_overrides_the_hardware(monkeypatch):
+    monkeypatch.setenv("LABUTIL_PRECISION", "fp32")
+    assert device.default_precision() == "fp32"
+    monkeypatch.setenv("LABUTIL_PRECISION", "fp23")
+    with pytest.raises(ValueError, match=r"LABUTIL_PRECISION='fp23'.*fp32"):
+        device.default_precision()

@@ -22,8 +22,9 @@ WINGS = {
     "cleaning": {"core", "data"},
     "runs": {"core", "data"},
     "compare": {"core", "data", "runs"},
-    "course": {"core", "data", "cleaning", "runs", "compare"},
-    "cli": {"core", "data", "cleaning", "runs", "compare", "course"},
+    "sweeps": {"core", "data", "runs", "compare"},
+    "course": {"core", "data", "cleaning", "runs", "compare", "sweeps"},
+    "cli": {"core", "data", "cleaning", "runs", "compare", "sweeps", "course"},
     "__main__": {"cli"},
 }
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
