@@ -1,0 +1,1 @@
+"""Many runs of a notebook, here or on a cluster."""
