@@ -79,8 +79,8 @@ class Task:
 class Job:
     """A run's place in the queue. id: SLURM's, such as "12_3"; None: not submitted yet."""
 
-    def __init__(self, array: Array, directory: Path, task: Task, id: str | None) -> None:
-        self.array, self.directory, self.task, self.id = array, directory, task, id
+    def __init__(self, array: Array, directory: Path, task: Task) -> None:
+        self.array, self.directory, self.task, self.id = array, str(directory), task, None
 
     def running(self) -> bool:
         """Whether it runs or waits in the queue. The first question submits all that have been started until then."""
@@ -109,53 +109,47 @@ class Array:
         self.executor = _executor(options, folder)
         self.ids = folder / "jobs.json"  # run directory -> id of the job that was last submitted for it
         self.waiting: list[Job] = []
-        self._queue: set[str] | None = None
-        self._asked = 0.0
+        self._queue: set[str] = set()
+        self._asked = -QUERY_SECONDS
 
     def start(self, command: list[str], directory: Path, environment: dict[str, str]) -> Job:
-        """A run's job: the one that an earlier driver left in the queue, else a new one, submitted with others."""
+        """A job for a run; it is submitted together with those that are started before anybody asks after one."""
         # Which GPUs a job may use is SLURM's to say.
         ours = {name: value for name, value in environment.items() if name != "CUDA_VISIBLE_DEVICES"}
-        job = Job(self, directory, Task(command, ours), self._known().get(str(directory)))
-        if job.id not in self.queue():
-            self.waiting.append(job)
-        return job
+        self.waiting.append(Job(self, directory, Task(command, ours)))
+        return self.waiting[-1]
 
     def submit(self) -> None:
-        """Submit all that wait as one array, but those that another driver has submitted in the meantime."""
+        """Submit all that wait as one array, but those of which another driver, or an earlier one, has left a job."""
         if not self.waiting:
             return
         with FileLock(self.ids.with_suffix(".lock")):
-            known, queue = self._known(), self.queue(now=True)
+            known = json.loads(self.ids.read_bytes()) if self.ids.exists() else {}
+            queue = self.queue(now=True)
             for job in self.waiting:
-                job.id = known.get(str(job.directory))
+                job.id = known.get(job.directory)
             ready, self.waiting = [job for job in self.waiting if job.id not in queue], []
             for first in range(0, len(ready), ARRAY_SIZE):
                 part = ready[first : first + ARRAY_SIZE]
-                for job, job.id in zip(part, self._submit([job.task for job in part]), strict=True):
-                    known[str(job.directory)] = job.id
-                    queue.add(job.id)
+                try:
+                    with contextlib.redirect_stderr(io.StringIO()):  # submitit prints there what it also raises
+                        submitted = self.executor.submit_array([job.task for job in part])
+                except Exception as error:  # submitit's own, and those of what it calls
+                    raise RunError(f"SLURM did not take the jobs: {' '.join(str(error).split())}") from error
+                for job, new in zip(part, submitted, strict=True):
+                    job.id = known[job.directory] = new.job_id
+                queue |= {job.id for job in part}
                 paths.replace_file(self.ids, lambda temporary: temporary.write_text(json.dumps(known, indent=0)))
                 click.echo(f"SLURM: {len(part)} runs submitted as job {part[0].id.split('_')[0]}")
 
-    def _submit(self, tasks: list[Task]) -> list[str]:
-        try:
-            with contextlib.redirect_stderr(io.StringIO()):  # submitit prints there what it also raises
-                return [job.job_id for job in self.executor.submit_array(tasks)]
-        except Exception as error:  # submitit's own, and those of what it calls
-            raise RunError(f"SLURM did not take the jobs: {' '.join(str(error).split())}") from error
-
-    def _known(self) -> dict[str, str]:
-        return json.loads(self.ids.read_bytes()) if self.ids.exists() else {}
-
     def queue(self, now: bool = False) -> set[str]:
         """Ids of the user's jobs that wait or run, at most QUERY_SECONDS old. A silent scheduler has lost none."""
-        if now or self._queue is None or time.monotonic() - self._asked >= QUERY_SECONDS:
+        if now or time.monotonic() - self._asked >= QUERY_SECONDS:
             ask = ["squeue", "--me", "--noheader", "--array", "--format=%i"]
             answer = subprocess.run(ask, check=False, capture_output=True, text=True)
             if answer.returncode == 0:
                 self._queue = set(answer.stdout.split())
-            elif self._queue is None:
+            elif now:
                 raise RunError(f"SLURM does not answer: {' '.join(answer.stderr.split())}")
             self._asked = time.monotonic()
         return self._queue
