@@ -140,7 +140,7 @@ class Array:
                     job.id = known[job.directory] = new.job_id
                 queue |= {job.id for job in part}
                 paths.replace_file(self.ids, lambda temporary: temporary.write_text(json.dumps(known, indent=0)))
-                click.echo(f"SLURM: {len(part)} runs submitted as job {part[0].id.split('_')[0]}")
+                click.echo(f"SLURM: {len(part)} run{'s'[: len(part) > 1]} submitted as job {part[0].id.split('_')[0]}")
 
     def queue(self, now: bool = False) -> set[str]:
         """Ids of the user's jobs that wait or run, at most QUERY_SECONDS old. A silent scheduler has lost none."""
