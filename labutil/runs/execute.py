@@ -43,7 +43,7 @@ def run_notebook(
     directory.mkdir(parents=True, exist_ok=True)
     if (lock := locks.acquire(directory, lost=lambda: _abandon(directory))) is None:
         raise RunError(f"{show_path(directory)} is being run by another process; wait for it, or stop it")
-    with lock, _sigterm_interrupts():
+    with lock, sigterm_interrupts():
         old = read_record(directory)
         if old and old["status"] == "complete" and not force:
             return directory, old, True
@@ -77,9 +77,9 @@ def run_notebook(
         return directory, record, False
 
 
-def run_directory(notebook: Path, params: dict[str, Any], out: Path | None, core: bool) -> Path:
-    """Where a run lives, whether it exists or not."""
-    return ((out or paths.runs_dir()) / notebook.stem / run_id(notebook, params, out, core)).resolve()
+def run_directory(notebook: Path, params: dict[str, Any], out: Path | None, core: bool, **options: Any) -> Path:
+    """Where a run lives, whether it exists or not. options: of `run_id`."""
+    return ((out or paths.runs_dir()) / notebook.stem / run_id(notebook, params, out, core, **options)).resolve()
 
 
 def _abandon(directory: Path) -> None:
@@ -95,7 +95,7 @@ def _abandon(directory: Path) -> None:
 
 
 @contextlib.contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
+def sigterm_interrupts() -> Iterator[None]:
     """For a while SIGTERM (of a sweep, SLURM, a shutdown) means Ctrl-C, once; the rest is for tidying up."""
 
     def interrupt(*_: object) -> None:

@@ -81,6 +81,7 @@ class Job:
 
     def __init__(self, array: Array, directory: Path, task: Task) -> None:
         self.array, self.directory, self.task, self.id = array, str(directory), task, None
+        self.cancelled = False
 
     def running(self) -> bool:
         """Whether it runs or waits in the queue. The first question submits all that have been started until then."""
@@ -88,10 +89,11 @@ class Job:
         return self.id in self.array.queue()
 
     def stop(self) -> None:
-        """Cancel it."""
+        """Cancel it; SLURM ends what does not end by itself."""
         if self in self.array.waiting:
             self.array.waiting.remove(self)
-        elif self.id:
+        elif self.id and not self.cancelled:
+            self.cancelled = True
             subprocess.run(["scancel", self.id], check=False, capture_output=True)
 
 
