@@ -45,10 +45,11 @@ class Task:
 
     def __call__(self) -> int:
         """Execute the command; return its exit status."""
-        cores = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE", "1")
+        cores = int(os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE", 1))
+        threads = max(1, cores // int(os.environ.get("SLURM_GPUS_ON_NODE", 1)))  # torchrun: a process a GPU
         # SLURM signals every process of a job, and one that does not know submitit's signal would die of it.
         ours = signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # which processes inherit
-        environment = os.environ | self.environment | {"OMP_NUM_THREADS": cores}
+        environment = os.environ | self.environment | {"OMP_NUM_THREADS": str(threads)}
         self.process = subprocess.Popen(self.command, env=environment)
         signal.signal(signal.SIGUSR2, ours)
         signal.signal(signal.SIGTERM, self._terminated)
@@ -69,10 +70,11 @@ class Task:
         """Stop the run, whose checkpoints are on disk, and say what the requeued job is to do: the same."""
         from submitit.helpers import DelayedSubmission
 
-        self.process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(timeout=60)
-        self.process.kill()
+        if self.process:
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(timeout=60)
+            self.process.kill()
         return DelayedSubmission(Task(self.command, self.environment))
 
 
@@ -142,7 +144,8 @@ class Array:
                     job.id = known[job.directory] = new.job_id
                 queue |= {job.id for job in part}
                 paths.replace_file(self.ids, lambda temporary: temporary.write_text(json.dumps(known, indent=0)))
-                click.echo(f"SLURM: {len(part)} run{'s'[: len(part) > 1]} submitted as job {part[0].id.split('_')[0]}")
+                what = "1 run" if len(part) == 1 else f"{len(part)} runs"
+                click.echo(f"SLURM: {what} submitted as job {part[0].id.split('_')[0]}")
 
     def queue(self, now: bool = False) -> set[str]:
         """Ids of the user's jobs that wait or run, at most QUERY_SECONDS old. A silent scheduler has lost none."""

@@ -43,6 +43,7 @@ SlurmdParameters=config_overrides
 ReturnToService=2
 NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=1000 State=UNKNOWN
 PartitionName=low Nodes={host} Default=YES PriorityTier=1 GraceTime=20 MaxTime=INFINITE State=UP
+PartitionName=lowest Nodes={host} PriorityTier=1 GraceTime=0 MaxTime=INFINITE State=UP
 PartitionName=high Nodes={host} PriorityTier=10 MaxTime=INFINITE State=UP
 """
 
@@ -58,7 +59,8 @@ def open_folder() -> Iterator[Path]:
 
 @pytest.fixture
 def slurm(open_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A SLURM of one node with two cores; partition `high` preempts `low`, with 20 s of grace. Gives its folder."""
+    """A SLURM of one node with two cores; partition `high` preempts `low`, with 20 s of grace, and
+    `lowest`, with none. Gives its folder."""
     programs = ["munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol"]
     if missing := [name for name in programs if not shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")]:
         pytest.skip(f"no {', '.join(missing)} here (Debian: apt-get install slurm-wlm munge)")

@@ -19,10 +19,10 @@ pytestmark = pytest.mark.long
 RATES = "0.01,0.02,0.05,0.1,0.2,0.5"
 
 
-def sweep(notebook: Path) -> subprocess.Popen:
+def sweep(notebook: Path, partition: str = "low") -> subprocess.Popen:
     """Six runs, as jobs of a core each: two at a time."""
     command = ["sweep", str(notebook), "-p", "lr", RATES, "--name", "grid", "--out", str(notebook.parent)]
-    command += ["--slurm", "partition=low", "--slurm", "cpus_per_task=1"]
+    command += ["--slurm", f"partition={partition}", "--slurm", "cpus_per_task=1"]
     pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     return subprocess.Popen([sys.executable, "-m", "labutil", *command], text=True, **pipe)
 
@@ -71,13 +71,15 @@ def check_all(notebook: Path) -> list[Path]:
     return found
 
 
-def test_a_preempted_run_goes_back_into_the_queue_and_continues(slurm, tmp_path):
+@pytest.mark.parametrize("partition", ["low", "lowest"])
+def test_a_preempted_run_goes_back_into_the_queue_and_continues(slurm, tmp_path, partition):
+    """With time of grace it is requeued by its own task, without by SLURM."""
     notebook = lesson.write(tmp_path)
-    process = sweep(notebook)
+    process = sweep(notebook, partition)
     wait_for("a run that trains", lambda: training(notebook))
     urgent = ["sbatch", "--partition=high", "--cpus-per-task=1", "--output=/dev/null", "--wrap=sleep 2"]
     assert "Submitted" in output(*urgent)
-    wait_for("a job that is preempted", lambda: "low" in output("squeue", "--noheader", "--format=%P %r BeginTime"), 60)
+    wait_for("a job that is requeued", lambda: "BeginTime" in output("squeue", "--noheader", "--format=%r"))
     said = finished(process)
     found = check_all(notebook)
     assert said.count("submitted as job") == 1  # one array, and nothing a second time
