@@ -45,8 +45,8 @@ class Task:
 
     def __call__(self) -> int:
         """Execute the command; return its exit status."""
-        cores = int(os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE", 1))
-        threads = max(1, cores // int(os.environ.get("SLURM_GPUS_ON_NODE", 1)))  # torchrun: a process a GPU
+        cores = int(os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE", "1"))
+        threads = max(1, cores // int(os.environ.get("SLURM_GPUS_ON_NODE", "1")))  # torchrun: a process a GPU
         # SLURM signals every process of a job, and one that does not know submitit's signal would die of it.
         ours = signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # which processes inherit
         environment = os.environ | self.environment | {"OMP_NUM_THREADS": str(threads)}
