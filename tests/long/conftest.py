@@ -7,10 +7,12 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from parts import POSTGRES, Postgres, free_ports, output, stop_daemon, wait_for
 
@@ -46,6 +48,24 @@ PartitionName=low Nodes={host} Default=YES PriorityTier=1 GraceTime=20 MaxTime=I
 PartitionName=lowest Nodes={host} PriorityTier=1 GraceTime=0 MaxTime=INFINITE State=UP
 PartitionName=high Nodes={host} PriorityTier=10 MaxTime=INFINITE State=UP
 """
+
+
+@pytest.fixture
+def sweep() -> Iterator[Callable[..., subprocess.Popen]]:
+    """Starts `labutil sweep` with options, in a session of its own: Ctrl-C here does not reach it."""
+    started = []
+
+    def start(*options: object) -> subprocess.Popen:
+        command = [sys.executable, "-m", "labutil", "sweep", *map(str, options)]
+        pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        started.append(subprocess.Popen(command, env=environment, start_new_session=True, **pipe))
+        return started[-1]
+
+    yield start
+    for process in started:
+        for each in [*psutil.Process(process.pid).children(recursive=True), process] if process.poll() is None else []:
+            each.kill()
 
 
 @pytest.fixture

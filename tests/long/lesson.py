@@ -15,7 +15,7 @@ PARAMETERS = f"""\
 seed: int = 0  # drives the weights and the order
 lr: float = 0.1  # learning rate
 epochs: int = {EPOCHS}  # passes over the images
-pause: float = 0.2  # seconds a batch waits, so that there is time to interrupt"""
+pause: float = 0.4  # seconds a batch waits, so that there is time to interrupt"""
 OPEN = """\
 import os
 from labutil.runs import open_run

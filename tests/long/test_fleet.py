@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,26 +18,20 @@ from labutil import runs
 pytestmark = pytest.mark.long
 
 
-def sweep(*options: object) -> subprocess.Popen:
-    command = [sys.executable, "-m", "labutil", "sweep", *map(str, options)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    # A session of its own: Ctrl-C here does not reach it, and it is a group that can be killed.
-    return subprocess.Popen(command, text=True, env=environment, start_new_session=True, **pipe)
+def ended(folder: Path) -> list[Path]:
+    """Runs below a folder that are complete, or were stopped early."""
+    found = [file.parent for file in folder.rglob("run.json")]
+    return [run for run in found if runs.read_record(run)["status"] in {"complete", "pruned"}]
 
 
-def complete(folder: Path) -> list[Path]:
-    return [file.parent for file in folder.rglob("run.json") if runs.read_record(file.parent)["status"] == "complete"]
-
-
-def test_two_machines_share_a_search_and_its_server_goes_away_for_ten_seconds(postgres, tmp_path):
+def test_two_machines_share_a_search_and_its_server_goes_away_for_ten_seconds(postgres, sweep, tmp_path):
     import optuna
 
     notebook = lesson.write(tmp_path)
     options = ["-s", "lr", "0.001:1:log", "-p", "epochs", 3, "-p", "pause", 0.05, "--trials", 20, "--name", "search"]
     folders = [tmp_path / "one", tmp_path / "two"]
     processes = [sweep(notebook, *options, "--storage", postgres.url, "--out", folder) for folder in folders]
-    wait_for("five runs", lambda: len([run for folder in folders for run in complete(folder)]) >= 5, 240)
+    wait_for("five runs", lambda: len([run for folder in folders for run in ended(folder)]) >= 5, 240)
     postgres.stop()
     time.sleep(10)
     postgres.start()
@@ -49,9 +41,9 @@ def test_two_machines_share_a_search_and_its_server_goes_away_for_ten_seconds(po
     (study,) = storage.get_all_studies()
     trials = storage.get_all_trials(study._study_id)
     assert len(trials) == 20
-    assert {trial.state for trial in trials} == {optuna.trial.TrialState.COMPLETE}
+    assert {trial.state.name for trial in trials} <= {"COMPLETE", "PRUNED"}
     # None twice: every trial's run was made by one of the two, in one sitting.
-    found = [complete(folder) for folder in folders]
+    found = [ended(folder) for folder in folders]
     assert all(found)
     made = [run.name for part in found for run in part]
     assert len(made) == len(set(made)) == len({trial.params["lr"] for trial in trials}) == 20
@@ -63,7 +55,7 @@ def test_two_machines_share_a_search_and_its_server_goes_away_for_ten_seconds(po
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_one_of_two_sweeps_on_one_directory_is_killed(tmp_path, seed):
+def test_one_of_two_sweeps_on_one_directory_is_killed(sweep, tmp_path, seed):
     notebook = lesson.write(tmp_path)
     rates = "0.01,0.02,0.05,0.1,0.2,0.5"
     options = [notebook, "-p", "lr", rates, "-p", "pause", 0.1, "--name", "grid", "--out", tmp_path]
@@ -80,4 +72,4 @@ def test_one_of_two_sweeps_on_one_directory_is_killed(tmp_path, seed):
     for path in table.path:
         lesson.check_history(tmp_path / "grid" / path)
     assert sum(len(lesson.sittings(tmp_path / "grid" / path)) for path in table.path) <= 7
-    assert len(complete(tmp_path / "grid")) == 6
+    assert len(ended(tmp_path / "grid")) == 6

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import lesson
@@ -19,12 +18,10 @@ pytestmark = pytest.mark.long
 RATES = "0.01,0.02,0.05,0.1,0.2,0.5"
 
 
-def sweep(notebook: Path, partition: str = "low") -> subprocess.Popen:
+def options(notebook: Path, partition: str = "low") -> list[object]:
     """Six runs, as jobs of a core each: two at a time."""
-    command = ["sweep", str(notebook), "-p", "lr", RATES, "--name", "grid", "--out", str(notebook.parent)]
-    command += ["--slurm", f"partition={partition}", "--slurm", "cpus_per_task=1"]
-    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.Popen([sys.executable, "-m", "labutil", *command], text=True, **pipe)
+    jobs = ["--slurm", f"partition={partition}", "--slurm", "cpus_per_task=1"]
+    return [notebook, "-p", "lr", RATES, "--name", "grid", "--out", notebook.parent, *jobs]
 
 
 def finished(process: subprocess.Popen) -> str:
@@ -72,12 +69,12 @@ def check_all(notebook: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("partition", ["low", "lowest"])
-def test_a_preempted_run_goes_back_into_the_queue_and_continues(slurm, tmp_path, partition):
+def test_a_preempted_run_goes_back_into_the_queue_and_continues(slurm, sweep, tmp_path, partition):
     """With time of grace it is requeued by its own task, without by SLURM."""
     notebook = lesson.write(tmp_path)
-    process = sweep(notebook, partition)
+    process = sweep(*options(notebook, partition))
     wait_for("a run that trains", lambda: training(notebook))
-    urgent = ["sbatch", "--partition=high", "--cpus-per-task=1", "--output=/dev/null", "--wrap=sleep 2"]
+    urgent = ["sbatch", "--partition=high", "--cpus-per-task=2", "--output=/dev/null", "--wrap=sleep 2"]
     assert "Submitted" in output(*urgent)
     wait_for("a job that is requeued", lambda: "BeginTime" in output("squeue", "--noheader", "--format=%r"))
     said = finished(process)
@@ -85,16 +82,17 @@ def test_a_preempted_run_goes_back_into_the_queue_and_continues(slurm, tmp_path,
     assert said.count("submitted as job") == 1  # one array, and nothing a second time
     array = {id.split("_")[0] for id in jobs(notebook)}
     assert len(array) == 1
-    sittings = sorted(len(lesson.sittings(run)) for run in found)
-    assert sittings == [1, 1, 1, 1, 1, 2]
-    (preempted,) = [run for run in found if len(lesson.sittings(run)) == 2]
-    first, second = (line.split() for line in lesson.sittings(preempted))
-    assert (first[0], first[1], second[1]) == (second[0], "None", "1")  # the same job, requeued once
+    sittings = {run: lesson.sittings(run) for run in found}
+    preempted = [run for run in found if len(sittings[run]) == 2]
+    assert 1 <= len(preempted) <= 2 and sum(map(len, sittings.values())) == 6 + len(preempted)
+    for run in preempted:
+        first, second = (line.split() for line in sittings[run])
+        assert (first[0], first[1], second[1]) == (second[0], "None", "1")  # the same job, requeued once
 
 
-def test_the_same_command_finds_jobs_that_run_and_submits_the_cancelled_ones(slurm, tmp_path):
+def test_the_same_command_finds_jobs_that_run_and_submits_the_cancelled_ones(slurm, sweep, tmp_path):
     notebook = lesson.write(tmp_path)
-    process = sweep(notebook)
+    process = sweep(*options(notebook))
     wait_for("a run that trains", lambda: training(notebook))
     first = jobs(notebook)
     cancelled = training(notebook)
@@ -106,7 +104,7 @@ def test_the_same_command_finds_jobs_that_run_and_submits_the_cancelled_ones(slu
     assert len(set(queue) & set(first)) >= 4  # Ctrl-C has left them running
     wait_for("the cancelled job to end", lambda: cancelled not in output("squeue", "--noheader", "--array").split())
 
-    said = finished(sweep(notebook))
+    said = finished(sweep(*options(notebook)))
     found = check_all(notebook)
     assert "1 run submitted as job" in said
     (again,) = set(jobs(notebook)) - set(first)
@@ -114,7 +112,7 @@ def test_the_same_command_finds_jobs_that_run_and_submits_the_cancelled_ones(slu
     assert [len(lesson.sittings(run)) for run in found].count(2) == 1
     assert len(lesson.sittings(first[cancelled])) == 2
 
-    done = sweep(notebook)  # and once more: nothing left to do
+    done = sweep(*options(notebook))  # and once more: nothing left to do
     said, _ = done.communicate(timeout=60)
     assert done.returncode == 0 and "submitted" not in said, said
     assert sum(len(lesson.sittings(run)) for run in found) == 7
