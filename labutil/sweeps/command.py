@@ -67,6 +67,10 @@ def sweep(
     try:
         with execute.sigterm_interrupts():
             local.drive(plan, sources, launcher, each, gpus_per_run, tell)
+    except KeyboardInterrupt:
+        if launcher.outlives:
+            click.echo("the jobs stay in SLURM's queue (scancel takes them out); the same command finds them", err=True)
+        raise
     finally:
         progress.close()
         for job in jobs():  # others may have been at work, too
