@@ -490,7 +490,5 @@ def test_augmentations_do_what_their_names_promise():
     assert (both.mean(1).flatten(1).argmax(1) == middle).float().mean() < 0.2
     assert (stain.mean(1).flatten(1).argmax(1) == middle).float().mean() > 0.3
     assert torch.equal(augmentation("crop", 5, crop_padding=0)(x, y)[0], x)
-    with pytest.raises(
-        ValueError, match=r"^augmentation='geometry \+ stain' \(did you mean 'geometry\+stain'\?\) is not"
-    ):
+    with pytest.raises(ValueError, match=r"^augmentation='stains' \(did you mean 'stain'\?\) is not one of none, crop"):
         augmentation("stains", 5)
