@@ -171,7 +171,9 @@ def _study(
     else:
         settings = _settings(notebook, recipe, fixed, grid, points)
     if "trials" in typed and not search:
-        raise ParameterError("--trials belongs to a search: give -s KEY LOW:HIGH or -s KEY 'a|b'; a grid has all points")
+        raise ParameterError(
+            "--trials belongs to a search: give -s KEY LOW:HIGH or -s KEY 'a|b'; a grid has all points"
+        )
     seeds = _seeds(notebook, base, block.get("seeds"))
     if not search and len(settings) * len(seeds) == 1:
         raise ParameterError(
