@@ -56,6 +56,9 @@ class Source(Protocol):
     def done(self) -> bool:
         """Whether there is nothing to start and nothing to wait for."""
 
+    def jobs(self) -> list[Job]:
+        """All runs that it knows of, in the order of their settings."""
+
 
 class Processes:
     """Runs as processes of this machine; what they print goes to log.txt in their directory."""
@@ -89,7 +92,7 @@ class Grid:
     """The runs of a grid, in order; those that other processes have are waited for at the end."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
-        self.waiting, self.elsewhere, self.looked = deque(jobs), [], 0.0
+        self.all, self.waiting, self.elsewhere, self.looked = list(jobs), deque(jobs), [], 0.0
         for job in jobs:
             job.remember()
 
@@ -117,13 +120,20 @@ class Grid:
     def done(self) -> bool:
         return not self.waiting and not self.elsewhere
 
+    def jobs(self) -> list[Job]:
+        return self.all
+
 
 def look(job: Job) -> str:
     """Whether a run has "ended", is being executed "elsewhere", or is "free" to be started. One that failed is tried
-    again, unless another process has done so since the sweep began here."""
+    again, unless another process has done so since the sweep began here; one that was interrupted has not ended."""
     record = job.record() or {"status": None}
-    if record["status"] in ENDS or (record["status"] == "failed" and record["started"] != job.failed_before):
+    if record["status"] in ENDS:
         return "ended"
+    if record["status"] == "failed" and record["started"] != job.failed_before:
+        error = job.directory / "error.txt"
+        if not error.exists() or not error.read_text("utf-8").startswith("KeyboardInterrupt"):
+            return "ended"
     return "elsewhere" if locks.holder(job.directory) else "free"
 
 

@@ -69,6 +69,7 @@ class Job:
     params: dict[str, Any]
     directory: Path
     failed_before: str | None = None  # when it was tried last, if it had failed before this sweep began here
+    told: dict[str, Any] | None = None  # status and value that a search knows, of a run in another folder
 
     def remember(self) -> None:
         """Note whether it has failed until now, so that it is tried again, once."""
@@ -177,8 +178,8 @@ def _study(
     seeds = _seeds(notebook, base, block.get("seeds"))
     if not search and len(settings) * len(seeds) == 1:
         raise ParameterError(
-            f"nothing to sweep over in {notebook.stem}: give values (-p lr 0.001,0.003), a range (-s lr 0.001:0.1:log), "
-            "--seeds 0,1,2, or a recipe with a sweep block"
+            f"nothing to sweep over in {notebook.stem}: give values (-p lr 0.001,0.003), a range "
+            "(-s lr 0.001:0.1:log), --seeds 0,1,2, or a recipe with a sweep block"
         )
     objective, trials = _objective(block.get("objective"), base), _whole("trials", block.get("trials", TRIALS))
     return Study(notebook, recipe, plain, base, settings, search, seeds, objective, trials)
