@@ -9,6 +9,7 @@ raise ValueError, of integers TypeError.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +17,8 @@ import torchvision.transforms.v2.functional as tv
 from torch import Tensor
 
 from labutil import augment, device
-from labutil.augment import PerImage, check_images, clamped_like, coin, cpu_if_mps, per_image, uniform
-from labutil.paths import check_number
+from labutil.augment import Augment, PerImage, check_images, clamped_like, coin, cpu_if_mps, per_image, uniform
+from labutil.paths import check_choice, check_number
 
 # Amount of each operation at magnitude 0 and at magnitude 1, in its own unit (`apply_operations`). Amounts that start
 # at 0 get a random sign. These are the ranges of AutoAugment, which the paper refers to, as in torchvision.
@@ -233,3 +234,41 @@ def _dirichlet(n: int, k: int, alpha: float, g: torch.Generator) -> Tensor:
     # torch.distributions takes no generator; what it calls does. float64, as a Gamma of 0.01 may be below float32.
     alphas = torch.full((n, k), alpha, dtype=torch.float64, device=g.device)
     return torch._sample_dirichlet(alphas, generator=g).to(target, torch.float32)
+
+
+def augmentation(
+    name: str, n_classes: int, *, crop_padding: int = 4
+) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """An augmentation by its name: a function (images, labels) -> (images, target), drawn anew for every image.
+
+    Each claims that something does not decide the class. none: nothing. crop: where exactly, by up to `crop_padding`
+    pixels; flip: that, and left or right. geometry: which way up, and how large. stain: how bright, how strongly and in
+    which tint it is dyed. gray: colour at all (every second image loses it). stretch: nothing random, all pixels times
+    1.5, clipped. rand_augment: five operations of the paper's at magnitude 0.32; aug_mix: its chains at 0.5. mix_up and
+    cut_mix combine images and their labels: there the target is float32 (N, n_classes), elsewhere the labels as given.
+    Raises ValueError for an unknown name, with the nearest one.
+
+    Example:
+        augment = augmentation("geometry+stain", n_classes=8)
+        x, target = augment(x, y)
+        loss = F.cross_entropy(model(x), target)
+    """
+    geometry = {"rotation": 180, "flip": 0.5, "vertical_flip": 0.5, "zoom": 0.1}
+    stain = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1}
+    of_images = {
+        "none": Augment(),
+        "crop": Augment(crop_padding=crop_padding),
+        "flip": Augment(crop_padding=crop_padding, flip=0.5),
+        "geometry": Augment(**geometry),
+        "stain": Augment(**stain),
+        "geometry+stain": Augment(**geometry, **stain),
+        "gray": Augment(grayscale=0.5, brightness=0.4, contrast=0.4),
+        "stretch": Augment(stretch=(1.5, 0.0)),
+        "rand_augment": partial(rand_augment, draws=5, magnitude=0.32),
+        "aug_mix": partial(aug_mix, severity=0.5),
+    }
+    of_pairs = {"mix_up": mix_up, "cut_mix": cut_mix}
+    check_choice("augmentation", name, (*of_images, *of_pairs))
+    if name in of_pairs:
+        return lambda images, labels: of_pairs[name](images, labels, n_classes)
+    return lambda images, labels: (of_images[name](images), labels)

@@ -36,11 +36,11 @@ def label_of(notebook: str, params: dict[str, Any]) -> str | None:
 
 
 def criterion_of(name: str, params: dict[str, Any]) -> str | None:
-    """What the lesson says that the fit of this name minimises; None for those of studies and rivals."""
+    """What the lesson says that the fit of this name minimises; None for those of rivals."""
     if name == "pretrain" and params.get("method") in METHODS:
         return METHODS[params["method"]][1]
     own = {"autoencoder": params.get("loss", "mse").upper(), "SupCon": "SupCon"}
-    main = {"linear", "head", "fine-tune", "everything", "linear, SupCon", *params.get("encoders", ())}
+    main = {"supervised", "fine-tune", "linear", "head", "everything", "linear, SupCon", *params.get("encoders", ())}
     return own.get(name, "cross-entropy" if name in main else None)
 
 

@@ -18,6 +18,7 @@ from planted import criterion_of, label_of, leave_run
 from labutil import paths, runs
 from labutil.data import load_dataset
 from labutil.runs import parameters
+from labutil.sweeps import plan as sweep_plan
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -28,7 +29,7 @@ each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.s
 # What a lesson records beside the metrics of every lesson.
 OWN_METRICS = {
     "01": ("duplicate_recall", "duplicate_precision", "outlier_recall", "outlier_precision", "label_issue_auroc"),
-    "02": ("random_encoder_knn_accuracy",),
+    "02": ("random_encoder_knn_accuracy", "pixel_knn_accuracy"),
     "03": ("linear_accuracy", "fine_tuned_accuracy", "val_accuracy_probe", "val_accuracy_fine_tuned", "noise_accuracy"),
     "04": (
         "knn_accuracy",
@@ -80,8 +81,16 @@ def runs_to_compare(root):
 
 
 def needs(notebook, root):
-    """Parameters without which a notebook would first have to run other lessons."""
+    """Parameters without which a notebook would first have to run other lessons, or would not log all that it can."""
+    if notebook.stem[:2] in ("02", "03"):
+        return {"shifted": "cells:600", "augmentation": "stretch"}
     return {"runs": str(runs_to_compare(root))} if notebook.stem[:2] == "07" else {}
+
+
+def lesson_cells(notebook):
+    """Sources of the code cells that a core run leaves out."""
+    tagged = [c for c in parameters.read_cells(notebook) if "lesson" in c["metadata"].get("tags", [])]
+    return ["".join(c["source"]) for c in tagged if c["cell_type"] == "code"]
 
 
 def command(*args, **environment):
@@ -91,8 +100,8 @@ def command(*args, **environment):
     )  # fmt: skip
 
 
-def check_record(notebook, directory):
-    """What every lesson leaves, whoever executed it; returns run.json."""
+def check_record(notebook, directory, *, core=False):
+    """What every lesson leaves, whoever executed it; returns run.json. core: figures belong to the lesson."""
     record = json.loads((directory / "run.json").read_text())
     assert record["status"] == "complete"
     assert record["label"] == label_of(notebook.stem, record["params"])
@@ -117,7 +126,13 @@ def check_record(notebook, directory):
         history = pd.read_csv(directory / "history.csv")
         assert {"fit", "epoch", "lr", "train_loss", "val_loss", "seconds"} <= set(history)
         assert (directory / "model.safetensors").exists()
-    assert len(list((directory / "figures").glob("*.png"))) >= 4
+    assert core or len(list((directory / "figures").glob("*.png"))) >= 4
+    if record["params"].get("shifted"):
+        with np.load(directory / "predictions_shifted.npz") as file:
+            accuracy = (file["probabilities"].argmax(1) == file["y_true"]).mean()
+        assert accuracy == pytest.approx(metrics["shifted_accuracy"])
+    if record["params"].get("augmentation") == "stretch":
+        assert {"val_stretched_accuracy", "test_stretched_accuracy"} <= set(metrics)
     return record
 
 
@@ -148,6 +163,21 @@ def test_the_same_command_finds_its_run_and_force_repeats_it(notebook, tmp_path,
     assert same.returncode == 0, same.stderr
     repeated = json.loads((directory / "run.json").read_text())
     assert timeless(repeated["metrics"]) == timeless(record["metrics"])
+    if left_out := lesson_cells(notebook):
+        check_core(notebook, args, left_out, directory)
+
+
+def check_core(notebook, args, left_out, whole):
+    """`--core` leaves out the tagged cells and, for every metric that it logs, agrees with the whole lesson."""
+    done = command(*args, "--core")
+    assert done.returncode == 0, done.stderr
+    (directory,) = set((whole.parent).iterdir()) - {whole}
+    core, record = check_record(notebook, directory, core=True), json.loads((whole / "run.json").read_text())
+    assert (core["core"], record["core"]) == (True, False)
+    executed = ["".join(c["source"]) for c in parameters.read_cells(directory / "notebook.ipynb")]
+    assert not set(left_out) & set(executed)
+    metrics = timeless(core["metrics"])
+    assert metrics == {name: record["metrics"].get(name) for name in metrics}
 
 
 @each_notebook
@@ -201,13 +231,10 @@ def stand_ins(tmp_path_factory):
 
 
 # What makes a run of any lesson short; a lesson takes those that it has.
-CUT = {"epochs": 1, "seeds": 1, "study_epochs": 1, "study_seeds": 1, "study_subset": 40}
+CUT = {"epochs": 1, "seeds": 1}
 # And what one lesson needs beside that. The weights of 03's recipes are on a hub; Lite0's are installed.
 OWN_CUT = {
-    "03": {
-        "encoder": "tf_efficientnet_lite0", "input_size": 64, "baseline_passes": 60, "baseline_seeds": 1,
-        "label_seeds": 1, "finetune_subset": 40, "trials": 1, "augmentations": ["none", "stretch"], "shifted": None,
-    },
+    "03": {"encoder": "tf_efficientnet_lite0", "image_size": 64, "finetune_subset": 40, "shifted": None},
     "04": {"probe": [2, 64, 0.01], "supervised_epochs": 1},
     "05": {"probe": [2, 64, 0.01]},
     "06": {"contrast_epochs": 1, "classifier_epochs": [1, 1]},
@@ -218,15 +245,38 @@ OWN_CUT = {
 @pytest.mark.long
 @pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_recipes_run_cut_to_a_few_steps(path, stand_ins, tmp_path):
-    notebook = ROOT / "notebooks" / f"{path.stem}.ipynb"
+    """Those with a sweep: its first setting."""
+    notebook, recipe = ROOT / "notebooks" / f"{path.stem}.ipynb", path.parent.name
     declared = parameters.read_parameters(notebook)
-    settings = parameters.read_recipe(notebook, path.parent.name)
+    settings = parameters.read_recipe(notebook, recipe)
+    if parameters.read_sweep(notebook, recipe):
+        (study,) = sweep_plan.read([notebook], recipe, [("dataset", "cells")], out=tmp_path).studies
+        settings |= next(iter(study.settings), {})
     wanted = settings.get("dataset", declared["dataset"].default)
     small = stand_ins.get(wanted.split(":")[0], wanted)  # what comes with the workbook stands for itself
-    cut = {k: v for k, v in CUT.items() if k in declared} | {"dataset": small}
-    cut |= OWN_CUT.get(path.stem[:2], {})
-    _, record, _ = runs.run_notebook(notebook, parameters.merge(notebook, settings, cut), out=tmp_path)
+    cut = {k: v for k, v in (CUT | OWN_CUT.get(path.stem[:2], {})).items() if k in declared} | {"dataset": small}
+    _, record, _ = runs.run_notebook(notebook, parameters.merge(notebook, settings, cut), out=tmp_path, core=True)
     assert record["status"] == "complete"
+
+
+SWEEPS = [path for path in sorted(RECIPES.rglob("*.yaml")) if "\nsweep:" in path.read_text()]
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_sweeps_name_parameters_and_values_that_there_are(path, tmp_path):
+    notebook = ROOT / "notebooks" / f"{path.stem}.ipynb"
+    (study,) = sweep_plan.read([notebook], path.parent.name, [("dataset", "cells")], out=tmp_path).studies
+    count = len(study.settings) or study.trials
+    assert count >= 2 and count * len(study.seeds) <= 40
+    assert study.objective.startswith("val_")
+    # The sweep does change something: no two of its settings are the same run.
+    values = [json.dumps(study.base | setting, sort_keys=True) for setting in study.settings]
+    assert len(set(values)) == len(values)
+
+
+@each_notebook
+def test_parameters_are_few(notebook):
+    assert len(parameters.read_parameters(notebook)) <= {"03": 25, "06": 23}.get(notebook.stem[:2], 20)
 
 
 @pytest.mark.long

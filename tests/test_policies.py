@@ -18,7 +18,16 @@ from labutil import device, policies
 from labutil.augment import Augment
 from labutil.corruptions import CORRUPTIONS, corrupt
 from labutil.data import cells
-from labutil.policies import AUG_MIX, OPERATIONS, RAND_AUGMENT, aug_mix, cut_mix, mix_up, rand_augment
+from labutil.policies import (
+    AUG_MIX,
+    OPERATIONS,
+    RAND_AUGMENT,
+    aug_mix,
+    augmentation,
+    cut_mix,
+    mix_up,
+    rand_augment,
+)
 
 BILINEAR = InterpolationMode.BILINEAR
 SHAPES = [(4, 3, 32, 32), (3, 1, 28, 28), (2, 3, 24, 40)]
@@ -436,3 +445,50 @@ def test_wrong_images_are_refused_with_what_to_do(call):
         call(np.zeros((2, 3, 8, 8)))
     with pytest.raises(ValueError, match=r"\(N, 1, H, W\) or \(N, 3, H, W\), not"):
         call(torch.zeros(2, 4, 8, 8))
+
+
+NAMED = {
+    "none": Augment(),
+    "crop": Augment(crop_padding=4),
+    "flip": Augment(crop_padding=4, flip=0.5),
+    "geometry": Augment(rotation=180, flip=0.5, vertical_flip=0.5, zoom=0.1),
+    "stain": Augment(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1),
+    "gray": Augment(grayscale=0.5, brightness=0.4, contrast=0.4),
+    "stretch": Augment(stretch=(1.5, 0.0)),
+    "rand_augment": lambda x: rand_augment(x, draws=5, magnitude=0.32),
+    "aug_mix": lambda x: aug_mix(x, severity=0.5),
+    "mix_up": lambda x: mix_up(x, torch.arange(4), 5),
+    "cut_mix": lambda x: cut_mix(x, torch.arange(4), 5),
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_an_augmentation_by_name_is_what_it_says(name):
+    x, y = images(), torch.arange(4)
+    device.seed_everything(3)
+    drawn, target = augmentation(name, 5)(x, y)
+    device.seed_everything(3)
+    expected = NAMED[name](x)
+    if isinstance(expected, tuple):
+        expected, soft = expected
+        assert torch.equal(target, soft)
+    else:
+        assert target is y
+    assert torch.equal(drawn, expected)
+
+
+def test_augmentations_do_what_their_names_promise():
+    x, y = images(), torch.arange(4)
+    assert augmentation("none", 5)(x, y)[0] is x
+    assert torch.allclose(augmentation("stretch", 5)(x, y)[0], (x * 1.5).clamp(0, 1), atol=1e-6)
+    some = x[:1].expand(40, -1, -1, -1)
+    gray = (augmentation("gray", 5)(some, y)[0].std(1).amax((1, 2)) < 1e-3).float().mean()
+    assert 0.25 < gray < 0.75
+    both, stain = (augmentation(name, 5)(some, y)[0] for name in ("geometry+stain", "stain"))
+    # The brightest pixel often stays the brightest where only the colour changes, hardly ever where the image turns.
+    middle = some.mean(1).flatten(1).argmax(1)[0]
+    assert (both.mean(1).flatten(1).argmax(1) == middle).float().mean() < 0.2
+    assert (stain.mean(1).flatten(1).argmax(1) == middle).float().mean() > 0.3
+    assert torch.equal(augmentation("crop", 5, crop_padding=0)(x, y)[0], x)
+    with pytest.raises(ValueError, match=r"^augmentation='stains' \(did you mean 'stain'\?\) is not one of none, crop"):
+        augmentation("stains", 5)

@@ -164,7 +164,8 @@ def _study(
         grid.pop(key, None)
         search[key] = text
     _check_keys(notebook, declared, grid, points, search, fixed)
-    plain = parameters.plan(notebook, recipe, {})
+    # Not planned: the recipe's own data may be missing where the command gives others.
+    plain = parameters.merge(notebook, (parameters.read_recipe(notebook, recipe) if recipe else None) or {})
     base = parameters.plan(notebook, recipe, fixed)
     settings = []
     if search:  # what has several values besides is searched, too

@@ -49,7 +49,7 @@ def test_small_runs_keep_their_recipe_and_stand_beside_the_others(tmp_path, exec
     ((name, params, recipe, out),) = executed
     assert (name, recipe, out) == ("02_supervised_baseline", "smoke", tmp_path)
     assert (params["dataset"], params["data_seed"], params["subset"]) == ("mnist5k", 3, 400)
-    assert params["study_epochs"] == 1  # the smoke recipe's
+    assert params["epochs"] == 1  # the smoke recipe's
 
 
 def test_pages_hold_what_lesson_07_shows_for_each_board(tmp_path, executed):

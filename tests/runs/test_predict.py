@@ -386,7 +386,7 @@ def test_a_size_that_is_not_square(tmp_path):
 
 def test_a_lessons_run_gives_its_own_predictions_again(tmp_path):
     """The first notebook that saves a model, run for real: on its test split the command says what the run recorded."""
-    options = ["-p", "encoders", "[resnet8]", "-p", "study", "none", "-p", "dataset", "cells:200"]
+    options = ["-p", "dataset", "cells:200"]
     command = [sys.executable, "-m", "labutil", "run", "02", "--recipe", "smoke", *options]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
