@@ -208,9 +208,9 @@ OWN_CUT = {
         "encoder": "tf_efficientnet_lite0", "input_size": 64, "baseline_passes": 60, "baseline_seeds": 1,
         "label_seeds": 1, "finetune_subset": 40, "trials": 1, "augmentations": ["none", "stretch"], "shifted": None,
     },
-    "04": {"probe": [2, 64, 0.01], "supervised_epochs": 1},
+    "04": {"probe": [2, 64, 0.01]},
     "05": {"probe": [2, 64, 0.01]},
-    "06": {"contrast_epochs": 1, "classifier_epochs": [1, 1]},
+    "06": {"classifier_epochs": [1, 1]},
     "07": {"lessons": ["02"], "replicates": 100, "simulations": 10, "map_points": 40},
 }  # fmt: skip
 
