@@ -10,12 +10,20 @@ from pathlib import Path
 
 import pytest
 
+from labutil import runs
 from labutil.runs import parameters
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0[2-6]_*.ipynb"))
 each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
 GIVEN = {*dir(builtins), "__name__"}
+CONTRASTIVE = ("knn_accuracy", "random_encoder_knn_accuracy", "linear_accuracy", "retrieval_top5", "ood_knn_accuracy")
+# What a core logs beside what every run that trains a method does.
+OWN_METRICS = {
+    "04": (*CONTRASTIVE, "val_knn_accuracy", "val_linear_accuracy", "val_retrieval_top5"),
+    "05": (*(set(CONTRASTIVE) - {"retrieval_top5"}), "val_knn_accuracy", "val_linear_accuracy"),
+    "06": ("knn_accuracy", "linear_accuracy", "val_knn_accuracy", "val_reconstruction_mse", "test_reconstruction_mse"),
+}
 
 
 def code(notebook: Path) -> Iterator[tuple[bool, str]]:
@@ -87,3 +95,24 @@ def test_no_lesson_cell_changes_what_the_core_reads_afterwards(notebook):
             own |= bound
             changed -= bound
     assert wrong == []
+
+
+@pytest.mark.parametrize(
+    "notebook",
+    [n if n.stem[:2] == "04" else pytest.param(n, marks=pytest.mark.long) for n in NOTEBOOKS],
+    ids=lambda p: p.stem,
+)
+def test_a_core_logs_what_the_whole_lesson_does(notebook, tmp_path):
+    params = parameters.plan(notebook, "smoke", {"dataset": "cells:200", "image_size": 24})
+    metrics = {}
+    for core in (False, True):
+        directory, record, _ = runs.run_notebook(notebook, params, out=tmp_path, core=core)
+        metrics[core] = {k: v for k, v in record["metrics"].items() if "second" not in k}
+        assert {"train_seconds", "images_per_second"} <= set(record["metrics"])
+    assert record["core"]
+    own = metrics[True]
+    assert own == {name: metrics[False][name] for name in own}
+    expected = {"test_accuracy", "test_macro_f1", "test_ece", "val_accuracy", "shifted_accuracy", "chance_accuracy"}
+    assert sorted((expected | set(OWN_METRICS.get(notebook.stem[:2], ()))) - set(own)) == []
+    for file in ("predictions.npz", "predictions_shifted.npz", "model.safetensors", "history.csv"):
+        assert (directory / file).exists(), file
