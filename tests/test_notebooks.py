@@ -235,9 +235,9 @@ CUT = {"epochs": 1, "seeds": 1}
 # And what one lesson needs beside that. The weights of 03's recipes are on a hub; Lite0's are installed.
 OWN_CUT = {
     "03": {"encoder": "tf_efficientnet_lite0", "image_size": 64, "finetune_subset": 40, "shifted": None},
-    "04": {"probe": [2, 64, 0.01], "supervised_epochs": 1},
+    "04": {"probe": [2, 64, 0.01]},
     "05": {"probe": [2, 64, 0.01]},
-    "06": {"contrast_epochs": 1, "classifier_epochs": [1, 1]},
+    "06": {"classifier_epochs": [1, 1]},
     "07": {"lessons": ["02"], "replicates": 100, "simulations": 10, "map_points": 40},
 }  # fmt: skip
 

@@ -18,7 +18,7 @@ NOTEBOOK = parameters.NOTEBOOKS / "06_autoencoder.ipynb"
 # What `autoencoder` asks for when it is given nothing at all: parameters of the notebook.
 ASKED = ("filters", "kernel_size", "dropout", "epochs", "batch_size")
 # The lesson's comparisons are left out, unless a recipe or -p asks for them.
-ALONE = {"contrast_epochs": "0", "code_sizes": "[]", "study": "none"}
+ALONE = {"code_sizes": "[]"}
 
 
 def ask(context: click.Context, option: click.Option, value: str | None) -> str | None:

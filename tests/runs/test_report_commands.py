@@ -175,7 +175,7 @@ def test_both_commands_run_the_notebook(files, tmp_path):
     model = tmp_path / "trained.safetensors"
 
     def labutil(*args):
-        common = ("--recipe", "smoke", "-p", "subset", "null", "-p", "study", "none", "-p", "contrast_epochs", "0")
+        common = ("--recipe", "smoke", "-p", "subset", "null")
         command = [sys.executable, "-m", "labutil", *args, *common, "-p", "code_sizes", "[]"]
         done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
         assert done.returncode == 0, done.stderr
