@@ -45,6 +45,7 @@ def main() -> None:
 @main.command()
 @click.argument("notebooks", nargs=-1, required=True, metavar="NOTEBOOK...|all")
 @execute.run_options
+@click.option("--core", is_flag=True, help="Leave out what only a reader needs: cells tagged `lesson`.")
 def run(notebooks: tuple[str, ...], recipe: str | None, overrides: execute.Overrides, **options: Any) -> None:
     """Run notebooks as programs, each leaving one directory with its record, figures and predictions.
 

@@ -42,7 +42,7 @@ def read_parameters(notebook: Path) -> dict[str, Parameter]:
 
     Its cell tagged `parameters` holds one `name: type = literal  # meaning` a line, and nothing else.
     """
-    cells = [cell for cell in read_cells(notebook) if _declares(cell)]
+    cells = [cell for cell in read_cells(notebook) if has_tag(cell, "parameters")]
     if len(cells) != 1:
         raise ParameterError(f"{notebook} has {len(cells)} cells tagged 'parameters'; it needs exactly one")
     source = "".join(cells[0]["source"])
@@ -64,13 +64,20 @@ def read_parameters(notebook: Path) -> dict[str, Parameter]:
     return found
 
 
-def code_cells(notebook: Path) -> list[str]:
-    """Source of the code cells, without the one tagged `parameters`: what a run's identity depends on."""
-    return ["".join(c["source"]) for c in read_cells(notebook) if c["cell_type"] == "code" and not _declares(c)]
+def code_cells(notebook: Path, core: bool = False) -> list[str]:
+    """Source of the code cells that are executed, without the one tagged `parameters`: what a run's identity depends
+    on. core: as for `in_core`."""
+    cells = [c for c in read_cells(notebook) if c["cell_type"] == "code" and not has_tag(c, "parameters")]
+    return ["".join(c["source"]) for c in cells if not core or in_core(c)]
 
 
-def _declares(cell: dict) -> bool:
-    return "parameters" in cell.get("metadata", {}).get("tags", [])
+def in_core(cell: dict) -> bool:
+    """Whether `labutil run --core` and sweeps execute a cell: all but those tagged `lesson`."""
+    return not has_tag(cell, "lesson")
+
+
+def has_tag(cell: dict, tag: str) -> bool:
+    return tag in cell.get("metadata", {}).get("tags", [])
 
 
 def read_value(kind: str, value: Any) -> Any:
@@ -156,6 +163,23 @@ def read_recipe(notebook: Path, recipe: str) -> dict[str, Any] | None:
 
     Raises ParameterError for an unknown recipe or a file that is not a mapping.
     """
+    settings = _read_yaml(notebook, recipe)
+    return settings and {name: value for name, value in settings.items() if name != "sweep"}
+
+
+def read_sweep(notebook: Path, recipe: str) -> dict[str, Any] | None:
+    """The `sweep:` block of a recipe for a notebook, as typed: all text; None: there is none. Raises as `read_recipe`.
+
+    Example:
+        read_sweep(find_notebook("04"), "tau")  # {"grid": {"tau": ["0.1", "0.5"]}, "seeds": ["0", "1"]}
+    """
+    block = (_read_yaml(notebook, recipe) or {}).get("sweep")
+    if block is not None and not isinstance(block, dict):
+        raise ParameterError(f"recipe {recipe!r} of {notebook.stem}: `sweep:` must hold lines such as `grid: {{..}}`")
+    return block
+
+
+def _read_yaml(notebook: Path, recipe: str) -> dict[str, Any] | None:
     folder = notebook.parent / "recipes"
     if not (folder / recipe).is_dir():
         known = sorted(path.name for path in folder.iterdir() if path.is_dir())
@@ -169,7 +193,6 @@ def read_recipe(notebook: Path, recipe: str) -> dict[str, Any] | None:
         raise ParameterError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):
         raise ParameterError(f"{path} must hold `parameter: value` lines")
-    settings.pop("sweep", None)
     return settings
 
 
