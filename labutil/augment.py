@@ -20,6 +20,7 @@ from torch import Tensor
 
 from labutil import device
 from labutil.paths import check_choice, check_number, is_number
+from labutil.processes import draws
 
 # Largest value of each setting that is one number; the smallest is 0.
 _LIMITS = {
@@ -152,8 +153,8 @@ class Augment:
         n, _, height, width = x.shape
         if not self.crop_scale:
             pad = int(self.crop_padding)
-            left, top = torch.randint(-pad, pad + 1, (2, n), generator=g, device=x.device)
-            return {"left": left, "top": top}
+            corners = draws(n, lambda m: torch.randint(-pad, pad + 1, (2, m), generator=g, device=x.device).T)
+            return {"left": corners[:, 0], "top": corners[:, 1]}
         area = uniform(x, *self.crop_scale, g)
         # Width / height, counted in those of the image, of a crop that fits lies between area and 1 / area. torchvision
         # draws again until it does, which makes large crops rarer; here the area stays uniform.
@@ -173,13 +174,14 @@ class Augment:
 
         stretched = coin(x, self.stretch_p if self.stretch else 0, g)
         alpha, beta = self.stretch or (1, 0)
+        shift = draws(len(x), lambda n: torch.rand(n, x.shape[1], generator=g, device=x.device))
         return colour_matrices(
             x,
             brightness=factor(self.brightness),
             contrast=factor(self.contrast),
             saturation=factor(self.saturation) * (1 - coin(x, self.grayscale, g)),
             hue=uniform(x, -self.hue, self.hue, g) * jittered,
-            channel_shift=self.channel_shift * (2 * torch.rand(x.shape[:2], generator=g, device=x.device) - 1),
+            channel_shift=self.channel_shift * (2 * shift - 1),
             alpha=1 + (alpha - 1) * stretched,
             beta=beta * stretched,
         )
@@ -347,7 +349,7 @@ def gaussian_blur(x: Tensor, sigma: PerImage, kernel_size: int) -> Tensor:
 def white_noise(x: Tensor, std: PerImage, generator: torch.Generator | None = None) -> Tensor:
     """x (N, C, H, W) plus independent Gaussian noise of standard deviation std in every value; not clamped."""
     g = generator or device.generator("augment", x.device)
-    noise = torch.randn(x.shape, generator=g, device=x.device)
+    noise = draws(len(x), lambda n: torch.randn(n, *x.shape[1:], generator=g, device=x.device))
     return torch.addcmul(x.float(), noise, per_image(std, x)[:, None, None, None])
 
 
@@ -363,12 +365,12 @@ def per_image(value: PerImage, x: Tensor) -> Tensor:
 
 def uniform(x: Tensor, low: float, high: float, g: torch.Generator) -> Tensor:
     """A number from [low, high) for each image: float32 (N,)."""
-    return torch.rand(len(x), generator=g, device=x.device) * (high - low) + low
+    return draws(len(x), lambda n: torch.rand(n, generator=g, device=x.device)) * (high - low) + low
 
 
 def coin(x: Tensor, probability: float, g: torch.Generator) -> Tensor:
     """1 with the given probability, else 0, for each image: float32 (N,)."""
-    return (torch.rand(len(x), generator=g, device=x.device) < probability).float()
+    return (uniform(x, 0, 1, g) < probability).float()
 
 
 def cpu_if_mps(g: torch.Generator) -> torch.Generator:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import nn
 
+from labutil import processes
 from labutil.device import random_states, restore_random_states
 from labutil.paths import replace_file
 
@@ -34,9 +35,15 @@ class ResumeError(RuntimeError):
 
 
 def save(path: Path, state: dict[str, Any], settings: dict[str, Any], modules: Sequence[nn.Module]) -> None:
-    """Write a fit's state, its settings, the modules' weights and every random state, whole or not at all."""
+    """Write a fit's state, its settings, the modules' weights and all random states, whole or not at all.
+
+    Of several processes all call it, and the first writes, the random states of the others too.
+    """
+    random = processes.from_each(random_states())
+    if processes.rank():
+        return
     weights = [module.state_dict() for module in modules]
-    whole = state | {"settings": settings, "random": random_states(), "modules": weights}
+    whole = state | {"settings": settings, "random": random, "modules": weights}
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in path.parent.glob(f".*-{path.name}"):  # of a process that was killed while it wrote
         leftover.unlink()
@@ -48,7 +55,8 @@ def load(path: Path, settings: dict[str, Any], modules: Sequence[nn.Module]) -> 
 
     Raises ResumeError, with the first setting that differs, when it was made with others than `settings`.
     """
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    first = processes.rank() == 0  # the others may not see its disk
+    state = processes.from_first(torch.load(path, map_location="cpu", weights_only=True) if first else {})
     made = state.pop("settings")
     for key, value in settings.items():
         if made.get(key) != value:
@@ -56,7 +64,7 @@ def load(path: Path, settings: dict[str, Any], modules: Sequence[nn.Module]) -> 
             raise ResumeError(f"{path}: cannot continue, {what}; use the old setting, or start anew (resume=False)")
     for module, weights in zip(modules, state.pop("modules"), strict=True):
         module.load_state_dict(weights)
-    restore_random_states(state.pop("random"))
+    restore_random_states(state.pop("random")[processes.rank()])
     return state
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import functools
 import importlib.metadata
 import os
@@ -33,6 +34,10 @@ def accelerator() -> Accelerator:
     """The process's one `accelerate.Accelerator`: it finds the device and, under `torchrun`, joins the processes."""
     from accelerate import Accelerator
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.distributed.is_initialized():
+        # both, as what is gathered may lie on the CPU; hours, as others wait while one fills a cache
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        torch.distributed.init_process_group(backend, timeout=datetime.timedelta(hours=4))
     found = Accelerator(mixed_precision="no")  # it holds one precision per process; `autocast` chooses per call
     if found.device.type == "cuda":
         torch.backends.cudnn.deterministic = True  # a resumed fit must equal one that was not cut
@@ -78,21 +83,15 @@ def to_float(images: torch.Tensor, device: torch.device | None = None) -> torch.
 def prepare(*modules: nn.Module) -> nn.Module | tuple[nn.Module, ...]:
     """Move modules to the device in channels-last layout; returns one module for one, else a tuple.
 
-    In several processes each module with trainable weights becomes a `DistributedDataParallel`, its batch norms
-    synchronised on GPUs (`SyncBatchNorm` refuses CPU tensors).
+    For several processes with a GPU each, batch norms become torch's `SyncBatchNorm`, which is fast there; others are
+    synchronised in `fit`, whatever the module.
     """
+    if accelerator().num_processes > 1 and get_device().type == "cuda":
+        from timm.layers import convert_sync_batchnorm  # torch's own would drop the activation in timm's batch norms
+
+        modules = tuple(map(convert_sync_batchnorm, modules))
     prepared = [module.to(get_device(), memory_format=torch.channels_last) for module in modules]
-    for i, module in enumerate(prepared):
-        if accelerator().num_processes > 1 and any(p.requires_grad for p in module.parameters()):
-            on_gpu = get_device().type == "cuda"
-            network = nn.SyncBatchNorm.convert_sync_batchnorm(module) if on_gpu else module
-            prepared[i] = accelerator().prepare_model(network)
     return prepared[0] if len(prepared) == 1 else tuple(prepared)
-
-
-def unwrapped(module: nn.Module) -> nn.Module:
-    """A module without the wrapper that `prepare` puts on under `torchrun`."""
-    return module.module if isinstance(module, nn.parallel.DistributedDataParallel) else module
 
 
 @contextlib.contextmanager
@@ -175,8 +174,8 @@ def has_front_end() -> bool:
 
 
 def person_watches() -> bool:
-    """Whether a progress bar has a reader: a notebook's front end or a terminal."""
-    return has_front_end() or sys.stdout.isatty()
+    """Whether a progress bar has a reader: a notebook's front end or a terminal. Of several processes the first has."""
+    return os.environ.get("RANK", "0") == "0" and (has_front_end() or sys.stdout.isatty())
 
 
 def progress_bar(total: int | None, text: str, unit: str = "it", initial: int = 0) -> tqdm:

@@ -11,7 +11,8 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import nn
 
-from labutil.device import autocast, evaluation_mode, get_device, to_float, unwrapped
+from labutil import processes
+from labutil.device import autocast, evaluation_mode, get_device, to_float
 from labutil.geometry import check_embeddings
 from labutil.images import check_images, to_numpy
 from labutil.paths import check_number
@@ -26,18 +27,22 @@ def predict(
     model: nn.Module, images: torch.Tensor, *, batch_size: int = 512, precision: str | None = None
 ) -> torch.Tensor:
     """What `model` returns for every image, in evaluation mode and without gradients: float32 (N, ...) on the CPU.
+    Several processes compute a part each, and each gets all.
 
     model: maps float32 (n, C, H, W) in [0, 1] to a tensor (n, ...); every submodule gets its training mode back.
     images: uint8 (N, C, H, W); N = 0 is allowed. precision: "fp32", "bf16" or "fp16" (None: the device's default).
     """
     images = check_images("images", images)
     check_number("batch_size", batch_size, 1, whole=True)
-    model = unwrapped(model)  # the wrapper synchronises buffers in every forward pass, so one process would wait
     device = next((t.device for t in (*model.parameters(), *model.buffers())), None) or get_device()
-    with evaluation_mode(model), torch.inference_mode(), autocast(precision, device):
-        # an empty set is split into one empty batch, and comes out as (0, ...)
-        outputs = [model(to_float(batch, device)).float().cpu() for batch in images.split(batch_size)]
-    return torch.cat(outputs)  # outside inference mode, so that a linear probe can train on it
+
+    def outputs(part: torch.Tensor) -> torch.Tensor:
+        with evaluation_mode(model), torch.inference_mode(), autocast(precision, device):
+            # an empty set is split into one empty batch, and comes out as (0, ...)
+            batches = [model(to_float(batch, device)).float().cpu() for batch in part.split(batch_size)]
+        return torch.cat(batches)  # outside inference mode, so that a linear probe can train on it
+
+    return processes.in_parts(outputs, images)
 
 
 def average(members: Array | Sequence[Array]) -> np.ndarray:

@@ -4,18 +4,18 @@ Those of two views take projections z, float (N, D), row i of `z_a` and of `z_b`
 themselves; compute in float32 (float64 stays) whatever the surrounding autocast; and return a scalar. They raise
 ValueError for other shapes, and for a tau that is not above 0.
 
-In several processes the losses that compare images with each other (all but `byol`) are those of the global batch: rows
-are gathered from every process, with gradients. Every process must call the loss, with images of its own, which
-`training.fit` does not deal out yet.
+In several processes the losses that compare images with each other (all but `byol`) are, in `fit`'s step, those of the
+global batch: rows are gathered from every process, with gradients.
 """
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from labutil.paths import check_choice
+from labutil.processes import gather
 
 
 def info_nce(z_a: Tensor, z_b: Tensor, tau: float) -> Tensor:
@@ -28,7 +28,7 @@ def info_nce(z_a: Tensor, z_b: Tensor, tau: float) -> Tensor:
     """
     _check(z_a, z_b, tau)
     with _full_precision(z_a):
-        z_a, z_b = _gather(torch.stack([_unit(z_a), _unit(z_b)], 1)).unbind(1)
+        z_a, z_b = gather(torch.stack([_unit(z_a), _unit(z_b)], 1)).unbind(1)
         positive = (z_a * z_b).sum(1).repeat(2) / tau
         return (-positive + _similarities(torch.cat([z_a, z_b]), tau).logsumexp(1)).mean()
 
@@ -47,8 +47,8 @@ def sup_con(z_a: Tensor, z_b: Tensor | None, labels: Tensor, tau: float) -> Tens
         raise ValueError(f"labels: expected integers ({len(z_a)},), got {labels.dtype} {tuple(labels.shape)}")
     views = [z_a] if z_b is None else [z_a, z_b]
     with _full_precision(z_a):
-        z = torch.cat(_gather(torch.stack([_unit(z) for z in views], 1)).unbind(1))
-        y = _gather(labels.to(z.device))
+        z = torch.cat(gather(torch.stack([_unit(z) for z in views], 1)).unbind(1))
+        y = gather(labels.to(z.device))
         same_class = (y[:, None] == y) & (y >= 0)
         same_image = torch.eye(len(y), dtype=torch.bool, device=z.device)
         positives = (same_class | same_image).repeat(len(views), len(views)).fill_diagonal_(False)
@@ -96,7 +96,7 @@ def cross_correlation(z_a: Tensor, z_b: Tensor) -> Tensor:
     """
     _check(z_a, z_b)
     with _full_precision(z_a):
-        pair = _gather(torch.stack([_at_least_float32(z_a), _at_least_float32(z_b)], 1))
+        pair = gather(torch.stack([_at_least_float32(z_a), _at_least_float32(z_b)], 1))
         if len(pair) < 2:
             raise ValueError("Barlow Twins correlates over the batch: give it at least two images")
         z_a, z_b = ((pair - pair.mean(0)) / (pair.var(0, unbiased=False) + 1e-5).sqrt()).unbind(1)
@@ -155,24 +155,3 @@ def _check(z_a: Tensor, z_b: Tensor, tau: float = 1.0) -> None:
         raise ValueError(f"expected two views, each float (N, D), of the same images; got {got}")
     if not tau > 0:
         raise ValueError(f"tau={tau} must be above 0")
-
-
-def _gather(x: Tensor) -> Tensor:
-    """x (n, ...) of all processes, in their order: (N, ...), with gradients; x itself where there is only one."""
-    several = distributed.is_available() and distributed.is_initialized()
-    if not several or (count := distributed.get_world_size()) == 1:
-        return x
-    size = torch.tensor([len(x)], device=x.device)
-    sizes = [torch.empty_like(size) for _ in range(count)]
-    distributed.all_gather(sizes, size)
-    # all_gather wants equal shapes: the last batch of an epoch may be split into unequal ones.
-    padded = x.new_zeros(max(sizes), *x.shape[1:])
-    padded[: len(x)] = x.detach()
-    parts = [torch.empty_like(padded) for _ in sizes]
-    distributed.all_gather(parts, padded)
-    parts = [part[:n] for part, n in zip(parts, sizes, strict=True)]
-    parts[distributed.get_rank()] = x
-    everything = torch.cat(parts)
-    if everything.requires_grad:  # all processes have the same loss, so each wants as much of x as this one
-        everything.register_hook(lambda gradient: gradient * count)
-    return everything

@@ -17,7 +17,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from labutil.device import unwrapped
 from labutil.networks import RESNETS, BasicCNN, ConvAutoencoder, Mirrored, Normalize, Resized, ResNet, TimmEncoder
 from labutil.paths import DataError, replace_file
 from labutil.weights import load_weights, normalisation
@@ -181,7 +180,7 @@ def mlp_head(
 
 def momentum_copy(module: nn.Module) -> nn.Module:
     """BYOL's target network at the start: a copy whose parameters get no gradient. Keep it among `fit`'s modules."""
-    return copy.deepcopy(unwrapped(module)).requires_grad_(False)
+    return copy.deepcopy(module).requires_grad_(False)
 
 
 @torch.no_grad()

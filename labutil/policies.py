@@ -19,6 +19,7 @@ from torch import Tensor
 from labutil import augment, device
 from labutil.augment import Augment, PerImage, check_images, clamped_like, coin, cpu_if_mps, per_image, uniform
 from labutil.paths import check_choice, check_number
+from labutil.processes import draws, gather
 
 # Amount of each operation at magnitude 0 and at magnitude 1, in its own unit (`apply_operations`). Amounts that start
 # at 0 get a random sign. These are the ranges of AutoAugment, which the paper refers to, as in torchvision.
@@ -73,7 +74,7 @@ def aug_mix(images: Tensor, *, severity: float = 0.3, generator: torch.Generator
     g = generator or device.generator("augment", images.device)
     x = images.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     chains = x.repeat(3, 1, 1, 1)  # all chains of all images are one batch
-    lengths = torch.randint(1, 4, (len(chains),), generator=g, device=x.device)
+    lengths = draws(len(chains), lambda n: torch.randint(1, 4, (n,), generator=g, device=x.device))
     for step in range(3):
         operations, amounts = _draw(AUG_MIX, chains, uniform(chains, 0, severity, g), g)
         operations[step >= lengths] = OPERATIONS.index("identity")
@@ -99,7 +100,7 @@ def mix_up(
     Raises ValueError for labels or alpha out of range.
     """
     _, share, other = _draw_pairs("mix_up", images, labels, n_classes, alpha, generator)
-    mixed = torch.lerp(images[other].float(), images.float(), share.view(-1, 1, 1, 1))
+    mixed = torch.lerp(gather(images)[other].float(), images.float(), share.view(-1, 1, 1, 1))
     return clamped_like(mixed, images), _soft_labels(labels, other, share, n_classes)
 
 
@@ -117,13 +118,14 @@ def cut_mix(
 
     def inside(length: int) -> Tensor:
         half = (length * (1 - share).sqrt()).long() // 2
-        centre = torch.randint(length, share.shape, generator=g, device=g.device)
+        centre = draws(len(share), lambda n: torch.randint(length, (n,), generator=g, device=g.device))
         at = torch.arange(length, device=images.device)
         return (at >= (centre - half)[:, None]) & (at < (centre + half)[:, None])
 
     box = inside(images.shape[2])[:, None, :, None] & inside(images.shape[3])[:, None, None, :]
     share = 1 - box.float().mean((1, 2, 3))
-    return clamped_like(torch.where(box, images[other], images), images), _soft_labels(labels, other, share, n_classes)
+    mixed = torch.where(box, gather(images)[other], images)
+    return clamped_like(mixed, images), _soft_labels(labels, other, share, n_classes)
 
 
 def apply_operations(x: Tensor, operations: Tensor, amounts: Tensor) -> None:
@@ -200,7 +202,7 @@ def _draw(
     ranges: dict[str, tuple[float, float]], x: Tensor, magnitude: PerImage, g: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Operations and amounts for `apply_operations`, one of each per image."""
-    drawn = torch.randint(len(ranges), (len(x),), generator=g, device=x.device)
+    drawn = draws(len(x), lambda n: torch.randint(len(ranges), (n,), generator=g, device=x.device))
     start, end = torch.tensor(list(ranges.values()), device=x.device)[drawn].T
     amounts = torch.lerp(start, end, per_image(magnitude, x))
     amounts = torch.where(start == 0, amounts * (2 * coin(x, 0.5, g) - 1), amounts)
@@ -210,7 +212,7 @@ def _draw(
 def _draw_pairs(
     function: str, images: Tensor, labels: Tensor, n_classes: int, alpha: float, generator: torch.Generator | None
 ) -> tuple[torch.Generator, Tensor, Tensor]:
-    """The generator, and for each image the share that it keeps and which image it is combined with."""
+    """The generator, and for each image the share that it keeps and which image of the batch it is combined with."""
     check_images(images)
     check_number(f"{function}: alpha", alpha, 0.01)
     if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
@@ -220,20 +222,21 @@ def _draw_pairs(
         raise ValueError(f"{function}: labels from {low} to {high} must be from 0 to n_classes - 1={n_classes - 1}")
     g = generator or device.generator("augment", images.device)
     share = _dirichlet(len(images), 2, alpha, g)[:, 0]
-    return g, share, torch.randperm(len(images), generator=g, device=g.device)
+    return g, share, draws(len(images), lambda n: torch.randperm(n, generator=g, device=g.device))
 
 
 def _soft_labels(labels: Tensor, other: Tensor, share: Tensor, n_classes: int) -> Tensor:
     one_hot = F.one_hot(labels, n_classes).float()
-    return torch.lerp(one_hot[other], one_hot, share[:, None])
+    return torch.lerp(gather(one_hot)[other], one_hot, share[:, None])
 
 
 def _dirichlet(n: int, k: int, alpha: float, g: torch.Generator) -> Tensor:
     """float32 (n, k), rows from Dirichlet(alpha, ..., alpha), whose first column is Beta(alpha, (k - 1) * alpha)."""
     g, target = cpu_if_mps(g), g.device
     # torch.distributions takes no generator; what it calls does. float64, as a Gamma of 0.01 may be below float32.
-    alphas = torch.full((n, k), alpha, dtype=torch.float64, device=g.device)
-    return torch._sample_dirichlet(alphas, generator=g).to(target, torch.float32)
+    alphas = torch.full((k,), alpha, dtype=torch.float64, device=g.device)
+    drawn = draws(n, lambda m: torch._sample_dirichlet(alphas.expand(m, k).contiguous(), generator=g))
+    return drawn.to(target, torch.float32)
 
 
 def augmentation(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from labutil import device, evaluation, models
+from labutil import device, evaluation, models, processes
 from labutil.geometry import CHUNK, check_embeddings
 from labutil.images import ImageSet, check_images, stratified_sample, to_numpy
 from labutil.paths import DataError, check_number, data_dir, replace_file
@@ -163,7 +164,6 @@ def linear_layer(
 
     data = ImageSet((h - centre) / scale, labels, tuple(map(str, range(n_classes))))
     history = fit(step, [layer], data, validate=validate, precision="fp32", **settings)
-    layer = device.unwrapped(layer)
     with torch.no_grad():  # W (h - centre) / scale + b, as one layer
         layer.weight /= scale.to(layer.weight)
         layer.bias -= layer.weight @ centre.to(layer.weight)
@@ -225,16 +225,16 @@ def frozen_features(
     size = feature_size(images.shape[2:]) if size is None else int(size)
     check_number("size", size, 1, whole=True)
     if cache:
-        path = data_dir() / "cache" / "features" / f"{_key(images, encoder, size, weights)}.npy"
-        try:
-            return torch.from_numpy(np.load(path))
-        except (OSError, ValueError, EOFError):  # none yet, or one that a full disk cut short
-            pass
+        path, found = data_dir() / "cache" / "features" / f"{_key(images, encoder, size, weights)}.npy", None
+        with suppress(OSError, ValueError, EOFError):  # none yet, or one that a full disk cut short
+            found = torch.from_numpy(np.load(path))
+        if all(processes.from_each(found is not None)):  # else all processes compute them together
+            return found
     with torch.random.fork_rng(devices=[]):  # a new network draws its first weights, though others replace them
         network = models.encoder(encoder, pretrained=True, weights=weights, input_size=size)
     network = network.to(device.get_device(), memory_format=torch.channels_last)
     h = evaluation.predict(network, images, batch_size=batch_size(size))
-    if cache:
+    if cache and processes.rank() == 0:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             replace_file(path, lambda temporary: np.save(temporary, h.numpy()))

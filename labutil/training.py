@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.optimizer import ParamsT
 
-from labutil import checkpoint
+from labutil import checkpoint, processes
 from labutil import device as dev
 from labutil.paths import check_choice, check_number
 
@@ -96,8 +96,6 @@ def fit(
     Example:
         history = fit(step, [model], data.train, epochs=10, batch_size=64, lr=1e-3, schedule="cosine")
     """
-    import pandas as pd
-
     n, device = len(data.images), dev.get_device()
     settings = {
         "epochs": epochs, "batch_size": batch_size, "lr": lr, "optimizer": optimizer, "weight_decay": weight_decay,
@@ -105,14 +103,16 @@ def fit(
         "schedule": schedule, "warmup": warmup, "step_epochs": step_epochs, "monitor": monitor,
         "early_stopping": early_stopping, "evaluate_every": evaluate_every, "drop_last": drop_last, "images": n,
         "parameters": sum(p.numel() for module in modules for p in module.parameters() if p.requires_grad),
-        "step": checkpoint.code_hash(step),
+        "processes": processes.count(), "step": checkpoint.code_hash(step),
     }  # fmt: skip
     _check(settings, measured=validate is not None)
+    processes.begin_alike(modules)
     state = {"epoch": 0, "finished": False, "history": [], "best": None, "stale": 0}
     state["precision"] = precision or dev.default_precision()
     path = run.dir / "checkpoints" / f"{name}.pt" if run else None
-    if path and path.exists() and (run.resume if resume is None else resume):
+    if path and processes.from_first(path.exists() and (run.resume if resume is None else resume)):
         state = checkpoint.load(path, settings, modules)
+    _record(run, name, settings | {"criterion": criterion}, state)
     batches = n // batch_size if drop_last else math.ceil(n / batch_size)
     updates = _Updates(modules, settings, state)
     images, labels = _place(data.images, device), data.labels.to(device)
@@ -123,31 +123,32 @@ def fit(
         order = torch.randperm(n, generator=dev.generator("order"))[: batches * batch_size]
         for i, index in enumerate(order.tensor_split(batches)):
             updates.follow_schedule(epoch + i / batches, batches)
-            with dev.autocast(state["precision"], device):
-                x = images[index.to(images.device)]
+            with dev.autocast(state["precision"], device), processes.split(index) as own:
+                x = images[own.to(images.device)]
                 x = dev.to_float(x, device) if x.dtype == torch.uint8 else x.to(device)
-                result = step(x, labels[index.to(device)])
+                result = step(x, labels[own.to(device)])
             loss, others = result if isinstance(result, tuple) else (result, {})
-            updates.apply(loss)
+            updates.apply(loss, share=len(own) / len(index))
             values = {"loss": loss} | others
-            sums = sums + torch.stack([value.detach().float() for value in values.values()]) * len(index)
+            sums = sums + torch.stack([value.detach().float() for value in values.values()]) * len(own)
             if after_step:
                 after_step((epoch * batches + i + 1) / (epochs * batches))
             bar.update()
-        means = (sums / len(order)).tolist()  # once an epoch: to read each loss would make the device wait for the host
+        # Once an epoch: to read each loss would make the device wait for the host.
+        means = (processes.total(sums) / len(order)).tolist()
         if not math.isfinite(means[0]):
             raise FloatingPointError(f"fit {name!r}: train_loss is {means[0]} in epoch {epoch + 1}: lower lr={lr}")
         row = {"epoch": epoch + 1, "lr": updates.rate()}
         row |= {f"train_{key}": mean for key, mean in zip(values, means, strict=True)}
         speed = len(order) / (time.perf_counter() - started)
         if validate:
-            value = validate()
+            value = processes.from_first(validate())  # all stop, and lower the rate, at the same epoch
             row |= value if isinstance(value, dict) else {monitor: float(value)}
             checkpoint.track_best(state, row, monitor, modules, keep=early_stopping is not None)
             updates.follow_metric(row[monitor])
         stop = epoch + 1 == epochs or (early_stopping is not None and state["stale"] >= early_stopping)
         if evaluate and ((epoch + 1) % evaluate_every == 0 or stop):
-            row |= evaluate()
+            row |= processes.from_first(evaluate())
         state["history"].append(row | {"seconds": time.perf_counter() - started, "images_per_second": speed})
         state |= {"epoch": epoch + 1, "finished": stop}
         bar.set_postfix(_measures(row))
@@ -155,10 +156,9 @@ def fit(
             checkpoint.put_best_back(state, modules)
         if path:
             checkpoint.save(path, state if stop else state | updates.state(), settings, modules)
-            run.save_history(name, pd.DataFrame(state["history"]))
+            _record(run, name, settings | {"criterion": criterion}, state)
     bar.close()
-    facts = {"precision": state["precision"], "epochs_run": state["epoch"], "criterion": criterion}
-    return _finish(name, pd.DataFrame(state["history"]), settings | facts, run)
+    return _told(name, state)
 
 
 def _place(images: Tensor, device: torch.device) -> Tensor:
@@ -167,16 +167,27 @@ def _place(images: Tensor, device: torch.device) -> Tensor:
     return images.to(device) if whole else images
 
 
-def _finish(
-    name: str, history: pd.DataFrame, facts: dict[str, Any], run: checkpoint.RunDirectory | None
-) -> pd.DataFrame:
-    """Say what a fit came to, and record it: all but the hash of its step."""
+def _record(run: checkpoint.RunDirectory | None, name: str, settings: dict[str, Any], state: dict[str, Any]) -> None:
+    """Put into a run's record what a fit is made with, all but the hash of its step, and how far it has come."""
+    if run is None or processes.rank():
+        return
+    import pandas as pd
+
+    facts = {key: value for key, value in settings.items() if key != "step"} | {"precision": state["precision"]}
+    run.save_fit(name, facts | ({"epochs_run": state["epoch"]} if state["finished"] else {}))
+    if state["history"]:
+        run.save_history(name, pd.DataFrame(state["history"]))
+
+
+def _told(name: str, state: dict[str, Any]) -> pd.DataFrame:
+    """A fit's history, after a line that says what it came to."""
+    import pandas as pd
+
+    history = pd.DataFrame(state["history"])
     last = ", ".join(f"{key} {column.iloc[-1]:.3g}" for key, column in _measures(history).items())
-    speed = f"{history.images_per_second.median():,.0f} images/s, {facts['precision']}"
-    print(f"{name}: {len(history)} epochs in {history.seconds.sum():.1f} s ({speed}): {last}")
-    if run:
-        run.save_history(name, history)
-        run.save_fit(name, {key: value for key, value in facts.items() if key != "step"})
+    speed = f"{history.images_per_second.median():,.0f} images/s, {state['precision']}"
+    if processes.rank() == 0:
+        print(f"{name}: {len(history)} epochs in {history.seconds.sum():.1f} s ({speed}): {last}")
     return history
 
 
@@ -270,16 +281,18 @@ class _Updates:
             self.plateau.step(value)
             self.set_rate(self.rate())  # torch leaves rates below 1e-8 alone, which would change the ratios
 
-    def apply(self, loss: Tensor) -> None:
+    def apply(self, loss: Tensor, share: float) -> None:
+        """One update. share: of the batch's rows those that this process has, by which its loss counts."""
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        self.scaler.scale(loss if share == 1 else loss * share).backward()
+        processes.add_gradients([p for group in self.optimizer.param_groups for p in group["params"]])
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
 
 def _by_scale(modules: Sequence[nn.Module], lr_scale: Mapping[str, float]) -> dict[float, list[nn.Parameter]]:
     """The parameters that learn by what their rate is multiplied by: 1 first where there is one, then from the top."""
-    named = [pair for module in modules for pair in dev.unwrapped(module).named_parameters()]
+    named = [pair for module in modules for pair in module.named_parameters()]
     for prefix, scale in lr_scale.items():
         if not 0 < scale < math.inf:
             raise ValueError(f"lr_scale[{prefix!r}]={scale} must be above 0; to freeze, use requires_grad_(False)")

@@ -17,12 +17,13 @@ from typing import Any
 import click
 
 from labutil import paths
-from labutil.runs import locks, parameters
+from labutil.runs import locks, parameters, ranks
 from labutil.runs.record import RunError, new_record, read_record, run_id, show_path, write_json
 
 Overrides = tuple[tuple[str, str], ...]  # names and values of -p
 
 
+@ranks.lead()
 def run_notebook(
     notebook: Path,
     params: dict[str, Any],
@@ -39,6 +40,10 @@ def run_notebook(
     checkpoints; SIGTERM ends one as Ctrl-C does. Raises RunError when the notebook raised (its directory then holds the
     executed notebook and error.txt), or another process is executing this run.
     """
+    if ranks.rank():
+        with sigterm_interrupts():
+            begun = new_record(notebook.stem, recipe, params, core)
+            return ranks.follow(lambda folder: _papermill(notebook, params, folder, core), begun)
     directory = run_directory(notebook, params, out, core)
     directory.mkdir(parents=True, exist_ok=True)
     if (lock := locks.acquire(directory, lost=lambda: _abandon(directory))) is None:
@@ -57,7 +62,7 @@ def run_notebook(
         write_json(directory / "run.json", begun)
         try:
             try:
-                _papermill(notebook, params, directory, core)
+                ranks.together(lambda: _papermill(notebook, params, directory, core))
             finally:
                 if not lock.held():
                     _abandon(directory)
@@ -133,7 +138,8 @@ def _papermill(notebook: Path, params: dict[str, Any], directory: Path, core: bo
     try:
         with _sockets() as config:
             papermill.execute_notebook(
-                source, target, params, kernel_name="python3", language="python", progress_bar=sys.stderr.isatty(),
+                source, target, params, kernel_name="python3", language="python",
+                progress_bar=sys.stderr.isatty() and not ranks.rank(),
                 store_widget_state=False, extra_arguments=["--IPKernelApp.log_level=40"], config=config,
             )  # fmt: skip
     except papermill.PapermillExecutionError as error:
