@@ -139,7 +139,7 @@ def heat(table: pd.DataFrame, *, label: str) -> Figure:
         label += f"; the {MOST_CLASSES} of {len(table)} rows that differ most"
         table = table.iloc[kept]
     colours = sns.light_palette(COLOURS[4], as_cmap=True)
-    return _matrix(table * 100, label, 0.4, fmt=".0f", cmap=colours, vmin=0, vmax=100)
+    return matrix(table * 100, label, 0.4, fmt=".0f", cmap=colours, vmin=0, vmax=100)
 
 
 @styled
@@ -155,10 +155,10 @@ def differences(pairs: pd.DataFrame) -> Figure:
     most = max(1.0, table.abs().max(axis=None))
     colours = sns.blend_palette([COLOURS[5], "white", COLOURS[4]], as_cmap=True)  # black numbers can be read on all
     title = "row minus column, in points\n* evidence of a difference, all pairs considered"
-    return _matrix(table, title, 0.62, words, fmt="", cmap=colours, vmin=-most, vmax=most)
+    return matrix(table, title, 0.62, words, fmt="", cmap=colours, vmin=-most, vmax=most)
 
 
-def _matrix(table: pd.DataFrame, title: str, cell: float, words: Any = True, **look: Any) -> Figure:
+def matrix(table: pd.DataFrame, title: str, cell: float, words: Any = True, **look: Any) -> Figure:
     """A heat map with its numbers, in columns of `cell` inches or more; cells without a number are gray."""
     names, columns = ([wrap(short(str(name), 44), 24) for name in axis] for axis in (table.index, table.columns))
     size = max(WIDTH, 2.6 + cell * len(columns)), 1.9 + sum(0.32 + 0.2 * name.count("\n") for name in names)
