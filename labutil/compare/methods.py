@@ -66,7 +66,8 @@ def pairs(board: Board, *, replicates: int = significance.REPLICATES) -> pd.Data
 def summary(board: Board, *, replicates: int = significance.REPLICATES) -> pd.DataFrame:
     """A row a method: notebook, recipe, seeds; accuracy, macro_f1, macro_auc in [0, 1], means over seeds, each with its
     _std, NaN for a single run; low and high, the accuracy's 95% interval over images and seeds, for a single run
-    Wilson's (images only); train_seconds and parameters, means, NaN where unknown."""
+    Wilson's (images only); train_seconds and parameters, means, NaN where unknown; trials, image_passes and hours, of
+    all runs of its name."""
     rows = {}
     for method, (scores, resampled) in resample(board, "accuracy", replicates).items():
         several = len(method.dirs) > 1
@@ -80,6 +81,7 @@ def summary(board: Board, *, replicates: int = significance.REPLICATES) -> pd.Da
             "high": ends[1],
             "train_seconds": method.metric("train_seconds").mean(),
             "parameters": np.mean([count_parameters(d / "model.safetensors") for d in method.dirs]),
+            **board.efforts.loc[method.name],
         }
     return pd.DataFrame.from_dict(rows, orient="index")
 

@@ -25,6 +25,7 @@ from labutil.runs.predict import load_model
 if TYPE_CHECKING:
     from torch import Tensor
 
+KINDS = {"notebook": str, "params": dict, "metrics": dict}  # of what every run of this workbook has recorded
 NO_METHOD = "no method to compare: it has no label and trained nothing"  # lessons 01 and 07, for example
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "normalize.mean", "normalize.std")
 
@@ -70,6 +71,7 @@ class Board:
     classes: tuple[str, ...]
     y_true: np.ndarray
     methods: list[Method]
+    efforts: pd.DataFrame  # trials, image_passes and hours of all runs of a name, by `Method.name`
 
     def find(self, *names: str) -> list[Method]:
         """Methods that have one of these names; all, when none is given."""
@@ -86,21 +88,28 @@ class Collection:
     notes: list[str]
 
 
-def collect(root: Path | str | None = None) -> Collection:
-    """Read every run below a directory (the project's runs, when None) and sort them into boards and methods. Of runs
-    that agree in everything, the newest counts. Failed, running, foreign and corrupt runs are left out."""
+def collect(root: Path | str | None = None, *others: Path) -> Collection:
+    """Read every run below a directory (the project's runs, when None), and below others, and sort them into boards and
+    methods. Of runs that agree in everything, the newest counts. What cannot be compared is left out, with a reason."""
     root = Path(root) if root else paths.runs_dir()
-    records, unreadable = runs.read_records(root)
-    left_out = [(d, "foreign or corrupt: run.json is not a run record") for d in unreadable]
+    known, left_out = [], []
+    for place in (root, *others):
+        records, unreadable = runs.read_records(place)
+        left_out += [(d, "foreign or corrupt: run.json is not a run record") for d in unreadable]
+        for directory, record in records:
+            own = all(isinstance(record.get(name), kind) for name, kind in KINDS.items())
+            if own:
+                known.append((directory, record))
+            else:
+                left_out.append((directory, "foreign: its run.json is not of this workbook"))
     groups: dict[tuple, dict[str, dict[Any, tuple]]] = {}
-    for directory, record in sorted(records, key=lambda found: str(found[1].get("started"))):
+    for directory, record in sorted(known, key=lambda found: str(found[1].get("started"))):
         predictions = _predictions(directory, record)
         if isinstance(predictions, str):
             left_out.append((directory, predictions))
             continue
         y_true, probabilities = predictions
-        board = (record["dataset"]["fingerprint"], tuple(record["dataset"]["classes"]), y_true.tobytes())
-        by_seed = groups.setdefault(board, {}).setdefault(settings_key(record), {})
+        by_seed = groups.setdefault((*_images(record), y_true.tobytes()), {}).setdefault(settings_key(record), {})
         seed = str(record["params"].get("seed", 0)).zfill(9)
         if seed in by_seed:
             left_out.append((by_seed[seed][0], "a newer run has the same settings and seed"))
@@ -114,10 +123,36 @@ def collect(root: Path | str | None = None) -> Collection:
             methods.append(Method(name, name, dirs, records, np.stack(probabilities)))
         methods.sort(key=lambda m: (m.records[0]["notebook"], str(m.records[0].get("started"))))
         _tell_apart(methods)
-        name = methods[0].records[0]["dataset"]["name"]
-        boards.append(Board(name, fingerprint, classes, np.frombuffer(y_true, np.int64).copy(), methods))
+        name, truth = methods[0].records[0]["dataset"]["name"], np.frombuffer(y_true, np.int64).copy()
+        efforts = _efforts([found for found in known if _images(found[1]) == (fingerprint, classes)])
+        boards.append(Board(name, fingerprint, classes, truth, methods, efforts))
     boards.sort(key=lambda b: (-len(b.methods), b.name, b.fingerprint))
     return Collection(root, boards, sorted(left_out), _notes(boards))
+
+
+def _images(record: dict[str, Any]) -> tuple:
+    """What tells which images and classes a run saw: fingerprint and names."""
+    data = record.get("dataset")
+    return (data.get("fingerprint"), tuple(data.get("classes") or ())) if isinstance(data, dict) else (None, ())
+
+
+def _efforts(known: Sequence[tuple[Path, dict[str, Any]]]) -> pd.DataFrame:
+    """What runs that have ended, well or not, took together, by their method's name."""
+    rows = [
+        (r.get("label") or r["notebook"], settings_key(r), image_passes(d, r), (r.get("seconds") or 0) / 3600)
+        for d, r in known if r["status"] != "running"
+    ]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["name", "trials", "image_passes", "hours"])
+    return table.groupby("name").agg({"trials": "nunique", "image_passes": "sum", "hours": "sum"})
+
+
+def image_passes(directory: Path, record: dict[str, Any]) -> int:
+    """Images times epochs, over all fits of a run; of a fit that did not end, the epochs that history.csv has."""
+    fits = {k: v for k, v in (record.get("fits") or {}).items() if isinstance(v, dict) and v.get("images")}
+    epochs = {name: fit["epochs_run"] for name, fit in fits.items() if "epochs_run" in fit}
+    if len(epochs) < len(fits) and (directory / "history.csv").exists():
+        epochs = pd.read_csv(directory / "history.csv").fit.value_counts().to_dict() | epochs
+    return sum(fit["images"] * epochs.get(name, 0) for name, fit in fits.items())
 
 
 def settings_key(record: dict[str, Any], *without: str) -> str:
@@ -156,13 +191,10 @@ def features(board: Board, method: Method, index: np.ndarray) -> Tensor:
 
 def _predictions(directory: Path, record: dict[str, Any]) -> tuple[np.ndarray, np.ndarray] | str:
     """True labels int64 (N,) and probabilities float32 (N, K) of a run that can be compared, or why it cannot."""
-    kinds = {"notebook": str, "params": dict, "metrics": dict}
-    if not all(isinstance(record.get(name), kind) for name, kind in kinds.items()):
-        return "foreign: its run.json is not of this workbook"
-    if record["status"] == "failed":
+    if record["status"] in {"failed", "pruned", "diverged"}:
         error = directory / "error.txt"
         first = error.read_text("utf-8", "replace").splitlines()[:1] if error.is_file() else []
-        return ": ".join(["failed", *first])[:168]
+        return ": ".join([record["status"], *first])[:168]
     if record["status"] != "complete":
         return f"not complete but {record['status']}: its command, given again, continues it"
     if not (record.get("label") or record.get("fits") or (directory / "model.safetensors").exists()):

@@ -12,6 +12,9 @@ from labutil.compare import methods, results
 from labutil.compare.results import Board, Collection, Method
 from labutil.paths import DataError
 
+LESS = """* less effort than another had: fewer trials (settings tried), or less than half the image passes.
+Trials, image passes and hours are those of all runs of a name, also of failed and pruned ones."""
+
 
 def write(root: Path) -> tuple[str, Collection]:
     """Compare the runs below a directory, and leave compare_summary.txt and compare_summary.csv there. Returns the text
@@ -23,10 +26,10 @@ def write(root: Path) -> tuple[str, Collection]:
         raise DataError(f"{root} holds no run to compare{reasons}: labutil run all makes some")
     blocks, frames = list(collection.notes), []
     for board in collection.boards:
-        title = f"{board.name}: {len(board.y_true):,} test images of {len(board.classes)} classes"
-        title += f" (fingerprint {board.fingerprint})"
+        title = _title(board)
         summary, sentences = methods.summary(board), pair_sentences(board, methods.pairs(board))
         blocks.append(f"{title}\n{'=' * len(title)}\n{summary_table(board, summary).to_string()}")
+        blocks += filter(None, [effort_note(summary)])
         blocks.append(settings_table(board).to_string(index=False))
         blocks += ["\n".join(sentences)] if sentences else []
         rows = summary.to_dict("index") | _ensemble(board, "ensemble")
@@ -44,22 +47,56 @@ def write(root: Path) -> tuple[str, Collection]:
     return text, collection
 
 
+def _title(board: Board) -> str:
+    title = f"{board.name}: {len(board.y_true):,} test images of {len(board.classes)} classes"
+    return f"{title} (fingerprint {board.fingerprint})"
+
+
+def latex(collection: Collection) -> str:
+    """Each board's table for a paper that uses the package booktabs: a tabular, and under it what its mark means."""
+    blocks = []
+    for board in collection.boards:
+        summary = methods.summary(board)
+        table = summary_table(board, summary)
+        text = table.to_latex(escape=True, column_format="ll" + "r" * (table.shape[1] - 1)).replace("±", r"$\pm$")
+        note = f"\\par\\smallskip{{\\footnotesize {effort_note(summary)}\\par}}\n" if effort_note(summary) else ""
+        blocks.append(f"% {' '.join(_title(board).split())}\n{text}{note}")
+    return "\n".join(blocks)
+
+
+def _less(summary: pd.DataFrame) -> pd.DataFrame:
+    """Whether less effort went into a method than into another, by trials and by image passes: bool, rows methods."""
+    effort = summary[["trials", "image_passes"]]
+    return effort < effort.max() * [1, 0.5]
+
+
+def effort_note(summary: pd.DataFrame) -> str:
+    """What the mark in `summary_table` means; empty where no method has it."""
+    return LESS if _less(summary).any(axis=None) else ""
+
+
 def summary_table(board: Board, summary: pd.DataFrame) -> pd.DataFrame:
     """`methods.summary` as text, mean ± std over seeds. Chance and a random encoder come first, the ensemble of all
-    methods last."""
+    methods last. Trials and image passes are marked (*) where another method had more."""
     floors = {"chance": "chance_accuracy", "random encoder, k-NN": "random_encoder_knn_accuracy"}
     rows = {label: {"accuracy": methods.floor(board, name)} for label, name in floors.items()}
     rows |= summary.to_dict("index") | _ensemble(board, f"ensemble of all {len(board.methods)}")
     table = pd.DataFrame.from_dict(rows, orient="index").dropna(subset="accuracy")
+    less = _less(summary).reindex(table.index, fill_value=False)
 
     def text(form: str, *columns: str) -> list[str]:
-        return [form.format(*v) if np.isfinite(v).all() else "" for v in table[list(columns)].to_numpy(float)]
+        found = [form.format(*v) if np.isfinite(v).all() else "" for v in table[list(columns)].to_numpy(float)]
+        return [
+            f"* {t}" if mark else t for t, mark in zip(found, less.get(columns[0], [False] * len(found)), strict=True)
+        ]
 
     accuracy, f1, auc = (list(map(_plus_minus, table[n], table[f"{n}_std"])) for n in methods.MEANS)
     return pd.DataFrame({
         "recipe": table.recipe.fillna(""), "seeds": text("{:.0f}", "seeds"), "accuracy": accuracy,
         "95% interval": text("{:.3f} to {:.3f}", "low", "high"), "macro F1": f1, "macro AUC": auc,
         "seconds": text("{:,.1f}", "train_seconds"), "parameters": text("{:,.0f}", "parameters"),
+        "trials": text("{:.0f}", "trials"), "image passes": text("{:,.0f}", "image_passes"),
+        "hours": text("{:,.3f}", "hours"),
     }, index=table.index)  # fmt: skip
 
 

@@ -189,13 +189,15 @@ def read_records(root: Path) -> tuple[list[tuple[Path, dict[str, Any]]], list[Pa
 def run_id(notebook: Path, params: dict[str, Any], out: Path | None = None) -> str:
     """Ten hex digits for a notebook's code, its merged parameters, its data source and the files that it names.
 
-    Of a notebook that reads runs (parameter `runs`; None: those in `out`) also for what others have left there.
+    Of a notebook that reads runs (parameter `runs`; None: those in `out`) also for what others have left there, and in
+    the sweeps beside them.
     """
     stamp = sources.stamp(params["dataset"]) if "dataset" in params else ""
     if "runs" in params:
         root = Path(params["runs"] or out or paths.runs_dir())  # runs in the reader's own folder do not count
-        others = [f for f in sorted(root.glob("**/run.json")) if notebook.stem not in f.relative_to(root).parts]
-        stamp += json.dumps([(str(file.relative_to(root)), *_size_and_time(file)) for file in others])
+        files = [(place, f) for place in (root, root.parent / "sweeps") for f in sorted(place.glob("**/run.json"))]
+        others = [(str(f.relative_to(p)), f) for p, f in files if notebook.stem not in f.relative_to(p).parts]
+        stamp += json.dumps([(name, *_size_and_time(file)) for name, file in others])
     files = [Path(v) for k, v in params.items() if k != "dataset" and isinstance(v, str) and Path(v).is_file()]
     times = [list(map(_size_and_time, files))] if files else []
     identity = json.dumps([parameters.code_cells(notebook), params, stamp, *times], sort_keys=True)

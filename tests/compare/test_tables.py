@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from click.testing import CliRunner
 from planted import board_of, leave_run
 
 from labutil import cli, paths
-from labutil.compare import tables
+from labutil.compare import methods, results, tables
 
 
 def call(*args):
@@ -60,6 +61,59 @@ def test_compare_prints_and_writes_text_and_csv(planted_runs):
     assert frame.seeds.tolist() == [2, 2, 1, 1]
     assert set(frame.fingerprint) == {board.fingerprint}
     assert call("compare", planted_runs).stdout == done.stdout  # again, with its own files lying there
+
+
+def test_effort_is_that_of_all_runs_of_a_name_and_unequal_effort_is_marked(tmp_path):
+    fits = {"pretrain": {"images": 1000, "epochs_run": 5}, "linear": {"images": 100, "epochs_run": 10}}
+    for tau, seeds in ((0.1, 2), (0.5, 1)):
+        for seed in range(seeds):
+            leave_run(tmp_path, "04_simclr", seed=seed, params={"method": "simclr", "tau": tau}, fits=fits)
+    leave_run(tmp_path, "05_supcon", fits={"SupCon": {"images": 1000, "epochs_run": 8}})
+    ends = [("failed", {}), ("pruned", {"images": 1000}), ("diverged", {"images": 9}), ("running", {"images": 500})]
+    for i, (status, fit) in enumerate(ends):
+        directory = leave_run(tmp_path, "05_supcon", params={"lr": 10.0**i}, fits={"SupCon": fit})
+        record = json.loads((directory / "run.json").read_text()) | {"status": status, "seconds": 1800.0}
+        (directory / "run.json").write_text(json.dumps(record))
+        pd.DataFrame({"fit": ["SupCon"] * 3, "epoch": [1, 2, 3]}).to_csv(directory / "history.csv", index=False)
+    board = board_of(tmp_path)
+    summary = methods.summary(board)
+    assert summary[["trials", "image_passes", "hours"]].to_numpy().tolist() == [
+        [2, 18000, 0], [2, 18000, 0], [4, 8000 + 3000 + 27, 1.5],
+    ]  # fmt: skip
+    table = tables.summary_table(board, summary)
+    assert table.loc["chance", "trials"] == table.iloc[-1].trials == ""
+    assert table["trials"].tolist()[1:4] == ["* 2", "* 2", "4"]
+    assert table["image passes"].tolist()[1:4] == ["18,000", "18,000", "11,027"]  # not as little as half
+    assert tables.LESS in tables.write(tmp_path)[0]
+    assert "Left out" in tables.write(tmp_path)[0] and "pruned" in tables.write(tmp_path)[0]
+
+
+def test_a_paper_gets_a_table_that_latex_reads(tmp_path, planted_runs):
+    for i, dataset in enumerate(("npz:/a_50%&b.npz", "cells")):
+        leave_run(planted_runs, "05_supcon", fits={"SupCon": fit_of(images=100, epochs_run=i)})
+        leave_run(planted_runs, "08_mine", label=f"50%_of_#{i}", dataset=dataset, fingerprint=16 * f"{i}")
+    done = call("compare", planted_runs, "--latex", tmp_path / "table.tex")
+    assert done.exit_code == 0, done.stderr
+    text = (tmp_path / "table.tex").read_text()
+    assert [text.count(word) for word in (r"\begin{tabular}", r"\end{tabular}", r"\midrule")] == [3] * 3
+    lines = [line for line in text.splitlines() if not line.startswith("%")]
+    assert not re.search(r"(?<!\\)[%_#]|±", "\n".join(lines))
+    columns = len(re.search(r"begin{tabular}{(\w+)}", text)[1])
+    rows = [line for line in lines if line.endswith(r"\\")]
+    assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {columns}
+    accuracy = tables.summary_table(board := results.collect(planted_runs).boards[0], methods.summary(board)).accuracy
+    assert all(value.replace("±", r"$\pm$") in text for value in accuracy)
+    assert r"50\%\_of\_\#0 & quick" in text and r"95\% interval" in text
+    assert r"\footnotesize * less effort" in text  # of one board, under it
+
+
+def test_a_sweep_is_compared_when_it_is_asked_for(tmp_path):
+    leave_run(tmp_path / "runs", "02_supervised_baseline")
+    for lr in (0.1, 0.01):
+        leave_run(tmp_path / "sweeps" / "lr" / "runs", "02_supervised_baseline", params={"lr": lr}, recipe="lr")
+    assert "lr 0.1" not in call("compare", tmp_path / "runs").stdout
+    text = call("compare", tmp_path / "sweeps" / "lr").stdout
+    assert re.findall(r"^supervised \((lr [\d.]+)\)", text, re.M)[:2] == ["lr 0.1", "lr 0.01"]
 
 
 def test_compare_draws_nothing(planted_runs):
@@ -123,6 +177,7 @@ def test_usage_errors_are_one_line_and_exit_2(tmp_path):
     for args, message in (
         (("compare", tmp_path / "none"), "is no directory"),
         (("compare", tmp_path / "bad"), "holds no run to compare (x: foreign or corrupt"),
+        (("compare", tmp_path, "--latex", tmp_path / "no" / "a.tex"), "is no folder to write into"),
         (("compare",), "is no directory"),  # the project's runs, of which there are none yet
     ):
         done = call(*args)
