@@ -49,8 +49,8 @@ def intervals(table: pd.DataFrame, *, chance: float, random_encoder: float | Non
 def grouped(table: pd.DataFrame, *, std: pd.DataFrame, chance: float) -> Figure:
     """Accuracies as dots under each other: a group a row, a colour a column, each with a line of one `std` to either
     side and its value behind it; NaN has no dot. table, std: as `methods.metric_table` gives them."""
-    high = table + std.fillna(0)
-    axes, heights = _dots(table - std.fillna(0), table, high, COLOURS)
+    low, high = table - std.fillna(0), table + std.fillna(0)
+    axes, heights = _dots(low, table, high, COLOURS)
     for i, j in np.argwhere(table.notna().to_numpy()):
         end = (high.iloc[i, j], heights[i, j])
         axes.annotate(f"{table.iloc[i, j]:.3f}", end, (9, 0), textcoords="offset points", va="center")
@@ -84,11 +84,9 @@ def _against(axes: Axes, values: Mapping[str, float | None]) -> Figure:
     for line, (name, value) in zip(("--", ":"), values.items(), strict=False):
         if value is None:
             continue
-        look = {"ls": line, "color": GRAY, "lw": 1.5, "zorder": 0, "label": f"{name}, {value:.3f}"}
-        if 2 * low - high < value < 2 * high - low:
-            axes.axvline(value, **look)
-        else:
-            axes.plot([], [], **look | {"label": f"{name}, {value:.3f}, beyond the axis"})
+        near = 2 * low - high < value < 2 * high - low
+        label = f"{name}, {value:.3f}" + ("" if near else ", beyond the axis")
+        axes.axvline(value if near else np.nan, ls=line, color=GRAY, lw=1.5, zorder=0, label=label)
     legend_below(axes.figure)
     return axes.figure
 
@@ -96,9 +94,8 @@ def _against(axes: Axes, values: Mapping[str, float | None]) -> Figure:
 def _looks(labels: Iterable[Any]) -> list[dict[str, Any]]:
     """Colour and marker of each method: its own, as everywhere; different ones for settings of a single method."""
     found = looks(labels)
-    if len(found) == 1 or len({look["color"] for look in found}) > 1:
-        return found
-    return [look | {"color": COLOURS[i % len(COLOURS)]} for i, look in enumerate(found)]
+    alike = len({look["color"] for look in found}) == 1 < len(found)
+    return [look | {"color": COLOURS[i % len(COLOURS)]} for i, look in enumerate(found)] if alike else found
 
 
 @styled
@@ -119,8 +116,7 @@ def cost(table: pd.DataFrame) -> Figure:
             low, high = known.min(), known.max()
             cell.set_xscale("log")
             if high < 10 * low:  # no power of ten between them: no tick but these
-                cell.set_xticks([low, high] if high > 1.5 * low else [low])
-                cell.set_xlim(low / 1.6, high * 1.6)
+                cell.set(xticks=[low, high] if high > 1.5 * low else [low], xlim=(low / 1.6, high * 1.6))
             cell.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}" if low >= 10 else "{x:,.1f}"))
             cell.xaxis.set_minor_formatter(NullFormatter())
         cell.margins(0.12)

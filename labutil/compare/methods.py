@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 
@@ -33,8 +34,8 @@ def seed_std(board: Board, metric: str = "accuracy") -> tuple[float, bool]:
     several = [significance.score(board.y_true, m.y_pred, metric) for m in board.methods if len(m.dirs) > 1]
     if not several:
         return significance.ASSUMED_SEED_STD, False
-    squares = sum(np.var(s, ddof=1) * (len(s) - 1) for s in several)
-    return float(np.sqrt(squares / sum(len(s) - 1 for s in several))), True
+    apart = np.concatenate([s - s.mean() for s in several])
+    return float(np.sqrt((apart**2).sum() / (len(apart) - len(several)))), True
 
 
 def compare(
@@ -70,9 +71,9 @@ def summary(board: Board, *, replicates: int = significance.REPLICATES) -> pd.Da
     all runs of its name."""
     rows = {}
     for method, (scores, resampled) in resample(board, "accuracy", replicates).items():
-        several = len(method.dirs) > 1
         right = int((method.y_pred[0] == board.y_true).sum())
-        ends = significance.interval(scores, resampled) if several else significance.wilson(right, len(board.y_true))
+        alone = significance.wilson(right, len(board.y_true))
+        ends = significance.interval(scores, resampled) if len(scores) > 1 else alone
         rows[method.label] = {
             "notebook": method.records[0]["notebook"],
             "recipe": method.recipe,
@@ -107,12 +108,10 @@ def label_curves(board: Board) -> pd.DataFrame:
     several ways keeps their names behind the method's."""
     frames = [pd.DataFrame(columns=CURVE)]
     for label, directory in ((m.label, d) for m in board.methods for d in m.dirs):
-        try:
+        with contextlib.suppress(OSError, ValueError, KeyError):
             frame = pd.read_csv(directory / "label_efficiency.csv")[CURVE]
-        except (OSError, ValueError, KeyError):
-            continue
-        several = frame.method.nunique() > 1
-        frames.append(frame.assign(method=f"{label}: " + frame.method if several else label))
+            several = frame.method.nunique() > 1
+            frames.append(frame.assign(method=f"{label}: " + frame.method if several else label))
     return pd.concat(frames[1:] or frames, ignore_index=True)
 
 
@@ -148,13 +147,12 @@ def class_recall(board: Board) -> pd.DataFrame:
 def agreement(board: Board) -> pd.DataFrame:
     """Share of test images on which two methods name the same class, mean over their runs: methods x methods. On the
     diagonal: of a method with itself, between different seeds; NaN for a single run."""
-    labels = [m.label for m in board.methods]
-    table = pd.DataFrame(np.nan, index=labels, columns=labels)
-    for a, b in itertools.combinations_with_replacement(board.methods, 2):
-        same = (a.y_pred[:, None] == b.y_pred[None]).mean(2)
+    table = pd.DataFrame(index=(labels := [m.label for m in board.methods]), columns=labels, dtype=float)
+    for a, b in itertools.product(board.methods, repeat=2):
+        same = (a.y_pred[:, None] == b.y_pred).mean(2)
         if a is b:
             same = same[~np.eye(len(same), dtype=bool)]
-        table.loc[a.label, b.label] = table.loc[b.label, a.label] = same.mean() if same.size else np.nan
+        table.loc[a.label, b.label] = same.mean() if same.size else np.nan
     return table
 
 
@@ -174,9 +172,6 @@ def only_one_right(board: Board) -> dict[str, np.ndarray]:
     """Images that a method alone has right, by the method's label: int64 (n,), its surest first; of two methods up."""
     right = right_images(board)
     alone = right & (right.sum(0) == 1) & (len(right) > 1)
-    found = {}
-    for method, mask in zip(board.methods, alone, strict=True):
-        index = np.flatnonzero(mask)
-        sure = method.probabilities.mean(0)[index, board.y_true[index]]
-        found[method.label] = index[np.argsort(-sure, kind="stable")]
-    return found
+    sure = [m.probabilities.mean(0)[np.arange(len(board.y_true)), board.y_true] for m in board.methods]
+    orders = (np.argsort(-p, kind="stable") for p in sure)
+    return {m.label: o[mask[o]] for m, o, mask in zip(board.methods, orders, alone, strict=True)}

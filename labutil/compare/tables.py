@@ -59,7 +59,7 @@ def latex(collection: Collection) -> str:
         summary = methods.summary(board)
         table = summary_table(board, summary)
         text = table.to_latex(escape=True, column_format="ll" + "r" * (table.shape[1] - 1)).replace("±", r"$\pm$")
-        note = f"\\par\\smallskip{{\\footnotesize {effort_note(summary)}\\par}}\n" if effort_note(summary) else ""
+        note = effort_note(summary) and f"\\par\\smallskip{{\\footnotesize {LESS}\\par}}\n"
         blocks.append(f"% {' '.join(_title(board).split())}\n{text}{note}")
     return "\n".join(blocks)
 
@@ -77,27 +77,25 @@ def effort_note(summary: pd.DataFrame) -> str:
 
 def summary_table(board: Board, summary: pd.DataFrame) -> pd.DataFrame:
     """`methods.summary` as text, mean ± std over seeds. Chance and a random encoder come first, the ensemble of all
-    methods last. Trials and image passes are marked (*) where another method had more."""
+    methods last. Trials and image passes have a mark, *, where another method had more."""
     floors = {"chance": "chance_accuracy", "random encoder, k-NN": "random_encoder_knn_accuracy"}
     rows = {label: {"accuracy": methods.floor(board, name)} for label, name in floors.items()}
     rows |= summary.to_dict("index") | _ensemble(board, f"ensemble of all {len(board.methods)}")
     table = pd.DataFrame.from_dict(rows, orient="index").dropna(subset="accuracy")
-    less = _less(summary).reindex(table.index, fill_value=False)
 
     def text(form: str, *columns: str) -> list[str]:
-        found = [form.format(*v) if np.isfinite(v).all() else "" for v in table[list(columns)].to_numpy(float)]
-        return [
-            f"* {t}" if mark else t for t, mark in zip(found, less.get(columns[0], [False] * len(found)), strict=True)
-        ]
+        return [form.format(*v) if np.isfinite(v).all() else "" for v in table[list(columns)].to_numpy(float)]
 
     accuracy, f1, auc = (list(map(_plus_minus, table[n], table[f"{n}_std"])) for n in methods.MEANS)
-    return pd.DataFrame({
+    shown = pd.DataFrame({
         "recipe": table.recipe.fillna(""), "seeds": text("{:.0f}", "seeds"), "accuracy": accuracy,
         "95% interval": text("{:.3f} to {:.3f}", "low", "high"), "macro F1": f1, "macro AUC": auc,
         "seconds": text("{:,.1f}", "train_seconds"), "parameters": text("{:,.0f}", "parameters"),
         "trials": text("{:.0f}", "trials"), "image passes": text("{:,.0f}", "image_passes"),
         "hours": text("{:,.3f}", "hours"),
     }, index=table.index)  # fmt: skip
+    marks = _less(summary).set_axis(["trials", "image passes"], axis=1).map({True: "* ", False: ""}.get)
+    return marks.reindex(index=shown.index, columns=shown.columns, fill_value="") + shown
 
 
 def _ensemble(board: Board, label: str) -> dict[str, dict[str, float]]:
@@ -155,12 +153,10 @@ def pair_sentences(board: Board, pairs: pd.DataFrame) -> list[str]:
 
 
 def _trainings(method: Method) -> dict[str, dict]:
-    """The trainings behind a method's result, by their stage, without networks that validation did not choose."""
-    record, own = method.records[0], method.name
-    fits = {k: v for k, v in (record.get("fits") or {}).items() if isinstance(v, dict) and v.get("criterion")}
+    """The trainings behind a method's result, by their stage."""
+    own, fits = method.name, method.records[0].get("fits") or {}
     stages = {own: "pretrain", f"linear, {own}": "linear"} if f"linear, {own}" in fits else {}
-    others = set(map(str, method.params.get("encoders") or [])) - {(record.get("model") or {}).get("encoder")}
-    return {stages.get(k, k): v for k, v in fits.items() if k not in others or len(fits) == 1}
+    return {stages.get(k, k): v for k, v in fits.items() if isinstance(v, dict) and v.get("criterion")}
 
 
 def _plus_minus(mean: float, std: float) -> str:

@@ -34,12 +34,12 @@ def draw(directory: Path, table: pd.DataFrame) -> list[Path]:
     `importance` (of parameters), `curves` (all settings, epoch by epoch, in one figure).
     """
     plan = directory / "sweep.yaml"
-    searched = plan.exists() and bool((yaml.safe_load(plan.read_bytes()) or {}).get("search"))
+    searched = (yaml.safe_load(plan.read_bytes()).get("search") or {}) if plan.exists() else {}
     (directory / "figures").mkdir(parents=True, exist_ok=True)
     files = []
     for notebook, rows in table.groupby("notebook", sort=False):
         prefix = f"{notebook}_" if table.notebook.nunique() > 1 else ""
-        for name, figure in _figures(directory, rows, searched):
+        for name, figure in _figures(directory, rows, notebook in searched):
             files.append(directory / "figures" / f"{prefix}{name}.png")
             paths.replace_file(files[-1], lambda t, f=figure: f.savefig(t, format="png", dpi=110, bbox_inches="tight"))
             plt.close(figure)
@@ -53,12 +53,13 @@ def _figures(directory: Path, rows: pd.DataFrame, searched: bool) -> Iterator[tu
     settings = settings.loc[:, settings.nunique() > 1]
     words = [", ".join(f"{key} {_word(v)}" for key, v in row.items()) for row in settings.to_dict("records")]
     names = pd.Series([text or rows.notebook.iloc[0] for text in words], settings.index)
-    # Settings that have a value: mean, std and count over their seeds, the best first.
-    found = rows[rows.status == "complete"].groupby("setting").value.agg(["mean", "std", "count"]).query("count > 0")
+    # Settings that lack no run: mean, std and count over their seeds, the best first.
+    found = rows.groupby("setting").value.agg(["mean", "std", "count", "size"])
+    found = found[found["count"] == found["size"]]
     found = found.sort_values("mean", ascending=lower_is_better(objective), kind="stable")
     settings = settings.loc[found.index]
     if len(found):
-        best, std, seeds = found.iloc[0]
+        best, std, seeds = found.iloc[0, :3]
         spread = f" ± {std:.4f} over {seeds:.0f} seeds" if seeds > 1 else ""
         title = f"Best {objective}: {best:.4f}{spread}, {names[found.index[0]]}."
         yield from _compared(settings, found, names, objective, title)
@@ -73,8 +74,8 @@ def _figures(directory: Path, rows: pd.DataFrame, searched: bool) -> Iterator[tu
             yield "importance", _read(plots.bars(shares, xlabel=f"share of the variance of {objective}"), title)
     histories = _histories(directory, rows, objective)
     if len(histories):
-        ended = rows.drop_duplicates("setting").set_index("setting").status
-        names += [f" ({ended[i]})" if i not in found.index else "" for i in names.index]
+        ended = rows[rows.value.isna()].drop_duplicates("setting").set_index("setting").status
+        names += [f" ({ended[i]})" if i in ended.index else "" for i in names.index]
         title = f"Settings: {histories.setting.nunique()}" + "".join(f"; the best: {names[i]}" for i in found.index[:1])
         yield "curves", _read(_curves(histories, found, names, objective), title)
 
@@ -181,7 +182,8 @@ def _read(figure: Figure, title: str) -> Figure:
 def _numbers(column: pd.Series) -> pd.Series:
     """A column of sweep.csv: numbers where all are, else text."""
     numbers = pd.to_numeric(column, errors="coerce")
-    return numbers if numbers.notna().all() and column.dtype != bool else column.fillna("default").astype(str)
+    text = column.astype(object).where(column.notna(), "default").astype(str)
+    return numbers if numbers.notna().all() and column.dtype != bool else text
 
 
 def _decades(values: Any) -> bool:
