@@ -48,18 +48,14 @@ def compare(
 
 
 def pairs(board: Board, *, replicates: int = significance.REPLICATES) -> pd.DataFrame:
-    """Accuracies of every two methods: DataFrame(a, b, difference, low, high, p, p_holm, evidence, only_a, only_b,
-    p_mcnemar, words). p_holm is corrected for the number of pairs and decides `evidence`; low and high are of each pair
-    alone. McNemar's test is of the first run of either: two networks, whatever their seeds."""
+    """Accuracies of every two methods: DataFrame(a, b, difference, low, high, p, p_holm, evidence, words). p_holm is
+    corrected for the number of pairs and decides `evidence`; low and high are of each pair alone."""
     both = list(itertools.combinations(board.methods, 2))
     found = [compare(board, a, b, replicates=replicates) for a, b in both]
     table = pd.DataFrame([(a.label, b.label, *d[:4]) for (a, b), d in zip(both, found, strict=True)],
                          columns=["a", "b", "difference", "low", "high", "p"])  # fmt: skip
     table["p_holm"] = significance.holm(table.p)
     table["evidence"] = table.p_holm < 1 - significance.LEVEL
-    right = {m: m.y_pred[0] == board.y_true for m in board.methods}
-    tests = [significance.mcnemar(right[a], right[b]) for a, b in both]
-    table[["only_a", "only_b", "p_mcnemar"]] = pd.DataFrame(tests, columns=range(3))
     table["words"] = list(map(significance.in_words, table.a, table.b, found, table.p_holm))
     return table
 
