@@ -64,11 +64,11 @@ def _figures(directory: Path, rows: pd.DataFrame, searched: bool) -> Iterator[tu
         title = f"Best {objective}: {best:.4f}{spread}, {names[found.index[0]]}."
         yield from _compared(settings, found, names, objective, title)
         if searched:
-            tried = found[["mean"]].set_axis(["each setting"], axis=1).sort_index()
+            tried = found.sort_index()["mean"].to_frame("each setting")
             tried["the best so far"] = tried.agg("cummin" if lower_is_better(objective) else "cummax")
-            figure = plots.lines(tried, xlabel="setting, in the order in which it was tried", ylabel=objective)
-            yield "search", _read(figure, title)
-        if len(settings.columns) > 1 and len(found) >= ENOUGH:
+            look = {"xlabel": "setting, in the order in which it was tried", "ylabel": objective}
+            yield "search", _read(plots.lines(tried, **look), title)
+        if len(settings.columns) > 1 and len(found) >= ENOUGH and found["mean"].nunique() > 1:
             shares = _importance(settings, found["mean"])
             title = f"Of {len(found)} settings: {shares.index[0]} moves {objective} most."
             yield "importance", _read(plots.bars(shares, xlabel=f"share of the variance of {objective}"), title)

@@ -112,3 +112,12 @@ def test_nothing_that_ended_well_is_no_best(tmp_path):
     assert list(found) == ["curves"] and "best" not in " ".join(texts(found["curves"]))
     table["path"] = "nowhere"
     assert figures.draw(tmp_path, table) == []
+
+
+def test_settings_that_are_all_alike_have_no_importance(tmp_path):
+    table = plant(tmp_path, ["batch_size", "lr", "filters"], GRID).assign(value=0.5)
+    assert list(drawn(tmp_path, table)) == ["ranking", "curves"]
+    table.loc[0, ["value", "status"]] = np.nan, "failed"  # one of two seeds: this setting has no mean to compare
+    assert "Shown: 11" not in " ".join(texts(drawn(tmp_path, table)["ranking"]))
+    names = [t.get_text() for t in drawn(tmp_path, table)["curves"].legends[0].get_texts()]
+    assert names[-1].replace("\n", " ") == "batch_size 32, lr 0.001, filters [16, 32] (failed)"
