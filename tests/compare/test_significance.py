@@ -43,11 +43,7 @@ def test_mcnemar_is_statsmodels(only_a, only_b):
     assert sig.mcnemar(*pair(30, only_a, only_b, 9)) == (only_a, only_b, pytest.approx(theirs, rel=1e-9))
 
 
-def test_mcnemar_by_hand():
-    # 1 against 5: 2 (C(6,0) + C(6,1)) / 2^6 = 14 / 64
-    assert sig.mcnemar(*pair(3, 1, 5, 2)) == (1, 5, pytest.approx(14 / 64))
-    # 10 against 30: (20 - 1)^2 / 40 = 9.025
-    assert sig.mcnemar(*pair(5, 10, 30, 5)) == (10, 30, pytest.approx(stats.chi2.sf(9.025, 1)))
+def test_mcnemar_of_those_that_are_alike():
     assert sig.mcnemar(*pair(5, 20, 20, 5))[2] == sig.mcnemar(*pair(5, 0, 0, 5))[2] == 1
     with pytest.raises(ValueError, match="the same images"):
         sig.mcnemar([True], [True, False])
