@@ -113,16 +113,14 @@ def label_curves(board: Board) -> pd.DataFrame:
 
 def floor(board: Board, name: str) -> float | None:
     """A metric that all runs should agree on (chance_accuracy, random_encoder_knn_accuracy), their mean; None: none."""
-    values = np.concatenate([m.metric(name) for m in board.methods])
-    return float(np.nanmean(values)) if np.isfinite(values).any() else None
+    mean = pd.Series(np.concatenate([m.metric(name) for m in board.methods])).mean()
+    return None if np.isnan(mean) else float(mean)
 
 
 def metric_table(board: Board, columns: dict[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Means and standard deviations over seeds of recorded metrics: rows methods, columns as named; NaN where missing.
-
-    What a run has recorded twice (lessons 04 and 05: linear and test accuracy) is kept once. Columns without a value
-    are left out, and rows with fewer than two: there is nothing to set side by side.
-    """
+    """Means and standard deviations over seeds of recorded metrics: rows methods, columns as named, NaN where missing.
+    What is recorded twice (lessons 04 and 05: linear and test accuracy) is kept once. Columns without a value are left
+    out, and rows with fewer than two: there is nothing to set side by side."""
     mean = pd.DataFrame(index=[m.label for m in board.methods], columns=list(columns), dtype=float)
     std = mean.copy()
     for method, (column, name) in itertools.product(board.methods, columns.items()):
