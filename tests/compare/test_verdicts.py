@@ -20,7 +20,7 @@ BETTER = "SupCon is better than SimCLR"
 def judge(root):
     """The claims of the five reports, as lesson 07 lists them, on the runs below root: a row a claim."""
     (source,) = ["".join(c["source"]) for c in LESSON["cells"] if "claims = [" in "".join(c["source"])]
-    scope = {}
+    scope = {"dataset": "cells"}
     exec(source, scope)
     swept = results.collect(root, root.parent / "sweeps").boards[0]
     return verdicts.judge(board_of(root), scope["claims"], swept=swept, replicates=200).set_index("claim")
@@ -37,6 +37,7 @@ def test_without_runs_every_claim_says_what_it_needs(tmp_path):
     assert table.verdict.tolist() == [OPEN] * 10
     assert table.here.str.contains("needs").all()
     assert table.here["larger images are better"].endswith("labutil sweep 02 --recipe image_size")
+    assert table.here["two layers are better than three"].endswith("labutil sweep 06 --recipe depth -p dataset cells")
 
 
 @pytest.mark.parametrize(
