@@ -156,11 +156,16 @@ main.command()(report_e.classification)
 @main.command()
 @click.argument("directory", required=False, type=click.Path(path_type=Path))
 @click.option("--html", is_flag=True, help="Execute lesson 07 for each data set as well, into compare_NAME.html.")
-def compare(directory: Path | None, html: bool) -> None:
+@click.option(
+    "--latex", metavar="FILE", type=click.Path(path_type=Path), help="Write the table for a paper (booktabs)."
+)
+def compare(directory: Path | None, html: bool, latex: Path | None) -> None:
     """Set all finished runs below DIRECTORY (the project's runs, when left out) side by side.
 
-    Prints the table, mean ± std over seeds, and leaves compare_summary.txt and .csv there.
+    Prints the table, mean ± std over seeds, and leaves compare_summary.txt and .csv there. A sweep's runs are compared
+    when DIRECTORY is the sweep's: labutil compare sweeps/NAME.
     """
+    file = latex and paths.target(latex)
     root = directory or paths.runs_dir()
     if not root.is_dir():
         raise sources.DataError(f"{root} is no directory: give one that holds runs, or make some with labutil run all")
@@ -169,6 +174,9 @@ def compare(directory: Path | None, html: bool) -> None:
 
     text, collection = tables.write(root)
     click.echo(text)
+    if file:
+        paths.replace_file(file, lambda temporary: temporary.write_text(tables.latex(collection), encoding="utf-8"))
+        click.echo(runs.show_path(file))
     for page in lessons.write_pages(collection) if html else ():
         click.echo(runs.show_path(page))
 

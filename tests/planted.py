@@ -40,7 +40,7 @@ def criterion_of(name: str, params: dict[str, Any]) -> str | None:
     if name == "pretrain" and params.get("method") in METHODS:
         return METHODS[params["method"]][1]
     own = {"autoencoder": params.get("loss", "mse").upper(), "SupCon": "SupCon"}
-    main = {"supervised", "fine-tune", "linear", "head", "everything", "linear, SupCon", *params.get("encoders", ())}
+    main = {"supervised", "linear", "head", "fine-tune", "everything", "linear, SupCon"}
     return own.get(name, "cross-entropy" if name in main else None)
 
 

@@ -49,8 +49,8 @@ def intervals(table: pd.DataFrame, *, chance: float, random_encoder: float | Non
 def grouped(table: pd.DataFrame, *, std: pd.DataFrame, chance: float) -> Figure:
     """Accuracies as dots under each other: a group a row, a colour a column, each with a line of one `std` to either
     side and its value behind it; NaN has no dot. table, std: as `methods.metric_table` gives them."""
-    high = table + std.fillna(0)
-    axes, heights = _dots(table - std.fillna(0), table, high, COLOURS)
+    low, high = table - std.fillna(0), table + std.fillna(0)
+    axes, heights = _dots(low, table, high, COLOURS)
     for i, j in np.argwhere(table.notna().to_numpy()):
         end = (high.iloc[i, j], heights[i, j])
         axes.annotate(f"{table.iloc[i, j]:.3f}", end, (9, 0), textcoords="offset points", va="center")
@@ -84,11 +84,9 @@ def _against(axes: Axes, values: Mapping[str, float | None]) -> Figure:
     for line, (name, value) in zip(("--", ":"), values.items(), strict=False):
         if value is None:
             continue
-        look = {"ls": line, "color": GRAY, "lw": 1.5, "zorder": 0, "label": f"{name}, {value:.3f}"}
-        if 2 * low - high < value < 2 * high - low:
-            axes.axvline(value, **look)
-        else:
-            axes.plot([], [], **look | {"label": f"{name}, {value:.3f}, beyond the axis"})
+        near = 2 * low - high < value < 2 * high - low
+        label = f"{name}, {value:.3f}" + ("" if near else ", beyond the axis")
+        axes.axvline(value if near else np.nan, ls=line, color=GRAY, lw=1.5, zorder=0, label=label)
     legend_below(axes.figure)
     return axes.figure
 
@@ -96,9 +94,8 @@ def _against(axes: Axes, values: Mapping[str, float | None]) -> Figure:
 def _looks(labels: Iterable[Any]) -> list[dict[str, Any]]:
     """Colour and marker of each method: its own, as everywhere; different ones for settings of a single method."""
     found = looks(labels)
-    if len(found) == 1 or len({look["color"] for look in found}) > 1:
-        return found
-    return [look | {"color": COLOURS[i % len(COLOURS)]} for i, look in enumerate(found)]
+    alike = len({look["color"] for look in found}) == 1 < len(found)
+    return [look | {"color": COLOURS[i % len(COLOURS)]} for i, look in enumerate(found)] if alike else found
 
 
 @styled
@@ -119,8 +116,7 @@ def cost(table: pd.DataFrame) -> Figure:
             low, high = known.min(), known.max()
             cell.set_xscale("log")
             if high < 10 * low:  # no power of ten between them: no tick but these
-                cell.set_xticks([low, high] if high > 1.5 * low else [low])
-                cell.set_xlim(low / 1.6, high * 1.6)
+                cell.set(xticks=[low, high] if high > 1.5 * low else [low], xlim=(low / 1.6, high * 1.6))
             cell.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}" if low >= 10 else "{x:,.1f}"))
             cell.xaxis.set_minor_formatter(NullFormatter())
         cell.margins(0.12)
@@ -139,7 +135,7 @@ def heat(table: pd.DataFrame, *, label: str) -> Figure:
         label += f"; the {MOST_CLASSES} of {len(table)} rows that differ most"
         table = table.iloc[kept]
     colours = sns.light_palette(COLOURS[4], as_cmap=True)
-    return _matrix(table * 100, label, 0.4, fmt=".0f", cmap=colours, vmin=0, vmax=100)
+    return matrix(table * 100, label, 0.4, fmt=".0f", cmap=colours, vmin=0, vmax=100)
 
 
 @styled
@@ -155,10 +151,10 @@ def differences(pairs: pd.DataFrame) -> Figure:
     most = max(1.0, table.abs().max(axis=None))
     colours = sns.blend_palette([COLOURS[5], "white", COLOURS[4]], as_cmap=True)  # black numbers can be read on all
     title = "row minus column, in points\n* evidence of a difference, all pairs considered"
-    return _matrix(table, title, 0.62, words, fmt="", cmap=colours, vmin=-most, vmax=most)
+    return matrix(table, title, 0.62, words, fmt="", cmap=colours, vmin=-most, vmax=most)
 
 
-def _matrix(table: pd.DataFrame, title: str, cell: float, words: Any = True, **look: Any) -> Figure:
+def matrix(table: pd.DataFrame, title: str, cell: float, words: Any = True, **look: Any) -> Figure:
     """A heat map with its numbers, in columns of `cell` inches or more; cells without a number are gray."""
     names, columns = ([wrap(short(str(name), 44), 24) for name in axis] for axis in (table.index, table.columns))
     size = max(WIDTH, 2.6 + cell * len(columns)), 1.9 + sum(0.32 + 0.2 * name.count("\n") for name in names)

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from labutil import paths, runs
 from labutil.compare.results import Board, Collection
@@ -35,24 +34,19 @@ def lacking(board: Board | None, lessons: Iterable[str]) -> list[Path]:
 
 
 def run_small(notebook: Path, out: Path, dataset: str, data_seed: int) -> float:
-    """Run a notebook at smoke size on this data set, so that its run can stand beside the others; or find that run.
-
-    out: base directory of the run. Returns the run's seconds. Raises runs.RunError when it fails.
-    """
-    settings: dict[str, Any] = {"dataset": dataset, "data_seed": data_seed}
-    if "subset" in parameters.read_parameters(notebook):
-        settings["subset"] = 400  # training images
-    params = parameters.plan(notebook, "smoke", settings)
+    """Run a notebook at smoke size on this data set, below `out`, or find that run; its seconds. Raises runs.RunError
+    when it fails."""
+    few = {"subset": 400} if "subset" in parameters.read_parameters(notebook) else {}  # training images
+    params = parameters.plan(notebook, "smoke", {"dataset": dataset, "data_seed": data_seed} | few)
     return runs.run_notebook(notebook, params, recipe="smoke", out=out)[1]["seconds"]
 
 
 def write_pages(collection: Collection) -> Iterator[Path]:
-    """Execute lesson 07 once for every board, and leave compare_<name>.html each in the directory of the runs.
+    """Execute lesson 07 once for every board, and leave compare_<name>.html each in the directory of the runs: its text
+    and outputs without code, figures inside, no script, nothing loaded from elsewhere. Gives each path as it is made.
 
-    A page holds the lesson's text and outputs without its code, figures inside; nothing is loaded from elsewhere and no
-    script runs. Gives the paths, one as soon as it is written. A board whose lesson fails, most often because its
-    images can no longer be read, does not keep the others from theirs: the first error, runs.RunError or DataError, is
-    raised at the end. Raises DataError without nbconvert.
+    Raises DataError without nbconvert. Where a board's lesson fails, most often because its images can no longer be
+    read, the others get their pages; the first runs.RunError or DataError is raised at the end.
     """
     if find_spec("nbconvert") is None:  # before minutes are spent
         raise DataError("pages are made by nbconvert, which is not installed here: pip install nbconvert")
@@ -70,9 +64,8 @@ def write_pages(collection: Collection) -> Iterator[Path]:
             failed.append(error)
             continue
         twin = f"_{board.fingerprint[:8]}" if names.count(name) > 1 else ""
-        page = collection.root / f"compare_{name}{twin}.html"
-        content = _as_page(directory / "notebook.ipynb")
-        paths.replace_file(page, lambda t, content=content: t.write_text(content, encoding="utf-8"))
+        page, text = collection.root / f"compare_{name}{twin}.html", _as_page(directory / "notebook.ipynb")
+        paths.replace_file(page, lambda t, text=text: t.write_text(text, encoding="utf-8"))
         yield page
     if failed:
         raise failed[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 
@@ -33,8 +34,8 @@ def seed_std(board: Board, metric: str = "accuracy") -> tuple[float, bool]:
     several = [significance.score(board.y_true, m.y_pred, metric) for m in board.methods if len(m.dirs) > 1]
     if not several:
         return significance.ASSUMED_SEED_STD, False
-    squares = sum(np.var(s, ddof=1) * (len(s) - 1) for s in several)
-    return float(np.sqrt(squares / sum(len(s) - 1 for s in several))), True
+    apart = np.concatenate([s - s.mean() for s in several])
+    return float(np.sqrt((apart**2).sum() / (len(apart) - len(several)))), True
 
 
 def compare(
@@ -47,18 +48,14 @@ def compare(
 
 
 def pairs(board: Board, *, replicates: int = significance.REPLICATES) -> pd.DataFrame:
-    """Accuracies of every two methods: DataFrame(a, b, difference, low, high, p, p_holm, evidence, only_a, only_b,
-    p_mcnemar, words). p_holm is corrected for the number of pairs and decides `evidence`; low and high are of each pair
-    alone. McNemar's test is of the first run of either: two networks, whatever their seeds."""
+    """Accuracies of every two methods: DataFrame(a, b, difference, low, high, p, p_holm, evidence, words). p_holm is
+    corrected for the number of pairs and decides `evidence`; low and high are of each pair alone."""
     both = list(itertools.combinations(board.methods, 2))
     found = [compare(board, a, b, replicates=replicates) for a, b in both]
     table = pd.DataFrame([(a.label, b.label, *d[:4]) for (a, b), d in zip(both, found, strict=True)],
                          columns=["a", "b", "difference", "low", "high", "p"])  # fmt: skip
     table["p_holm"] = significance.holm(table.p)
     table["evidence"] = table.p_holm < 1 - significance.LEVEL
-    right = {m: m.y_pred[0] == board.y_true for m in board.methods}
-    tests = [significance.mcnemar(right[a], right[b]) for a, b in both]
-    table[["only_a", "only_b", "p_mcnemar"]] = pd.DataFrame(tests, columns=range(3))
     table["words"] = list(map(significance.in_words, table.a, table.b, found, table.p_holm))
     return table
 
@@ -66,12 +63,13 @@ def pairs(board: Board, *, replicates: int = significance.REPLICATES) -> pd.Data
 def summary(board: Board, *, replicates: int = significance.REPLICATES) -> pd.DataFrame:
     """A row a method: notebook, recipe, seeds; accuracy, macro_f1, macro_auc in [0, 1], means over seeds, each with its
     _std, NaN for a single run; low and high, the accuracy's 95% interval over images and seeds, for a single run
-    Wilson's (images only); train_seconds and parameters, means, NaN where unknown."""
+    Wilson's (images only); train_seconds and parameters, means, NaN where unknown; trials, image_passes and hours, of
+    all runs of its name."""
     rows = {}
     for method, (scores, resampled) in resample(board, "accuracy", replicates).items():
-        several = len(method.dirs) > 1
         right = int((method.y_pred[0] == board.y_true).sum())
-        ends = significance.interval(scores, resampled) if several else significance.wilson(right, len(board.y_true))
+        alone = significance.wilson(right, len(board.y_true))
+        ends = significance.interval(scores, resampled) if len(scores) > 1 else alone
         rows[method.label] = {
             "notebook": method.records[0]["notebook"],
             "recipe": method.recipe,
@@ -80,6 +78,7 @@ def summary(board: Board, *, replicates: int = significance.REPLICATES) -> pd.Da
             "high": ends[1],
             "train_seconds": method.metric("train_seconds").mean(),
             "parameters": np.mean([count_parameters(d / "model.safetensors") for d in method.dirs]),
+            **board.efforts.loc[method.name],
         }
     return pd.DataFrame.from_dict(rows, orient="index")
 
@@ -105,27 +104,23 @@ def label_curves(board: Board) -> pd.DataFrame:
     several ways keeps their names behind the method's."""
     frames = [pd.DataFrame(columns=CURVE)]
     for label, directory in ((m.label, d) for m in board.methods for d in m.dirs):
-        try:
+        with contextlib.suppress(OSError, ValueError, KeyError):
             frame = pd.read_csv(directory / "label_efficiency.csv")[CURVE]
-        except (OSError, ValueError, KeyError):
-            continue
-        several = frame.method.nunique() > 1
-        frames.append(frame.assign(method=f"{label}: " + frame.method if several else label))
+            several = frame.method.nunique() > 1
+            frames.append(frame.assign(method=f"{label}: " + frame.method if several else label))
     return pd.concat(frames[1:] or frames, ignore_index=True)
 
 
 def floor(board: Board, name: str) -> float | None:
     """A metric that all runs should agree on (chance_accuracy, random_encoder_knn_accuracy), their mean; None: none."""
-    values = np.concatenate([m.metric(name) for m in board.methods])
-    return float(np.nanmean(values)) if np.isfinite(values).any() else None
+    mean = pd.Series(np.concatenate([m.metric(name) for m in board.methods])).mean()
+    return None if np.isnan(mean) else float(mean)
 
 
 def metric_table(board: Board, columns: dict[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Means and standard deviations over seeds of recorded metrics: rows methods, columns as named; NaN where missing.
-
-    What a run has recorded twice (lessons 04 and 05: linear and test accuracy) is kept once. Columns without a value
-    are left out, and rows with fewer than two: there is nothing to set side by side.
-    """
+    """Means and standard deviations over seeds of recorded metrics: rows methods, columns as named, NaN where missing.
+    What is recorded twice (lessons 04 and 05: linear and test accuracy) is kept once. Columns without a value are left
+    out, and rows with fewer than two: there is nothing to set side by side."""
     mean = pd.DataFrame(index=[m.label for m in board.methods], columns=list(columns), dtype=float)
     std = mean.copy()
     for method, (column, name) in itertools.product(board.methods, columns.items()):
@@ -146,13 +141,12 @@ def class_recall(board: Board) -> pd.DataFrame:
 def agreement(board: Board) -> pd.DataFrame:
     """Share of test images on which two methods name the same class, mean over their runs: methods x methods. On the
     diagonal: of a method with itself, between different seeds; NaN for a single run."""
-    labels = [m.label for m in board.methods]
-    table = pd.DataFrame(np.nan, index=labels, columns=labels)
-    for a, b in itertools.combinations_with_replacement(board.methods, 2):
-        same = (a.y_pred[:, None] == b.y_pred[None]).mean(2)
+    table = pd.DataFrame(index=(labels := [m.label for m in board.methods]), columns=labels, dtype=float)
+    for a, b in itertools.product(board.methods, repeat=2):
+        same = (a.y_pred[:, None] == b.y_pred).mean(2)
         if a is b:
             same = same[~np.eye(len(same), dtype=bool)]
-        table.loc[a.label, b.label] = table.loc[b.label, a.label] = same.mean() if same.size else np.nan
+        table.loc[a.label, b.label] = same.mean() if same.size else np.nan
     return table
 
 
@@ -172,9 +166,6 @@ def only_one_right(board: Board) -> dict[str, np.ndarray]:
     """Images that a method alone has right, by the method's label: int64 (n,), its surest first; of two methods up."""
     right = right_images(board)
     alone = right & (right.sum(0) == 1) & (len(right) > 1)
-    found = {}
-    for method, mask in zip(board.methods, alone, strict=True):
-        index = np.flatnonzero(mask)
-        sure = method.probabilities.mean(0)[index, board.y_true[index]]
-        found[method.label] = index[np.argsort(-sure, kind="stable")]
-    return found
+    sure = [m.probabilities.mean(0)[np.arange(len(board.y_true)), board.y_true] for m in board.methods]
+    orders = (np.argsort(-p, kind="stable") for p in sure)
+    return {m.label: o[mask[o]] for m, o, mask in zip(board.methods, orders, alone, strict=True)}

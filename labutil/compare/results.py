@@ -5,6 +5,7 @@ Runs that differ in nothing but `seed` are one method. Runs of other data sets, 
 
 from __future__ import annotations
 
+import itertools
 import json
 import zipfile
 import zlib
@@ -25,23 +26,20 @@ from labutil.runs.predict import load_model
 if TYPE_CHECKING:
     from torch import Tensor
 
+KINDS = {"notebook": str, "params": dict, "metrics": dict}  # of what every run of this workbook has recorded
 NO_METHOD = "no method to compare: it has no label and trained nothing"  # lessons 01 and 07, for example
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "normalize.mean", "normalize.std")
 
 
 @dataclass(eq=False)
 class Method:
-    """Runs of one notebook with the same parameters but `seed`, one a seed, S in all.
+    """Runs of one notebook with the same parameters but `seed`, one a seed, S in all: dirs, and records (run.json)."""
 
-    name: what its notebook calls it. label: the name and what tells the method from others of that name on its board.
-    dirs, records (run.json): of the runs. probabilities: what they said of the test images, float32 (S, N, K).
-    """
-
-    name: str
-    label: str
+    name: str  # what its notebook calls it
+    label: str  # the name and what tells it from others of that name on its board
     dirs: Sequence[Path]
     records: Sequence[dict[str, Any]]
-    probabilities: np.ndarray
+    probabilities: np.ndarray  # of the test images, float32 (S, N, K)
 
     @property
     def params(self) -> dict[str, Any]:
@@ -63,13 +61,14 @@ class Method:
 
 @dataclass(eq=False)
 class Board:
-    """The methods that were tested on the same images, y_true int64 (N,), of the same classes."""
+    """The methods that were tested on the same images, of the same classes."""
 
     name: str
     fingerprint: str
     classes: tuple[str, ...]
-    y_true: np.ndarray
+    y_true: np.ndarray  # int64 (N,)
     methods: list[Method]
+    efforts: pd.DataFrame  # trials, image_passes and hours of all runs of a name, by `Method.name`
 
     def find(self, *names: str) -> list[Method]:
         """Methods that have one of these names; all, when none is given."""
@@ -78,29 +77,33 @@ class Board:
 
 @dataclass
 class Collection:
-    """What a directory of runs holds. left_out: (directory, reason). notes: what else a reader must know."""
+    """What a directory of runs holds."""
 
     root: Path
     boards: list[Board]
-    left_out: list[tuple[Path, str]]
-    notes: list[str]
+    left_out: list[tuple[Path, str]]  # directory and reason
+    notes: list[str]  # what else a reader must know
 
 
-def collect(root: Path | str | None = None) -> Collection:
-    """Read every run below a directory (the project's runs, when None) and sort them into boards and methods. Of runs
-    that agree in everything, the newest counts. Failed, running, foreign and corrupt runs are left out."""
+def collect(root: Path | str | None = None, *others: Path) -> Collection:
+    """Read every run below a directory (the project's runs, when None), and below others, and sort them into boards and
+    methods. Of runs that agree in everything, the newest counts. What cannot be compared is left out, with a reason."""
     root = Path(root) if root else paths.runs_dir()
-    records, unreadable = runs.read_records(root)
-    left_out = [(d, "foreign or corrupt: run.json is not a run record") for d in unreadable]
+    known, left_out = [], []
+    for place in (root, *others):
+        records, unreadable = runs.read_records(place)
+        left_out += [(d, "foreign or corrupt: run.json is not a run record") for d in unreadable]
+        foreign = [d for d, r in records if not all(isinstance(r.get(n), kind) for n, kind in KINDS.items())]
+        left_out += [(d, "foreign: its run.json is not of this workbook") for d in foreign]
+        known += [(d, r) for d, r in records if d not in foreign]
     groups: dict[tuple, dict[str, dict[Any, tuple]]] = {}
-    for directory, record in sorted(records, key=lambda found: str(found[1].get("started"))):
-        predictions = _predictions(directory, record)
-        if isinstance(predictions, str):
-            left_out.append((directory, predictions))
+    for directory, record in sorted(known, key=lambda found: str(found[1].get("started"))):
+        try:
+            y_true, probabilities = _predictions(directory, record)
+        except DataError as error:
+            left_out.append((directory, str(error)))
             continue
-        y_true, probabilities = predictions
-        board = (record["dataset"]["fingerprint"], tuple(record["dataset"]["classes"]), y_true.tobytes())
-        by_seed = groups.setdefault(board, {}).setdefault(settings_key(record), {})
+        by_seed = groups.setdefault((*_images(record), y_true.tobytes()), {}).setdefault(settings_key(record), {})
         seed = str(record["params"].get("seed", 0)).zfill(9)
         if seed in by_seed:
             left_out.append((by_seed[seed][0], "a newer run has the same settings and seed"))
@@ -114,15 +117,41 @@ def collect(root: Path | str | None = None) -> Collection:
             methods.append(Method(name, name, dirs, records, np.stack(probabilities)))
         methods.sort(key=lambda m: (m.records[0]["notebook"], str(m.records[0].get("started"))))
         _tell_apart(methods)
-        name = methods[0].records[0]["dataset"]["name"]
-        boards.append(Board(name, fingerprint, classes, np.frombuffer(y_true, np.int64).copy(), methods))
+        name, truth = methods[0].records[0]["dataset"]["name"], np.frombuffer(y_true, np.int64).copy()
+        efforts = _efforts([found for found in known if _images(found[1]) == (fingerprint, classes)])
+        boards.append(Board(name, fingerprint, classes, truth, methods, efforts))
     boards.sort(key=lambda b: (-len(b.methods), b.name, b.fingerprint))
     return Collection(root, boards, sorted(left_out), _notes(boards))
 
 
+def _images(record: dict[str, Any]) -> tuple:
+    """What tells which images and classes a run saw: fingerprint and names."""
+    data = record.get("dataset")
+    return (data.get("fingerprint"), tuple(data.get("classes") or ())) if isinstance(data, dict) else (None, ())
+
+
+def _efforts(known: Sequence[tuple[Path, dict[str, Any]]]) -> pd.DataFrame:
+    """What runs that have ended, well or not, took together, by their method's name."""
+    rows = [
+        (r.get("label") or r["notebook"], settings_key(r), image_passes(d, r), (r.get("seconds") or 0) / 3600)
+        for d, r in known if r["status"] != "running"
+    ]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["name", "trials", "image_passes", "hours"])
+    return table.groupby("name").agg({"trials": "nunique", "image_passes": "sum", "hours": "sum"})
+
+
+def image_passes(directory: Path, record: dict[str, Any]) -> int:
+    """Images times epochs, over all fits of a run; of a fit that did not end, the epochs that history.csv has."""
+    fits = {k: v for k, v in (record.get("fits") or {}).items() if isinstance(v, dict) and v.get("images")}
+    epochs = {name: fit["epochs_run"] for name, fit in fits.items() if "epochs_run" in fit}
+    if len(epochs) < len(fits) and (directory / "history.csv").exists():
+        epochs = pd.read_csv(directory / "history.csv").fit.value_counts().to_dict() | epochs
+    return sum(fit["images"] * epochs.get(name, 0) for name, fit in fits.items())
+
+
 def settings_key(record: dict[str, Any], *without: str) -> str:
-    """What two runs must share to be averaged: the notebook and its parameters, but `seed`, those `without` and the
-    data set's name, whose fingerprint is compared."""
+    """What two runs must share to be averaged: notebook and parameters, but `seed`, those `without`, and the data set's
+    name, whose fingerprint is compared."""
     params = {k: v for k, v in record["params"].items() if k not in {"seed", "dataset", *without}}
     return json.dumps([record["notebook"], params], sort_keys=True)
 
@@ -154,37 +183,34 @@ def features(board: Board, method: Method, index: np.ndarray) -> Tensor:
     return evaluation.predict(model.encoder, data.test.images[index].contiguous()).flatten(1)
 
 
-def _predictions(directory: Path, record: dict[str, Any]) -> tuple[np.ndarray, np.ndarray] | str:
-    """True labels int64 (N,) and probabilities float32 (N, K) of a run that can be compared, or why it cannot."""
-    kinds = {"notebook": str, "params": dict, "metrics": dict}
-    if not all(isinstance(record.get(name), kind) for name, kind in kinds.items()):
-        return "foreign: its run.json is not of this workbook"
-    if record["status"] == "failed":
+def _predictions(directory: Path, record: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """True labels int64 (N,) and probabilities float32 (N, K). Raises DataError for a run that cannot be compared."""
+    status, data = record["status"], record.get("dataset")
+    if status in {"failed", "pruned", "diverged"}:
         error = directory / "error.txt"
         first = error.read_text("utf-8", "replace").splitlines()[:1] if error.is_file() else []
-        return ": ".join(["failed", *first])[:168]
-    if record["status"] != "complete":
-        return f"not complete but {record['status']}: its command, given again, continues it"
+        raise DataError(": ".join([status, *first])[:168])
+    if status != "complete":
+        raise DataError(f"not complete but {status}: its command, given again, continues it")
     if not (record.get("label") or record.get("fits") or (directory / "model.safetensors").exists()):
-        return NO_METHOD
-    data = record.get("dataset")
+        raise DataError(NO_METHOD)
     if not isinstance(data, dict) or not {"name", "fingerprint", "classes"} <= set(data):
-        return "its record names no data set"
+        raise DataError("its record names no data set")
     try:
         with np.load(directory / "predictions.npz", allow_pickle=False) as file:
             index, y, p = file["index"], file["y_true"], file["probabilities"]
         accuracy = evaluation.classification_metrics(y, p)["accuracy"]  # checks shapes, labels and sums
+        if not np.array_equal(index, np.arange(len(y))):
+            raise ValueError("index is not 0 to N - 1")
+        if p.shape[1] != len(data["classes"]):
+            raise ValueError(f"{p.shape[1]} columns for {len(data['classes'])} classes")
     except FileNotFoundError:
-        return "it has no predictions.npz"
+        raise DataError("it has no predictions.npz") from None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        return f"corrupt predictions.npz ({' '.join(str(error).split())[:100]})"
-    if not np.array_equal(index, np.arange(len(y))):
-        return "corrupt predictions.npz (index is not 0 to N - 1)"
-    if p.shape[1] != len(data["classes"]):
-        return f"corrupt predictions.npz ({p.shape[1]} columns for {len(data['classes'])} classes)"
+        raise DataError(f"corrupt predictions.npz ({' '.join(str(error).split())[:100]})") from error
     recorded = record["metrics"].get("test_accuracy")
     if not isinstance(recorded, int | float) or abs(recorded - accuracy) > 2 / len(y):
-        return f"predictions.npz has an accuracy of {accuracy:.4f}, run.json says {recorded}"
+        raise DataError(f"predictions.npz has an accuracy of {accuracy:.4f}, run.json says {recorded}")
     return y.astype(np.int64), p.astype(np.float32)
 
 
@@ -195,9 +221,9 @@ def _tell_apart(methods: Sequence[Method]) -> None:
         words = [m.recipe for m in same]
         if len(set(words)) < len(same):
             keys = dict.fromkeys(k for m in same for k in m.params if k not in {"seed", "dataset"})
-            shown = pd.DataFrame({k: [_show(k, m.params) for m in same] for k in keys}, index=range(len(same)))
+            shown = pd.DataFrame({k: [show(k, m.params) for m in same] for k in keys}, index=range(len(same)))
             chosen, told = [], 1
-            for key in sorted(shown, key=lambda k: (k.startswith("study"), -shown[k].nunique())):
+            for key in sorted(shown, key=lambda k: -shown[k].nunique()):
                 apart = len(shown[[*chosen, key]].drop_duplicates())
                 if apart > told:
                     chosen, told = [*chosen, key], apart
@@ -206,7 +232,8 @@ def _tell_apart(methods: Sequence[Method]) -> None:
             method.label += f" ({text})" if len(same) > 1 else ""
 
 
-def _show(key: str, params: dict[str, Any]) -> str:
+def show(key: str, params: dict[str, Any]) -> str:
+    """A parameter as labels name it: "tau 0.1", "filters 16+32"."""
     if key not in params:
         return f"without {key}"
     value = params[key]
@@ -216,21 +243,17 @@ def _show(key: str, params: dict[str, Any]) -> str:
         value = "+".join(map(str, value))
     elif isinstance(value, float):
         value = f"{value:g}"
-    return str(value) if key in {"encoder", "encoders"} else f"{key} {value}"
+    return value if key == "encoder" else f"{key} {value}"
 
 
 def _notes(boards: Sequence[Board]) -> list[str]:
     """What is on which board, when there are several, and why boards of one name are kept apart."""
-    if len(boards) < 2:
-        return []
     apart = "each has a table of its own, and nothing is averaged or compared across them"
-    notes = [f"{len(boards)} sets of test images here: {apart}"]
-    for a, b in ((a, b) for i, b in enumerate(boards) for a in boards[:i]):
+    notes = [f"{len(boards)} sets of test images here: {apart}"] if len(boards) > 1 else []
+    for a, b in itertools.combinations(boards, 2):
+        reason = "other images or splits (data_seed, or the source changed)"
         if a.fingerprint == b.fingerprint:
             reason = "other classes" if a.classes != b.classes else "other true labels"
-        elif a.name == b.name:
-            reason = "other images or splits (data_seed, or the source changed)"
-        else:
-            continue
-        notes.append(f"{a.name} and {b.name} (fingerprints {a.fingerprint}, {b.fingerprint}) have {reason}")
+        if a.fingerprint == b.fingerprint or a.name == b.name:
+            notes.append(f"{a.name} and {b.name} (fingerprints {a.fingerprint}, {b.fingerprint}) have {reason}")
     return notes

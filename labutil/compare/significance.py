@@ -17,28 +17,22 @@ from labutil.paths import check_choice
 
 LEVEL = 0.95  # of all intervals
 REPLICATES = 2000
-METRICS = ("accuracy", "macro_f1")
 # Where every method has a single run. The five reports that the workbook starts from give 0.6 to 3.2 points.
 ASSUMED_SEED_STD = 0.02
 
 
 class Difference(NamedTuple):
-    """Score of method a minus that of b (means over seeds), its interval, and the two-sided p of no difference.
-
-    std: standard error. seeds: runs of a and of b; of a single one the spread was taken from elsewhere or assumed.
-    """
+    """Score of method a minus that of b (means over seeds), its interval, and the two-sided p of no difference."""
 
     value: float
     low: float
     high: float
     p: float
-    std: float
-    seeds: tuple[int, int]
+    seeds: tuple[int, int]  # runs of a and of b; of a single one the spread was taken from elsewhere or assumed
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:
     """95% interval for one accuracy, right of n images, that stays inside [0, 1] and holds near both (Wilson 1927).
-
     It covers the draw of the test images, not another training. Raises ValueError unless 0 <= right <= n and n > 0.
 
     Example:
@@ -49,11 +43,10 @@ def wilson(right: int, n: int) -> tuple[float, float]:
 
 
 def mcnemar(right_a: Sequence[bool] | np.ndarray, right_b: Sequence[bool] | np.ndarray) -> tuple[int, int, float]:
-    """McNemar's test (1947): are two trained classifiers equally often right on the same images?
+    """McNemar's test (1947): are two trained classifiers, whatever other seeds would give, equally often right?
 
-    Only images on which they disagree say anything. Fewer than 25 of them: the exact binomial test; else chi-square
-    with Edwards' continuity correction. It knows nothing of other seeds: it judges these two networks, not methods.
-    right_a, right_b: bool (N,), the same images in the same order; raises ValueError for other shapes.
+    right_a, right_b: bool (N,), the same images in the same order; raises ValueError for other shapes. Only images on
+    which they disagree count: of fewer than 25 the exact binomial test, else chi-square with Edwards' correction.
     Returns the number that a alone has right, the number that b alone has, and the two-sided p.
 
     Example:
@@ -82,7 +75,7 @@ def resample(
     """Bootstrap (Efron 1979): scores on `replicates` test sets drawn from the images with replacement.
 
     The same seed draws the same test sets, so columns of two results belong together: that is what pairs them.
-    y_true: labels (N,). y_pred: (S, N), a row a run. metric: one of METRICS. Returns float64 (S, replicates).
+    y_true: labels (N,). y_pred: (S, N), a row a run. metric: accuracy or macro_f1. Returns float64 (S, replicates).
 
     Example:
         a, b = (resample(y_true, y_pred).mean(0) for y_pred in (simclr, supcon))
@@ -91,16 +84,15 @@ def resample(
     n, rng = len(y_true), np.random.default_rng(seed)
     scores, block = [], max(1, 4_000_000 // max(n, 1))  # numbers held at a time: 16 MB, whatever the set's size
     for start in range(0, replicates, block):
-        times = np.empty((min(block, replicates - start), n), np.float32)
-        for row in times:
-            row[:] = np.bincount(rng.integers(n, size=n), minlength=n)
+        draws = range(start, min(start + block, replicates))
+        times = np.array([np.bincount(rng.integers(n, size=n), minlength=n) for _ in draws], np.float32)
         scores.append(_weighted(y_true, y_pred, times, metric))
     return np.concatenate(scores, 1)
 
 
 def _weighted(y_true: np.ndarray, y_pred: np.ndarray, times: np.ndarray, metric: str) -> np.ndarray:
     """Scores (S, B) of test sets in which image i occurs times[b, i] times."""
-    check_choice("metric", metric, METRICS)
+    check_choice("metric", metric, ("accuracy", "macro_f1"))
     if y_true.ndim != 1 or y_pred.ndim != 2 or y_pred.shape[1] != len(y_true) or not y_pred.size:
         raise ValueError(f"y_true {y_true.shape} and y_pred {y_pred.shape}: expected (N,) and (S, N), N and S above 0")
     if metric == "accuracy":
@@ -121,14 +113,11 @@ def difference(
 ) -> Difference:
     """95% interval and p for the difference of two methods, over test images and over seeds.
 
-    The variance of the difference is that of the methods' means over resampled test sets, and for each method that
-    between its runs, divided by their number. (Which images a run has wrong counts in both parts: the interval is a
-    little too wide, never too narrow for that.) Student's t with Satterthwaite's (1946) degrees of freedom, few where
-    seeds are few and matter. Counting seeds follows Bouthillier et al. (2021, arXiv:2103.03098): without them equal
-    methods are called different far too often.
-
     scores: (S_a,) and (S_b,), the runs' scores on the test set. resampled: (S_a, B) and (S_b, B) by `resample`.
     seed_std: standard deviation between seeds for a method with a single run, from which none can be had.
+    The variance is that of the methods' means over resampled test sets, and for each method that between its runs,
+    divided by their number (Bouthillier et al. 2021, arXiv:2103.03098). Which images a run has wrong counts in both:
+    the interval is a little too wide. Student's t with Satterthwaite's (1946) degrees of freedom.
 
     Example:
         difference((score(y, a), score(y, b)), (resample(y, a), resample(y, b)))
@@ -146,7 +135,7 @@ def difference(
     t = stats.t(total**2 / doubt) if doubt else stats.norm()
     half = float(t.ppf((1 + LEVEL) / 2)) * std
     p = float(2 * t.sf(abs(value) / std)) if std else float(value == 0)
-    return Difference(value, value - half, value + half, p, std, (len(scores[0]), len(scores[1])))
+    return Difference(value, value - half, value + half, p, (len(scores[0]), len(scores[1])))
 
 
 def interval(scores: np.ndarray, resampled: np.ndarray) -> tuple[float, float]:
@@ -156,9 +145,8 @@ def interval(scores: np.ndarray, resampled: np.ndarray) -> tuple[float, float]:
 
 
 def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Holm's (1979) correction: p values of many comparisons, so that one false alarm among all is as rare as one was.
-
-    The smallest of m is multiplied by m, the next by m - 1, and so on; none may be smaller than the one before it.
+    """Holm's (1979) correction: the smallest of m values of p times m, the next times m - 1, and so on, none smaller
+    than the one before it. One false alarm among all is then as rare as one was.
 
     Example:
         holm([0.01, 0.04, 0.03])  # [0.03, 0.06, 0.06]

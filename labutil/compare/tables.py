@@ -12,6 +12,9 @@ from labutil.compare import methods, results
 from labutil.compare.results import Board, Collection, Method
 from labutil.paths import DataError
 
+LESS = """* less effort than another had: fewer trials (settings tried), or less than half the image passes.
+Trials, image passes and hours are those of all runs of a name, also of failed and pruned ones."""
+
 
 def write(root: Path) -> tuple[str, Collection]:
     """Compare the runs below a directory, and leave compare_summary.txt and compare_summary.csv there. Returns the text
@@ -23,10 +26,10 @@ def write(root: Path) -> tuple[str, Collection]:
         raise DataError(f"{root} holds no run to compare{reasons}: labutil run all makes some")
     blocks, frames = list(collection.notes), []
     for board in collection.boards:
-        title = f"{board.name}: {len(board.y_true):,} test images of {len(board.classes)} classes"
-        title += f" (fingerprint {board.fingerprint})"
+        title = _title(board)
         summary, sentences = methods.summary(board), pair_sentences(board, methods.pairs(board))
         blocks.append(f"{title}\n{'=' * len(title)}\n{summary_table(board, summary).to_string()}")
+        blocks += filter(None, [effort_note(summary)])
         blocks.append(settings_table(board).to_string(index=False))
         blocks += ["\n".join(sentences)] if sentences else []
         rows = summary.to_dict("index") | _ensemble(board, "ensemble")
@@ -44,9 +47,37 @@ def write(root: Path) -> tuple[str, Collection]:
     return text, collection
 
 
+def _title(board: Board) -> str:
+    title = f"{board.name}: {len(board.y_true):,} test images of {len(board.classes)} classes"
+    return f"{title} (fingerprint {board.fingerprint})"
+
+
+def latex(collection: Collection) -> str:
+    """Each board's table for a paper that uses the package booktabs: a tabular, and under it what its mark means."""
+    blocks = []
+    for board in collection.boards:
+        summary = methods.summary(board)
+        table = summary_table(board, summary)
+        text = table.to_latex(escape=True, column_format="ll" + "r" * (table.shape[1] - 1)).replace("±", r"$\pm$")
+        note = effort_note(summary) and f"\\par\\smallskip{{\\footnotesize {LESS}\\par}}\n"
+        blocks.append(f"% {' '.join(_title(board).split())}\n{text}{note}")
+    return "\n".join(blocks)
+
+
+def _less(summary: pd.DataFrame) -> pd.DataFrame:
+    """Whether less effort went into a method than into another, by trials and by image passes: bool, rows methods."""
+    effort = summary[["trials", "image_passes"]]
+    return effort < effort.max() * [1, 0.5]
+
+
+def effort_note(summary: pd.DataFrame) -> str:
+    """What the mark in `summary_table` means; empty where no method has it."""
+    return LESS if _less(summary).any(axis=None) else ""
+
+
 def summary_table(board: Board, summary: pd.DataFrame) -> pd.DataFrame:
     """`methods.summary` as text, mean ± std over seeds. Chance and a random encoder come first, the ensemble of all
-    methods last."""
+    methods last. Trials and image passes have a mark, *, where another method had more."""
     floors = {"chance": "chance_accuracy", "random encoder, k-NN": "random_encoder_knn_accuracy"}
     rows = {label: {"accuracy": methods.floor(board, name)} for label, name in floors.items()}
     rows |= summary.to_dict("index") | _ensemble(board, f"ensemble of all {len(board.methods)}")
@@ -56,11 +87,15 @@ def summary_table(board: Board, summary: pd.DataFrame) -> pd.DataFrame:
         return [form.format(*v) if np.isfinite(v).all() else "" for v in table[list(columns)].to_numpy(float)]
 
     accuracy, f1, auc = (list(map(_plus_minus, table[n], table[f"{n}_std"])) for n in methods.MEANS)
-    return pd.DataFrame({
+    shown = pd.DataFrame({
         "recipe": table.recipe.fillna(""), "seeds": text("{:.0f}", "seeds"), "accuracy": accuracy,
         "95% interval": text("{:.3f} to {:.3f}", "low", "high"), "macro F1": f1, "macro AUC": auc,
         "seconds": text("{:,.1f}", "train_seconds"), "parameters": text("{:,.0f}", "parameters"),
+        "trials": text("{:.0f}", "trials"), "image passes": text("{:,.0f}", "image_passes"),
+        "hours": text("{:,.3f}", "hours"),
     }, index=table.index)  # fmt: skip
+    marks = _less(summary).set_axis(["trials", "image passes"], axis=1).map({True: "* ", False: ""}.get)
+    return marks.reindex(index=shown.index, columns=shown.columns, fill_value="") + shown
 
 
 def _ensemble(board: Board, label: str) -> dict[str, dict[str, float]]:
@@ -118,12 +153,10 @@ def pair_sentences(board: Board, pairs: pd.DataFrame) -> list[str]:
 
 
 def _trainings(method: Method) -> dict[str, dict]:
-    """The trainings behind a method's result, by their stage, without networks that validation did not choose."""
-    record, own = method.records[0], method.name
-    fits = {k: v for k, v in (record.get("fits") or {}).items() if isinstance(v, dict) and v.get("criterion")}
+    """The trainings behind a method's result, by their stage."""
+    own, fits = method.name, method.records[0].get("fits") or {}
     stages = {own: "pretrain", f"linear, {own}": "linear"} if f"linear, {own}" in fits else {}
-    others = set(map(str, method.params.get("encoders") or [])) - {(record.get("model") or {}).get("encoder")}
-    return {stages.get(k, k): v for k, v in fits.items() if k not in others or len(fits) == 1}
+    return {stages.get(k, k): v for k, v in fits.items() if isinstance(v, dict) and v.get("criterion")}
 
 
 def _plus_minus(mean: float, std: float) -> str:

@@ -14,22 +14,25 @@ import numpy as np
 import pandas as pd
 
 from labutil.compare import methods, significance
-from labutil.compare.results import Board, Method, settings_key
+from labutil.compare.results import Board, Method, settings_key, show
 
 AGREES, DISAGREES, OPEN = "agrees", "disagrees", "not enough evidence"
 ALIKE = 0.03  # methods are called alike when the whole interval of their difference is within three points
+SAID = 6  # comparisons that a claim spells out; all are counted
 # What a claim of each kind takes; the claim's own `needs` follows.
 NEEDS = {
     "better": "runs of lessons",
     "alike": "a run of each: labutil run",
-    "larger": "a run that differs in this alone: labutil run",
-    "change": "a run that differs in this alone: labutil run",
+    "larger": "runs that differ in this alone: labutil sweep",
+    "change": "runs that differ in this alone: labutil sweep",
     "drop": "a run with a shifted test set: labutil run",
 }
 Pair = tuple[Method, Method]  # the second is claimed to be better
 
 
-def judge(board: Board, claims: Sequence[tuple], *, replicates: int = significance.REPLICATES) -> pd.DataFrame:
+def judge(
+    board: Board, claims: Sequence[tuple], *, swept: Board | None = None, replicates: int = significance.REPLICATES
+) -> pd.DataFrame:
     """A row a claim: DataFrame(claim, report, here, verdict). What has no runs says which command makes them.
 
     claims: (claim, report, needs, kind, *what): the claim and what a report says of it, in words; what to run where it
@@ -38,10 +41,12 @@ def judge(board: Board, claims: Sequence[tuple], *, replicates: int = significan
         "larger", parameter, *names: a larger value is better, of a list a longer one.
         "change", parameter, before, after, *names: so is `after` (of a list: its length); before None: any value.
         "drop": methods are less accurate on a shifted test set (metric shifted_accuracy) than at home.
+    swept: the board with the runs of sweeps on it as well, among which "larger" and "change" look.
     """
     rows = []
     for claim, report, needs, kind, *what in claims:
-        found = _drop(board) if kind == "drop" else _compared(board, kind, _pairs(board, kind, *what), replicates)
+        place = (swept or board) if kind in {"larger", "change"} else board
+        found = _drop(board) if kind == "drop" else _compared(place, kind, what, replicates)
         rows.append((claim, report, *(found or (f"needs {NEEDS[kind]} {needs}", OPEN))))
     return pd.DataFrame(rows, columns=["claim", "report", "here", "verdict"])
 
@@ -50,11 +55,8 @@ def changes(board: Board, parameter: str, *names: str) -> list[Pair]:
     """Pairs of methods of one notebook that differ in one parameter only, (smaller value, larger value)."""
     known = [m for m in board.find(*names) if m.params.get(parameter) is not None]
     others = {m: settings_key(m.records[0], parameter) for m in known}
-    return [
-        (a, b) if _size(a, parameter) < _size(b, parameter) else (b, a)
-        for a, b in itertools.combinations(known, 2)
-        if others[a] == others[b] and a.params[parameter] != b.params[parameter]
-    ]
+    ordered = itertools.combinations(sorted(known, key=lambda m: _size(m, parameter)), 2)
+    return [(a, b) for a, b in ordered if others[a] == others[b] and _size(a, parameter) < _size(b, parameter)]
 
 
 def _pairs(board: Board, kind: str, *what: Any) -> list[Pair]:
@@ -76,17 +78,21 @@ def _size(method: Method, parameter: str) -> float:
     return len(value) if isinstance(value, list) else float(value)
 
 
-def _compared(board: Board, kind: str, pairs: Sequence[Pair], replicates: int) -> tuple[str, str] | None:
+def _compared(board: Board, kind: str, what: Sequence[Any], replicates: int) -> tuple[str, str] | None:
     """What the runs show, in words, and the verdict; None without pairs. Several are corrected, and must agree."""
-    if not pairs:
+    if not (pairs := _pairs(board, kind, *what)):
         return None
     found, texts = [methods.compare(board, b, a, replicates=replicates) for a, b in pairs], []
-    for (worse, better), d in zip(pairs, found, strict=True):
+    for pair, d in zip(pairs, found, strict=True):
         seeds = f"{d.seeds[0]} and {d.seeds[1]} seeds" if max(d.seeds) > 1 else "one seed each"
         span = f"{d.value * 100:+.1f} points ({d.low * 100:+.1f} to {d.high * 100:+.1f})"
-        texts.append(f"{better.label} against {worse.label}: {span}, {seeds}")
-    text = "; ".join(texts)
-    if any(a.recipe != b.recipe for a, b in pairs):
+        worse, better = (m.label for m in pair)
+        if kind in {"larger", "change"}:
+            known, differs = pair[0].name, [show(what[0], m.params) for m in pair]
+            worse, better = (n if w in n else f"{known} ({w})" for n, w in zip((worse, better), differs, strict=True))
+        texts.append(f"{better} against {worse}: {span}, {seeds}")
+    text = "; ".join(texts[:SAID]) + (f"; and {len(texts) - SAID} more pairs" if len(texts) > SAID else "")
+    if kind in {"better", "alike"} and len({m.recipe for pair in pairs for m in pair}) > 1:
         text = "runs" if kind == "alike" else f"{text};"
         return f"{text} of different recipes, so not compared", OPEN
     sure = significance.holm([d.p for d in found]) < 1 - significance.LEVEL

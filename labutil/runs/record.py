@@ -203,13 +203,15 @@ def run_id(
     core: only the code that `labutil run --core` executes counts. stamp: of a data source; who asks for many ids may
     give one that remembers.
 
-    Of a notebook that reads runs (parameter `runs`; None: those in `out`) also for what others have left there.
+    Of a notebook that reads runs (parameter `runs`; None: those in `out`) also for what others have left there, and in
+    the sweeps beside them.
     """
     data = stamp(params["dataset"]) if "dataset" in params else ""
     if "runs" in params:
         root = Path(params["runs"] or out or paths.runs_dir())  # runs in the reader's own folder do not count
-        others = [f for f in sorted(root.glob("**/run.json")) if notebook.stem not in f.relative_to(root).parts]
-        data += json.dumps([(str(file.relative_to(root)), *_size_and_time(file)) for file in others])
+        files = [(place, f) for place in (root, root.parent / "sweeps") for f in sorted(place.glob("**/run.json"))]
+        others = [(str(f.relative_to(p)), f) for p, f in files if notebook.stem not in f.relative_to(p).parts]
+        data += json.dumps([(name, *_size_and_time(file)) for name, file in others])
     files = [Path(v) for k, v in params.items() if k != "dataset" and isinstance(v, str) and Path(v).is_file()]
     times = [list(map(_size_and_time, files))] if files else []
     identity = json.dumps([parameters.code_cells(notebook, core), params, data, *times], sort_keys=True)

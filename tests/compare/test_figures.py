@@ -13,12 +13,6 @@ from planted import Y, board_of, leave_run
 from labutil.compare import figures, methods
 
 
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
-
-
 def test_pareto_is_a_slow_loop():
     rng = np.random.default_rng(0)
     for _ in range(50):

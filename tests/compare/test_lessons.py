@@ -82,6 +82,7 @@ def test_pages_need_nbconvert(tmp_path, monkeypatch):
 
 
 def test_a_reader_of_runs_is_new_when_they_are(tmp_path):
+    tmp_path = tmp_path / "runs"
     notebook = NOTEBOOKS / "07_comparison.ipynb"
 
     def stamp(root=tmp_path, *out):
@@ -94,5 +95,7 @@ def test_a_reader_of_runs_is_new_when_they_are(tmp_path):
     for seed in (0, 1):
         leave_run(tmp_path, "05_supcon", seed=seed)
         stamps.append(stamp())
-    assert len(set(stamps)) == 3
+    leave_run(tmp_path.parent / "sweeps" / "tau" / "runs", "04_simclr")
+    stamps.append(stamp())
+    assert len(set(stamps)) == 4
     assert stamp(None, tmp_path) != stamp(None)  # None: what lies beside it

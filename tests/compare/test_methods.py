@@ -61,8 +61,6 @@ def test_pairs_are_the_statistics_of_every_two(tmp_path):
         resampled = [significance.resample(Y, m.y_pred, replicates=300) for m in (a, b)]
         alone = significance.difference(scores, resampled, seed_std=methods.seed_std(board)[0])
         assert (row.difference, row.low, row.high, row.p) == pytest.approx(alone[:4])
-        test = significance.mcnemar(a.y_pred[0] == Y, b.y_pred[0] == Y)
-        assert (row.only_a, row.only_b, row.p_mcnemar) == test
 
 
 def test_spread_between_seeds_is_pooled_or_assumed(tmp_path):

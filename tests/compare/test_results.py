@@ -129,6 +129,7 @@ P = guesses(Y, 0.7, 0)
 SPOILED = [
     (fail, "failed: 02 failed in cell [3]: ValueError: lr"),
     (lambda d: change(d, status="failed"), "failed"),
+    (lambda d: change(d, status="pruned"), "pruned"),
     (lambda d: change(d, status="running"), "not complete but running"),
     (write("run.json", b'{"status": "comp'), "foreign or corrupt"),
     (write("run.json", b'{"name": "package"}'), "foreign or corrupt"),

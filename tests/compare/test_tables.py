@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from click.testing import CliRunner
 from planted import board_of, leave_run
 
 from labutil import cli, paths
-from labutil.compare import tables
+from labutil.compare import methods, results, tables
 
 
 def call(*args):
@@ -27,12 +28,9 @@ def fit_of(**changes):
 @pytest.fixture
 def planted_runs(tmp_path):
     """Three methods, of two, two and one seed."""
-    study = {"no flip, seed 0": fit_of(), "basic_cnn": fit_of(lr=1.0), "resnet8": fit_of(epochs_run=3)}
+    fits, metrics = {"rival": fit_of(), "supervised": fit_of(epochs_run=3)}, {"random_encoder_knn_accuracy": 0.25}
     for seed in (0, 1):
-        leave_run(
-            tmp_path, "02_supervised_baseline", seed=seed, model="resnet8", fits=study,
-            params={"encoders": ["basic_cnn", "resnet8"]}, metrics={"random_encoder_knn_accuracy": 0.25},
-        )  # fmt: skip
+        leave_run(tmp_path, "02_supervised_baseline", seed=seed, model="resnet8", fits=fits, metrics=metrics)
         leave_run(
             tmp_path, "04_simclr", seed=seed, params={"method": "simclr"}, share=0.5,
             fits={"pretrain": fit_of(lr=0.1), "linear": fit_of(schedule="plateau", optimizer="sgd")},
@@ -62,6 +60,59 @@ def test_compare_prints_and_writes_text_and_csv(planted_runs):
     assert call("compare", planted_runs).stdout == done.stdout  # again, with its own files lying there
 
 
+def test_effort_is_that_of_all_runs_of_a_name_and_unequal_effort_is_marked(tmp_path):
+    fits = {"pretrain": {"images": 1000, "epochs_run": 5}, "linear": {"images": 100, "epochs_run": 10}}
+    for tau, seeds in ((0.1, 2), (0.5, 1)):
+        for seed in range(seeds):
+            leave_run(tmp_path, "04_simclr", seed=seed, params={"method": "simclr", "tau": tau}, fits=fits)
+    leave_run(tmp_path, "05_supcon", fits={"SupCon": {"images": 1000, "epochs_run": 8}})
+    ends = [("failed", {}), ("pruned", {"images": 1000}), ("diverged", {"images": 9}), ("running", {"images": 500})]
+    for i, (status, fit) in enumerate(ends):
+        directory = leave_run(tmp_path, "05_supcon", params={"lr": 10.0**i}, fits={"SupCon": fit})
+        record = json.loads((directory / "run.json").read_text()) | {"status": status, "seconds": 1800.0}
+        (directory / "run.json").write_text(json.dumps(record))
+        pd.DataFrame({"fit": ["SupCon"] * 3, "epoch": [1, 2, 3]}).to_csv(directory / "history.csv", index=False)
+    board = board_of(tmp_path)
+    summary = methods.summary(board)
+    assert summary[["trials", "image_passes", "hours"]].to_numpy().tolist() == [
+        [2, 18000, 0], [2, 18000, 0], [4, 8000 + 3000 + 27, 1.5],
+    ]  # fmt: skip
+    table = tables.summary_table(board, summary)
+    assert table.loc["chance", "trials"] == table.iloc[-1].trials == ""
+    assert table["trials"].tolist()[1:4] == ["* 2", "* 2", "4"]
+    assert table["image passes"].tolist()[1:4] == ["18,000", "18,000", "11,027"]  # not as little as half
+    assert tables.LESS in tables.write(tmp_path)[0]
+    assert "Left out" in tables.write(tmp_path)[0] and "pruned" in tables.write(tmp_path)[0]
+
+
+def test_a_paper_gets_a_table_that_latex_reads(tmp_path, planted_runs):
+    for i, dataset in enumerate(("npz:/a_50%&b.npz", "cells")):
+        leave_run(planted_runs, "05_supcon", fits={"SupCon": fit_of(images=100, epochs_run=i)})
+        leave_run(planted_runs, "08_mine", label=f"50%_of_#{i}", dataset=dataset, fingerprint=16 * f"{i}")
+    done = call("compare", planted_runs, "--latex", tmp_path / "table.tex")
+    assert done.exit_code == 0, done.stderr
+    text = (tmp_path / "table.tex").read_text()
+    assert [text.count(word) for word in (r"\begin{tabular}", r"\end{tabular}", r"\midrule")] == [3] * 3
+    lines = [line for line in text.splitlines() if not line.startswith("%")]
+    assert not re.search(r"(?<!\\)[%_#]|±", "\n".join(lines))
+    columns = len(re.search(r"begin{tabular}{(\w+)}", text)[1])
+    rows = [line for line in lines if line.endswith(r"\\")]
+    assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {columns}
+    accuracy = tables.summary_table(board := results.collect(planted_runs).boards[0], methods.summary(board)).accuracy
+    assert all(value.replace("±", r"$\pm$") in text for value in accuracy)
+    assert r"50\%\_of\_\#0 & quick" in text and r"95\% interval" in text
+    assert r"\footnotesize * less effort" in text  # of one board, under it
+
+
+def test_a_sweep_is_compared_when_it_is_asked_for(tmp_path):
+    leave_run(tmp_path / "runs", "02_supervised_baseline")
+    for lr in (0.1, 0.01):
+        leave_run(tmp_path / "sweeps" / "lr" / "runs", "02_supervised_baseline", params={"lr": lr}, recipe="lr")
+    assert "lr 0.1" not in call("compare", tmp_path / "runs").stdout
+    text = call("compare", tmp_path / "sweeps" / "lr").stdout
+    assert re.findall(r"^supervised \((lr [\d.]+)\)", text, re.M)[:2] == ["lr 0.1", "lr 0.01"]
+
+
 def test_compare_draws_nothing(planted_runs):
     """Tables come in seconds: no figure, no notebook."""
     code = (
@@ -77,7 +128,7 @@ def test_settings_table_is_report_a_s(planted_runs):
     table = tables.settings_table(board_of(planted_runs))
     accuracy = table.pop("Test Accuracy")
     assert table.to_dict("list") == {
-        "Model": ["supervised, resnet8", "SimCLR, pretrain", "SimCLR, linear", "autoencoder"],
+        "Model": ["supervised", "SimCLR, pretrain", "SimCLR, linear", "autoencoder"],
         "Optimizer": ["adamw", "adamw", "sgd", "adamw"],
         "Scheduler": ["cosine", "cosine", "plateau", "cosine"],
         "Start LR": ["0.002", "0.1", "0.002", "0.002"],
@@ -123,6 +174,7 @@ def test_usage_errors_are_one_line_and_exit_2(tmp_path):
     for args, message in (
         (("compare", tmp_path / "none"), "is no directory"),
         (("compare", tmp_path / "bad"), "holds no run to compare (x: foreign or corrupt"),
+        (("compare", tmp_path, "--latex", tmp_path / "no" / "a.tex"), "is no folder to write into"),
         (("compare",), "is no directory"),  # the project's runs, of which there are none yet
     ):
         done = call(*args)

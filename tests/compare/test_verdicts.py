@@ -9,7 +9,7 @@ import pytest
 from planted import board_of, leave_run
 
 from labutil import paths
-from labutil.compare import verdicts
+from labutil.compare import results, verdicts
 from labutil.compare.verdicts import AGREES, DISAGREES, OPEN
 
 Y = np.arange(400) % 4
@@ -20,9 +20,10 @@ BETTER = "SupCon is better than SimCLR"
 def judge(root):
     """The claims of the five reports, as lesson 07 lists them, on the runs below root: a row a claim."""
     (source,) = ["".join(c["source"]) for c in LESSON["cells"] if "claims = [" in "".join(c["source"])]
-    scope = {}
+    scope = {"dataset": "cells"}
     exec(source, scope)
-    return verdicts.judge(board_of(root), scope["claims"], replicates=200).set_index("claim")
+    swept = results.collect(root, root.parent / "sweeps").boards[0]
+    return verdicts.judge(board_of(root), scope["claims"], swept=swept, replicates=200).set_index("claim")
 
 
 def plant(root, notebook, share, seeds=3, y_true=Y, **options):
@@ -35,7 +36,8 @@ def test_without_runs_every_claim_says_what_it_needs(tmp_path):
     table = judge(tmp_path)
     assert table.verdict.tolist() == [OPEN] * 10
     assert table.here.str.contains("needs").all()
-    assert table.here["larger images are better"].endswith("labutil run 02 -p image_size 96")
+    assert table.here["larger images are better"].endswith("labutil sweep 02 --recipe image_size")
+    assert table.here["two layers are better than three"].endswith("labutil sweep 06 --recipe depth -p dataset cells")
 
 
 @pytest.mark.parametrize(
@@ -87,6 +89,21 @@ def test_best_values_layers_and_batches(tmp_path):
         "larger contrastive batches are better", "dropout 0.2 helps the autoencoder", "two layers are better than three"
     ):  # fmt: skip
         assert table.verdict[claim] == DISAGREES, claim
+
+
+def test_claims_about_one_setting_look_into_the_sweeps_beside_the_runs(tmp_path):
+    home, sweep = tmp_path / "runs", tmp_path / "sweeps" / "image_size" / "runs"
+    plant(home, "02_supervised_baseline", 0.4, params={"image_size": 16})
+    plant(home, "04_simclr", 0.5, params={"method": "simclr"})
+    plant(sweep, "02_supervised_baseline", 0.8, recipe="image_size", params={"image_size": 64})
+    plant(sweep, "05_supcon", 0.8, recipe="image_size")  # speaks for no whole lesson
+    table = judge(home)
+    assert table.verdict["larger images are better"] == AGREES
+    assert "image_size 64) against supervised (" in table.here["larger images are better"]
+    assert table.verdict[BETTER] == OPEN and "needs runs of lessons 05, 04" in table.here[BETTER]
+    for i in range(5):
+        plant(sweep, "02_supervised_baseline", 0.8, 1, params={"image_size": 100 + i})
+    assert judge(home).here["larger images are better"].endswith("; and 15 more pairs")
 
 
 @pytest.mark.parametrize(
