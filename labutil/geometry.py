@@ -52,19 +52,15 @@ def retrieval_accuracy(z_a: Array, z_b: Array, k: int = 5) -> float:
 
 
 def alignment(z_a: Array, z_b: Array) -> float:
-    """Mean squared distance of an image's two views on the unit sphere (Wang & Isola 2020, arXiv:2005.10242).
-
-    From 0, views coincide, to 4; 2 for unrelated directions. Small is good only where `uniformity` is low as well.
-    """
+    """Mean squared distance of an image's two views on the unit sphere (Wang & Isola 2020, arXiv:2005.10242):
+    from 0, views coincide, to 4; 2 for unrelated directions. Small is good only where `uniformity` is low as well."""
     z_a, z_b = _pair(z_a, z_b)
     return (z_a - z_b).double().pow(2).sum(1).mean().item()
 
 
 def uniformity(z: Array, t: float = 2) -> float:
-    """log of the mean of exp(-t d^2) over all pairs of rows, d their distance on the unit sphere (Wang & Isola 2020).
-
-    0 when all are one point; about -2t for many points spread evenly over a sphere of many dimensions.
-    """
+    """log of the mean of exp(-t d^2) over all pairs of rows, d their distance on the unit sphere (Wang & Isola 2020):
+    0 when all are one point; about -2t for many points spread evenly over a sphere of many dimensions."""
     z = F.normalize(check_embeddings("z", z))
     if len(z) < 2:
         return 0.0

@@ -147,9 +147,7 @@ def layerwise_rates(encoder: nn.Module, decay: float) -> dict[str, float]:
 
 class SignedRoot(nn.Module):
     """sign(x) sqrt(|x|), as `representations.signed_root`: no single large feature decides (Jegou et al. 2012).
-
-    Below 0.0001 its gradient is 100, that of the straight line to the curve: the root's own is infinite at 0.
-    """
+    Below 0.0001 its gradient is 100, that of the straight line to the curve: the root's own is infinite at 0."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.float()
@@ -185,9 +183,7 @@ def momentum_copy(module: nn.Module) -> nn.Module:
 @torch.no_grad()
 def update_target(target: nn.Module, online: nn.Module, momentum: float) -> None:
     """Move the target towards the online network: each parameter becomes momentum * its own + (1 - momentum) * theirs.
-
-    Buffers stay the target's own, as in BYOL's published code: its batch norms keep statistics of what they see.
-    """
+    Buffers stay the target's own, as in BYOL's published code: its batch norms keep statistics of what they see."""
     torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), 1 - momentum)
 
 
@@ -239,7 +235,7 @@ def load(
     except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{path} is damaged or no model file ({reason}): train the {what} again") from error
-    if not isinstance(model, kind) or not hasattr(model, "settings"):
+    if not isinstance(model, kind):
         raise DataError(f"{path} holds no {what} of this workbook: give the {what}.safetensors of a run")
     channels, side = (model.settings[key] for key in ("channels", "image_size"))
     made = (channels, side, side) if isinstance(side, int) else (channels, *side)
