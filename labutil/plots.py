@@ -14,29 +14,13 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from labutil import evaluation
+from labutil import evaluation, style
 from labutil.images import to_numpy
 from labutil.pictures import class_samples, confused_pairs, heat_maps, image_grid, image_rows, predictions  # noqa: F401
-from labutil.style import (  # noqa: F401
-    COLOURS,
-    GRAY,
-    MOST_CLASSES,
-    PALE,
-    RIGHT,
-    WIDTH,
-    WRONG,
-    known_colour,
-    legend_below,
-    looks,
-    reading,
-    short,
-    show,
-    styled,
-    wrap,
-)
+from labutil.style import COLOURS, GRAY, MOST_CLASSES, PALE, WIDTH, legend_below, looks, short, styled, wrap
 
+RIGHT, WRONG, reading, show = style.RIGHT, style.WRONG, style.reading, style.show  # as lessons call them
 LINES = {"train": "--", "val": "-", "": "-"}  # others dotted
 
 
@@ -102,12 +86,12 @@ def curves(history: pd.DataFrame | Mapping[str, pd.DataFrame], *, x: str = "epoc
             cell.yaxis.set_minor_formatter("")
     words = {"train": "training", "val": "validation"}
     handles = [
-        Line2D([], [], ls=LINES.get(part, ":"), color="black" if several else styles[part]["color"],
+        plt.Line2D([], [], ls=LINES.get(part, ":"), color="black" if several else styles[part]["color"],
                label=words.get(part, part.replace("_", " ")))
         for part in parts
     ]  # fmt: skip
     if several:
-        handles += [Line2D([], [], label=wrap(short(name, 60), 30), **styles[name]) for name in histories]
+        handles += [plt.Line2D([], [], label=wrap(short(name, 60), 30), **styles[name]) for name in histories]
     legend_below(figure, handles)
     return figure
 
@@ -149,8 +133,7 @@ def _ranking(values: pd.Series, std: pd.Series | None, xlabel: str) -> tuple[Fig
     """A figure with a named row an entry, from the top, and each entry's number in words."""
     names = [wrap(str(name), 26) for name in values.index]
     figure, axes = plt.subplots(figsize=(WIDTH, 0.9 + sum(0.36 + 0.2 * name.count("\n") for name in names)))
-    axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel=xlabel, ylim=(len(names) - 0.5, -0.5))
+    axes.set(xlabel=xlabel, yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
     form = "{:,.0f}" if np.issubdtype(values.dtype, np.integer) else "{:.3f}"
     spread = [np.nan] * len(values) if std is None else std
     words = [form.format(v) + (f" ± {s:.3f}" if np.isfinite(s) else "") for v, s in zip(values, spread, strict=True)]
@@ -178,7 +161,7 @@ def dots(values: pd.Series, *, std: pd.Series | None = None, xlabel: str = "", c
     where there is none. chance: a line to compare with; where it lies far from the values it is only named.
     """
     figure, axes, words = _ranking(values, std, xlabel)
-    colours = [known_colour(str(name)) or COLOURS[0] for name in values.index]
+    colours = [style.known_colour(str(name)) or COLOURS[0] for name in values.index]
     rows, spread = range(len(values)), 0 if std is None else std.fillna(0)
     axes.hlines(rows, values - spread, values + spread, colors=colours, lw=2.5)
     axes.scatter(values, rows, s=60, c=colours, zorder=3)
