@@ -4,16 +4,13 @@ alignment, uniformity, effective rank, collapse. They may be torch tensors, NumP
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from labutil.images import Array
 from labutil.paths import check_number
-
-if TYPE_CHECKING:
-    from labutil.images import Array
 
 CHUNK = 2**24  # similarities held at a time: 64 MiB in float32
 
@@ -27,6 +24,14 @@ def check_embeddings(name: str, values: Array) -> Tensor:
     return values
 
 
+def _pair(z_a: Array, z_b: Array) -> tuple[Tensor, Tensor]:
+    """Two views of the same images, on the unit sphere."""
+    z_a, z_b = F.normalize(check_embeddings("z_a", z_a)), F.normalize(check_embeddings("z_b", z_b))
+    if z_a.shape != z_b.shape or not len(z_a):
+        raise ValueError(f"two views of the same images, got {tuple(z_a.shape)} and {tuple(z_b.shape)}")
+    return z_a, z_b
+
+
 def retrieval_accuracy(z_a: Array, z_b: Array, k: int = 5) -> float:
     """How often a view finds the other view of its image among the k most similar by cosine of the 2N - 1 others:
     SimCLR's top-k accuracy, in [0, 1].
@@ -34,40 +39,33 @@ def retrieval_accuracy(z_a: Array, z_b: Array, k: int = 5) -> float:
     z_a, z_b: the two views (N, D). Equal similarities count as if drawn by lot, so collapsed embeddings give chance,
     k / (2N - 1). It falls as N grows: compare equal numbers of images.
     """
-    z_a, z_b = _pair(z_a, z_b)
-    n, z = len(z_a), torch.cat([z_a, z_b])
+    z, found = torch.cat(_pair(z_a, z_b)), 0.0
     check_number("k", k, 1, whole=True)
-    found = 0.0
-    for own in torch.arange(2 * n, device=z.device).split(max(1, CHUNK // len(z))):
+    for own in torch.arange(len(z), device=z.device).split(max(1, CHUNK // len(z))):
         similarity = z[own] @ z.mT
-        positive = similarity.gather(1, ((own + n) % (2 * n))[:, None])
+        positive = similarity.gather(1, ((own + len(z) // 2) % len(z))[:, None])
         similarity.scatter_(1, own[:, None], -torch.inf)
         nearer = (similarity > positive).sum(1)
         equal = (similarity == positive).sum(1)  # itself among them
         found += ((k - nearer) / equal).clamp(0, 1).sum().item()
-    return found / (2 * n)
+    return found / len(z)
 
 
 def alignment(z_a: Array, z_b: Array) -> float:
-    """Mean squared distance of an image's two views on the unit sphere (Wang & Isola 2020, arXiv:2005.10242).
-
-    From 0, views coincide, to 4; 2 for unrelated directions. Small is good only where `uniformity` is low as well.
-    """
+    """Mean squared distance of an image's two views on the unit sphere (Wang & Isola 2020, arXiv:2005.10242):
+    from 0, views coincide, to 4; 2 for unrelated directions. Small is good only where `uniformity` is low as well."""
     z_a, z_b = _pair(z_a, z_b)
     return (z_a - z_b).double().pow(2).sum(1).mean().item()
 
 
 def uniformity(z: Array, t: float = 2) -> float:
-    """log of the mean of exp(-t d^2) over all pairs of rows, d their distance on the unit sphere (Wang & Isola 2020).
-
-    0 when all are one point; about -2t for many points spread evenly over a sphere of many dimensions.
-    """
+    """log of the mean of exp(-t d^2) over all pairs of rows, d their distance on the unit sphere (Wang & Isola 2020):
+    0 when all are one point; about -2t for many points spread evenly over a sphere of many dimensions."""
     z = F.normalize(check_embeddings("z", z))
     if len(z) < 2:
         return 0.0
-    total = -float(len(z))  # each with itself, exp(0), does not count
-    for rows in z.split(max(1, CHUNK // len(z))):
-        total += (2 * t * (rows @ z.mT - 1)).clamp(max=0).exp().sum(dtype=torch.float64).item()
+    kernels = ((2 * t * (rows @ z.mT - 1)).clamp(max=0).exp() for rows in z.split(max(1, CHUNK // len(z))))
+    total = sum((k.sum(dtype=torch.float64).item() for k in kernels), -len(z))  # each with itself does not count
     return math.log(max(total, 1e-300) / (len(z) * (len(z) - 1)))
 
 
@@ -110,18 +108,10 @@ def collapse(h: Array) -> str:
 def _variances(h: Tensor) -> Tensor:
     """Squared singular values of the centred h (N, D), in float64: its sums of squares along its principal axes."""
     centred = (h - h.mean(0)).double()
-    wide = len(h) < h.shape[1]
-    return torch.linalg.eigvalsh(centred @ centred.mT if wide else centred.mT @ centred).clamp(min=0)
+    centred = centred if len(h) < h.shape[1] else centred.mT
+    return torch.linalg.eigvalsh(centred @ centred.mT).clamp(min=0)
 
 
 def _directions(weights: Tensor) -> float:
     """exp of the entropy of the weights, as shares of their sum: how many count, if all of them counted alike."""
     return torch.special.entr(weights / weights.sum()).sum().exp().item()
-
-
-def _pair(z_a: Array, z_b: Array) -> tuple[Tensor, Tensor]:
-    """Two views of the same images, on the unit sphere."""
-    z_a, z_b = F.normalize(check_embeddings("z_a", z_a)), F.normalize(check_embeddings("z_b", z_b))
-    if z_a.shape != z_b.shape or not len(z_a):
-        raise ValueError(f"two views of the same images, got {tuple(z_a.shape)} and {tuple(z_b.shape)}")
-    return z_a, z_b

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from labutil.networks import RESNETS, BasicCNN, ConvAutoencoder, Mirrored, Normalize, Resized, ResNet, TimmEncoder
@@ -42,9 +42,9 @@ def encoder(
     name: basic_cnn, resnet8 (0.3 M parameters, for CPUs), resnet18, resnet34, resnet50, or any timm model name.
     image_size: pixels a side, or (height, width); it chooses a ResNet's stem. mean, std: normalisation per channel; 0.5
     and 0.25 when left out. pretrained: ImageNet weights (tf_efficientnet_lite0's are installed). weights: a file to
-    take them from instead, see `weights.load_weights`. Such an encoder has the stem and the normalisation that its
-    weights were trained with, and takes gray images as three equal channels. input_size: images are first scaled to
-    this many pixels a side. imagenet_stem: begin as with ImageNet weights, for weights that come later.
+    take them from instead, see `weights.load_weights`. Both bring the stem and the normalisation that the weights were
+    trained with, and take gray images as three equal channels. input_size: pixels a side that images are first scaled
+    to. imagenet_stem: begin as with ImageNet weights, for weights that come later.
     Raises ValueError for an unknown name, with the nearest known one, and for weights that cannot be had.
 
     Example:
@@ -111,11 +111,9 @@ def unfreeze_last(encoder: nn.Module, n: int | None) -> list[str]:
     n = len(layers) if n is None else n
     if not 0 <= n <= len(layers):
         raise ValueError(f"n={n} must lie between 0 and {len(layers)}, the number of layers of this encoder")
-    encoder.requires_grad_(False)
     last = layers[len(layers) - n :]
-    for name in last:
-        for parameter in encoder.get_submodule(name).parameters(recurse=False):
-            parameter.requires_grad_(True)
+    for name, parameter in encoder.named_parameters():
+        parameter.requires_grad_(name.rpartition(".")[0] in last)
     return last
 
 
@@ -138,19 +136,17 @@ def layerwise_rates(encoder: nn.Module, decay: float) -> dict[str, float]:
         children += [(f"{name}.{i}", part) for i, part in child.named_children()] if opened else [(name, child)]
     blocks: list[list[str]] = [[]]
     for name, child in children:
-        shapes = [p.ndim for p in child.parameters()]
-        if shapes and max(shapes) > 1 and blocks[-1]:
-            blocks.append([])
-        blocks[-1] += [f"{path}{name}."] if shapes else []
+        if shapes := [p.ndim for p in child.parameters()]:
+            if max(shapes) > 1 and blocks[-1]:
+                blocks.append([])
+            blocks[-1].append(f"{path}{name}.")
     blocks[0] += [f"{path}{name}" for name, _ in body.named_parameters(recurse=False)]  # such as a class token
     return {name: decay**depth for depth, block in enumerate(reversed(blocks), start=1) for name in block}
 
 
 class SignedRoot(nn.Module):
     """sign(x) sqrt(|x|), as `representations.signed_root`: no single large feature decides (Jegou et al. 2012).
-
-    Below 0.0001 its gradient is 100, that of the straight line to the curve: the root's own is infinite at 0.
-    """
+    Below 0.0001 its gradient is 100, that of the straight line to the curve: the root's own is infinite at 0."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.float()
@@ -186,9 +182,7 @@ def momentum_copy(module: nn.Module) -> nn.Module:
 @torch.no_grad()
 def update_target(target: nn.Module, online: nn.Module, momentum: float) -> None:
     """Move the target towards the online network: each parameter becomes momentum * its own + (1 - momentum) * theirs.
-
-    Buffers stay the target's own, as in BYOL's published code: its batch norms keep statistics of what they see.
-    """
+    Buffers stay the target's own, as in BYOL's published code: its batch norms keep statistics of what they see."""
     torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), 1 - momentum)
 
 
@@ -233,15 +227,14 @@ def load(
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         settings = json.loads(header["settings"]) if "settings" in header else settings
         model = rebuild(settings) if settings else None
         if isinstance(model, kind):
-            model.load_state_dict(weights)
+            model.load_state_dict(load_file(path))
     except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{path} is damaged or no model file ({reason}): train the {what} again") from error
-    if not isinstance(model, kind) or not hasattr(model, "settings"):
+    if not isinstance(model, kind):
         raise DataError(f"{path} holds no {what} of this workbook: give the {what}.safetensors of a run")
     channels, side = (model.settings[key] for key in ("channels", "image_size"))
     made = (channels, side, side) if isinstance(side, int) else (channels, *side)

@@ -47,7 +47,6 @@ def sheet(
     """Rows of (label, images, their titles or none) on whole pixels, in one axes: 64 images take a second.
     colours: of all titles, one after the other."""
     tiles = [[_rgb(image) for image in images] for _, images, _ in rows]
-    titles = [[*row, *[""] * (len(images) - len(row))] for _, images, row in rows]
     labels = [fit(label, MOST / 3) for label, *_ in rows]
     widest = math.ceil(max(map(text_width, labels), default=0))
     left = widest + 2 * GAP if widest else 0
@@ -56,18 +55,17 @@ def sheet(
     side = max(32, min(112, room, math.isqrt(PIXEL_BUDGET // max(1, sum(map(len, tiles))))))
     sizes = [[_page_size(tile, side) for tile in row] for row in tiles]
     high, wide = np.max([*itertools.chain(*sizes)] or [(side, side)], axis=0).tolist()
-    titles = [[fit(text, max(wide, min(150, room))) for text in row] for row in titles]
+    titles = [[fit(text, max(wide, min(150, room))) for text in row] for *_, row in rows]
     step = max([wide, *(math.ceil(text_width(text)) for row in titles for text in row)]) + GAP
     width = max(left + columns * step, 480 if title else 0)
     title = fit(title, width - 2 * GAP)
     y = LINE * (title.count("\n") + 1) + GAP if title else 0
-    dpi = STYLE["figure.dpi"]
     figure = plt.figure(layout="none")
     axes = figure.add_axes((0, 0, 1, 1))
     colour_of_next = iter(colours or itertools.repeat("black"))
     for row, texts, shapes, label in zip(tiles, titles, sizes, labels, strict=True):
         y += GAP + LINE * max([text.count("\n") + 1 for text in texts if text], default=0)
-        for j, (tile, text, (h, w)) in enumerate(zip(row, texts, shapes, strict=True)):
+        for j, (tile, text, (h, w)) in enumerate(itertools.zip_longest(row, texts, shapes, fillvalue="")):
             x0, y0 = left + j * step + (step - w) // 2, y + (high - h) // 2
             axes.imshow(tile, extent=(x0, x0 + w, y0 + h, y0), interpolation="antialiased")
             if tile.min() > 240:  # a white image on a white page
@@ -76,7 +74,7 @@ def sheet(
         if label:
             axes.text(left - GAP, y + high / 2, label, ha="right", va="center")
         y += high
-    figure.set_size_inches(width / dpi, (y + GAP) / dpi)
+    figure.set_size_inches(width / STYLE["figure.dpi"], (y + GAP) / STYLE["figure.dpi"])
     if title:
         figure.suptitle(title, y=1 - GAP / 2 / (y + GAP), va="top")
     axes.set(xlim=(0, width), ylim=(y + GAP, 0), aspect="auto")
@@ -147,10 +145,8 @@ def class_samples(images: Any, labels: Any, classes: Sequence[str], *, per_class
     labels = to_numpy(labels)
     shown = np.unique(np.linspace(0, len(classes) - 1, min(12, len(classes))).round().astype(int))
     rng = np.random.default_rng(0)
-    rows = []
-    for k in shown:
-        index = rng.permutation(np.flatnonzero(labels == k))[:per_class]
-        rows.append((wrap(classes[k], 18), [images[int(i)] for i in index], []))
+    index = {k: rng.permutation(np.flatnonzero(labels == k))[:per_class] for k in shown}
+    rows = [(wrap(classes[k], 18), images[index[k]], ()) for k in shown]
     return sheet(rows, title=f"{len(shown)} of {len(classes)} classes" if len(shown) < len(classes) else "")
 
 
@@ -166,9 +162,8 @@ def confused_pairs(images: Any, y_true: Any, probabilities: Any, classes: Sequen
     for a, b, count, rate in evaluation.most_confused(confusion, 4).itertuples(index=False):
         index = np.flatnonzero((y_true == a) & (y_pred == b))
         index = index[np.argsort(-probabilities[index, b], kind="stable")][:5]
-        noun = "image" if count == 1 else "images"
-        label = f"{short(classes[a])}\n→ {short(classes[b])}\n{count} {noun}, {rate:.0%}"
-        rows.append((label, [images[int(i)] for i in index], [f"{probabilities[i, b]:.0%}" for i in index]))
+        label = f"{short(classes[a])}\n→ {short(classes[b])}\n{count} image{'s' * (count > 1)}, {rate:.0%}"
+        rows.append((label, images[index], [f"{probability:.0%}" for probability in probabilities[index, b]]))
     return sheet(rows, title="" if rows else "no image is classified wrongly")
 
 
@@ -188,4 +183,4 @@ def predictions(
         right, sure = k == y_true[i], f"{probabilities[i, k]:.0%}"
         titles.append(f"✓ {classes[k]}\n{sure}" if right else f"✗ {classes[k]}\n{sure}; it is\n{classes[y_true[i]]}")
         colours.append(RIGHT if right else WRONG)
-    return image_grid([images[int(i)] for i in index], titles, columns=5, title_colours=colours)
+    return image_grid(images[index], titles, columns=5, title_colours=colours)

@@ -14,30 +14,13 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import NullFormatter
 
-from labutil import evaluation
+from labutil import evaluation, style
 from labutil.images import to_numpy
 from labutil.pictures import class_samples, confused_pairs, heat_maps, image_grid, image_rows, predictions  # noqa: F401
-from labutil.style import (  # noqa: F401
-    COLOURS,
-    GRAY,
-    MOST_CLASSES,
-    PALE,
-    RIGHT,
-    WIDTH,
-    WRONG,
-    known_colour,
-    legend_below,
-    looks,
-    reading,
-    short,
-    show,
-    styled,
-    wrap,
-)
+from labutil.style import COLOURS, GRAY, MOST_CLASSES, PALE, WIDTH, legend_below, looks, short, styled, wrap
 
+RIGHT, WRONG, reading, show = style.RIGHT, style.WRONG, style.reading, style.show  # as lessons call them
 LINES = {"train": "--", "val": "-", "": "-"}  # others dotted
 
 
@@ -76,41 +59,39 @@ def curves(history: pd.DataFrame | Mapping[str, pd.DataFrame], *, x: str = "epoc
     x: "epoch", or "seconds" for the time spent so far. lr: add the learning rate, on a logarithmic axis.
     """
     histories = history if isinstance(history, Mapping) else {"": history}
-    drawn = []  # (kind, whose history, "train", "val", "knn" or "", values indexed by x)
+    drawn: dict[str, list] = {}  # {kind: [(whose history, "train", "val", "knn" or "", values indexed by x), ...]}
     for kind in ("loss", "accuracy", *["lr"] * lr):
         for name, frame in histories.items():
             at = frame["seconds"].cumsum() if x == "seconds" else frame[x]
             for column in frame.filter(regex=f"^(.+_)?{kind}$"):
                 values = frame[column].set_axis(at).dropna().astype(float)
-                drawn.append((kind, name, column.removesuffix(kind).rstrip("_"), values))
-    kinds = list(dict.fromkeys(kind for kind, *_ in drawn))
-    parts = list(dict.fromkeys(part for kind, _, part, _ in drawn if kind != "lr"))
+                drawn.setdefault(kind, []).append((name, column.removesuffix(kind).rstrip("_"), values))
+    parts = list(dict.fromkeys(part for kind in drawn if kind != "lr" for _, part, _ in drawn[kind]))
     if not parts:
         raise ValueError("history: no column called, or ending in, loss or accuracy")
     several = len(histories) > 1
     hues = list(histories) if several else parts
     styles = dict(zip(hues, looks(hues), strict=True))
-    figure, cells = _panels(len(kinds), 2, 2.9)
-    for kind, name, part, values in drawn:
-        look = styles.get(name if several else part, styles[hues[0]])
-        look = {"ls": LINES.get(part, ":"), "ms": 5, "markevery": max(1, len(values) // 10), **look}
-        cells[kinds.index(kind)].plot(values.index, values, **look)
-    for cell, kind in zip(cells, kinds, strict=True):
+    figure, cells = _panels(len(drawn), 2, 2.9)
+    for cell, (kind, found) in zip(cells, drawn.items(), strict=True):
+        for name, part, values in found:
+            look = styles.get(name if several else part, styles[hues[0]])
+            cell.plot(values, ls=LINES.get(part, ":"), ms=5, markevery=max(1, len(values) // 10), **look)
         cell.set(xlabel="training time (s)" if x == "seconds" else x, ylabel="learning rate" if kind == "lr" else kind)
         if x == "epoch":
             cell.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         if kind == "lr":
             cell.set_yscale("log")
             cell.yaxis.set_major_formatter("{x:g}")
-            cell.yaxis.set_minor_formatter(NullFormatter())
+            cell.yaxis.set_minor_formatter("")
     words = {"train": "training", "val": "validation"}
     handles = [
-        Line2D([], [], ls=LINES.get(part, ":"), color="black" if several else styles[part]["color"],
+        plt.Line2D([], [], ls=LINES.get(part, ":"), color="black" if several else styles[part]["color"],
                label=words.get(part, part.replace("_", " ")))
         for part in parts
     ]  # fmt: skip
     if several:
-        handles += [Line2D([], [], label=wrap(short(name, 60), 30), **styles[name]) for name in histories]
+        handles += [plt.Line2D([], [], label=wrap(short(name, 60), 30), **styles[name]) for name in histories]
     legend_below(figure, handles)
     return figure
 
@@ -141,7 +122,7 @@ def lines(
         axes.axhline(chance, color=GRAY, ls="--", lw=1.5, label="chance")
     if log_x:
         axes.set_xscale("log")
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_minor_formatter("")
         axes.set_xticks(table.index, [f"{value:g}" for value in table.index])
     axes.set(xlabel=xlabel, ylabel=ylabel)
     legend_below(figure)
@@ -152,8 +133,7 @@ def _ranking(values: pd.Series, std: pd.Series | None, xlabel: str) -> tuple[Fig
     """A figure with a named row an entry, from the top, and each entry's number in words."""
     names = [wrap(str(name), 26) for name in values.index]
     figure, axes = plt.subplots(figsize=(WIDTH, 0.9 + sum(0.36 + 0.2 * name.count("\n") for name in names)))
-    axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel=xlabel, ylim=(len(names) - 0.5, -0.5))
+    axes.set(xlabel=xlabel, yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
     form = "{:,.0f}" if np.issubdtype(values.dtype, np.integer) else "{:.3f}"
     spread = [np.nan] * len(values) if std is None else std
     words = [form.format(v) + (f" ± {s:.3f}" if np.isfinite(s) else "") for v, s in zip(values, spread, strict=True)]
@@ -174,28 +154,17 @@ def bars(values: pd.Series, *, std: pd.Series | None = None, xlabel: str = "") -
 
 
 @styled
-def dots(
-    values: pd.Series,
-    *,
-    low: pd.Series | None = None,
-    high: pd.Series | None = None,
-    std: pd.Series | None = None,
-    xlabel: str = "",
-    chance: float | None = None,
-) -> Figure:
-    """A dot for each entry with its interval, on an axis that fits them: for values that differ by a few points.
+def dots(values: pd.Series, *, std: pd.Series | None = None, xlabel: str = "", chance: float | None = None) -> Figure:
+    """A dot for each entry, its interval a line, on an axis that fits them: for values that differ by a few points.
 
-    values: numbers, indexed by the names to show; methods have their colours.
-    low, high: the intervals' ends; else std: their half width. NaN: no interval.
-    chance: a line to compare with; where it lies far from the values it is only named.
+    values: numbers, indexed by the names to show; methods have their colours. std: half the width of the intervals; NaN
+    where there is none. chance: a line to compare with; where it lies far from the values it is only named.
     """
     figure, axes, words = _ranking(values, std, xlabel)
-    spread = 0 if std is None else std
-    low = values - spread if low is None else low
-    high = values + spread if high is None else high
-    colours = [known_colour(str(name)) or COLOURS[0] for name in values.index]
-    axes.hlines(range(len(values)), low.fillna(values), high.fillna(values), colors=colours, lw=2.5)
-    axes.scatter(values, range(len(values)), s=60, c=colours, zorder=3)
+    colours = [style.known_colour(str(name)) or COLOURS[0] for name in values.index]
+    rows, spread = range(len(values)), 0 if std is None else std.fillna(0)
+    axes.hlines(rows, values - spread, values + spread, colors=colours, lw=2.5)
+    axes.scatter(values, rows, s=60, c=colours, zorder=3)
     for i, word in enumerate(words):
         axes.annotate(word, (1.02, i), xycoords=("axes fraction", "data"), va="center")
     axes.grid(axis="x", color="0.9")

@@ -14,17 +14,15 @@ import re
 import textwrap
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import IPython.display
 import matplotlib.pyplot as plt
 from matplotlib import font_manager
 from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
-
-if TYPE_CHECKING:
-    from labutil.runs.record import Run
 
 WIDTH = 7.0  # inches
 STYLE = {
@@ -94,20 +92,20 @@ def installed_fonts() -> dict[str, frozenset[int]]:
 
 def legible(text: str) -> str:
     """The text as an installed font can draw it: letters that none has become their first code point, "U+732B"."""
-    lacking = {c for c in text if not (c.isspace() or any(ord(c) in had for had in families.values()))}
+    lacking = {ord(c) for c in text if not c.isspace()}.difference(*families.values())
     for family, letters in installed_fonts().items() if lacking else ():
-        if found := {c for c in lacking if ord(c) in letters}:
+        if lacking & letters:
             families[family] = letters
-            lacking -= found
+            lacking -= letters
     if not lacking:
         return text
-    text = "".join(c for c in text if c not in lacking or unicodedata.category(c)[0] != "C")  # no joiners alone
+    text = "".join(c for c in text if ord(c) not in lacking or unicodedata.category(c)[0] != "C")  # no joiners alone
 
     def stand_in(run: re.Match[str]) -> str:
         form = f"U+{ord(run[0][0]):04X}" + f"…{len(stand_ins) + 1}" * (len(run[0]) > 1)
         return stand_ins.setdefault(run[0], form)
 
-    return re.sub(f"[{re.escape(''.join(lacking))}]+", stand_in, text)
+    return re.sub(f"[{re.escape(''.join(map(chr, lacking)))}]+", stand_in, text)
 
 
 def known_colour(label: str) -> str | None:
@@ -162,52 +160,48 @@ def legend_below(figure: Figure, handles: Sequence[Any] | None = None, title: st
 def as_html(figure: Figure, alt: str) -> str:
     """A figure as an HTML image with its alternative text. Images are JPEG, all else SVG with a PNG for viewers that
     refuse SVG (JupyterLab in notebooks that it does not trust, GitHub), at two by two pixels a page pixel."""
+
+    def data_url(kind: str, **settings: Any) -> str:
+        file = io.BytesIO()
+        figure.savefig(file, format=kind.removesuffix("+xml"), dpi=2 * STYLE["figure.dpi"], **settings)
+        if kind == "png":  # lines need few colours
+            picture, file = Image.open(file).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE), io.BytesIO()
+            picture.save(file, "png", optimize=True)
+        return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+
     alt = html.escape(" ".join(alt.split()))
     has_images = any(axes.images for axes in figure.axes)
-    picture = _data_url(figure, "jpeg", pil_kwargs={"quality": 85}) if has_images else _data_url(figure, "png")
+    picture = data_url("jpeg", pil_kwargs={"quality": 85}) if has_images else data_url("png")
     image = f'<img alt="{alt}" width="{figure.bbox.width:.0f}" src="{picture}">'
     if has_images:
         return image
     with plt.rc_context({"svg.hashsalt": "labutil"}):  # the same figure gives the same text
-        vector = _data_url(figure, "svg+xml", metadata={"Date": None, "Title": alt})
+        vector = data_url("svg+xml", metadata={"Date": None, "Title": alt})
     return f'<picture><source type="image/svg+xml" srcset="{vector}">{image}</picture>'
 
 
-def _data_url(figure: Figure, kind: str, **settings: Any) -> str:
-    file = io.BytesIO()
-    figure.savefig(file, format=kind.removesuffix("+xml"), dpi=2 * STYLE["figure.dpi"], **settings)
-    if kind == "png":  # lines need few colours
-        picture, file = Image.open(file).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE), io.BytesIO()
-        picture.save(file, "png", optimize=True)
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def show(figure: Figure | None, name: str, alt: str, run: Run | None = None) -> None:
+def show(figure: Figure | None, name: str, alt: str, run: Any = None) -> None:
     """Show a figure with its alternative text, keep it in the run as figures/<name>.png, and close it; None: nothing.
 
-    alt: what the figure shows, for a reader who cannot see it; ValueError when it says no more than the name.
+    alt: what the figure shows, for a reader who cannot see it; ValueError when it says no more than the name. run: what
+    `runs.open_run` returns.
     """
-    from IPython import get_ipython
-    from IPython.display import display
-
     if figure is None:
         return
-    if not alt.strip() or alt.strip() == name:
+    if alt.strip() in ("", name):
         raise ValueError(f"alt: {alt!r} says no more than the figure's name {name!r}; say what the figure shows")
     if run is not None:
         run.save_figure(figure, name)
-    if get_ipython() is not None:
-        display({"text/html": as_html(figure, alt), "text/plain": alt}, metadata={"alt": alt}, raw=True)
+    if IPython.get_ipython() is not None:
+        shown = {"text/html": as_html(figure, alt), "text/plain": alt}
+        IPython.display.display(shown, metadata={"alt": alt}, raw=True)
     plt.close(figure)
 
 
 def reading(text: str) -> None:
     """Show the open figures, then a paragraph (Markdown) that reads them; without a notebook, print the paragraph."""
-    from IPython import get_ipython
-    from IPython.display import Markdown, display
-
-    if get_ipython() is None:
+    if IPython.get_ipython() is None:
         print(text)
     else:
         plt.show()
-        display(Markdown(text))
+        IPython.display.display(IPython.display.Markdown(text))

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labutil import evaluation, losses, models, networks
-from labutil.course.explore.autoencoder import interpolate
 from labutil.losses import reconstruction_loss
 from labutil.models import layer_table
 from labutil.networks import ConvAutoencoder
@@ -158,21 +157,6 @@ def test_losses_are_safe_and_least_at_the_image():
     assert reconstruction_loss(z, gray, "bce").item() == pytest.approx(entropy, rel=1e-5)
     with pytest.raises(ValueError, match="did you mean 'mse'"):
         reconstruction_loss(z, gray, "mes")
-
-
-def test_interpolation_runs_from_one_reconstruction_to_the_other():
-    model = ConvAutoencoder(1, (3, 4), 12, code_size=3)
-    model.encoder.eval()
-    images = torch.randint(0, 256, (2, 1, 12, 12), dtype=torch.uint8)
-    path = interpolate(model, images[0], images[1], 5)
-    assert model.training
-    assert not model.encoder.training
-    ends = evaluation.predict(model, images, precision="fp32")
-    torch.testing.assert_close(path[[0, -1]], ends)
-    codes = evaluation.predict(model.encoder, images, precision="fp32")
-    middle = model.eval().decode(codes.mean(0, keepdim=True)).sigmoid()
-    torch.testing.assert_close(path[2:3], middle.detach())
-    assert torch.equal(path, interpolate(model, images[0] / 255, images[1] / 255, 5))
 
 
 @pytest.mark.parametrize("loss", losses.LOSSES)

@@ -238,19 +238,18 @@ def test_odd_class_names(name):
 
 
 def test_dots_lie_on_an_axis_that_fits_them():
-    values = pd.Series({"SupCon": 0.86, "mine": 0.84, "SimCLR": 0.85})
-    low = pd.Series({"SupCon": 0.85, "mine": np.nan, "SimCLR": 0.84})
-    axes = plots.dots(values, low=low, high=values + 0.01, chance=0.125).axes[0]
+    values, std = pd.Series({"SupCon": 0.86, "mine": 0.84, "SimCLR": 0.85}), pd.Series([0.01, np.nan, 0.01])
+    axes = plots.dots(values, std=std.set_axis(values.index), chance=0.125).axes[0]
     spans, points = axes.collections
-    assert [s[:, 0].tolist() for s in spans.get_segments()] == [[0.85, 0.87], [0.84, 0.85], [0.84, 0.86]]
+    np.testing.assert_allclose([s[:, 0] for s in spans.get_segments()], [[0.85, 0.87], [0.84] * 2, [0.84, 0.86]])
     assert points.get_offsets()[:, 0].tolist() == values.tolist()
+    assert words(axes.texts) == ["0.860 ± 0.010", "0.840", "0.850 ± 0.010"]
     colours = [matplotlib.colors.to_hex(c).upper() for c in points.get_facecolor()]
     assert colours == [style.METHODS["SupCon"], plots.COLOURS[0], style.METHODS["SimCLR"]]
     assert axes.get_xlim()[0] > 0.83 and axes.get_xlim()[1] < 0.88
     assert legend(axes.figure) == ["chance, 0.125, beyond the axis"]
     assert np.isnan(axes.get_lines()[0].get_xdata()).all()
-    near = plots.dots(values, std=values * 0 + 0.01, chance=0.83)
-    assert words(near.axes[0].texts) == ["0.860 ± 0.010", "0.840 ± 0.010", "0.850 ± 0.010"]
+    near = plots.dots(values, chance=0.83)
     assert near.axes[0].get_lines()[0].get_xdata() == [0.83, 0.83] and not faults(near)
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from labutil.course.checks.frame import call, checked, judge, number, tensor
+from labutil.course.checks.frame import call, checked, judge
 
 
 @checked
@@ -26,8 +26,8 @@ def conv_size(function: Callable[[int, int, int, int], int]) -> str:
             "the kernel also stands at its first place: add 1": (span // stride, span / stride),
             "padding is added on both sides": (n + padding - kernel) // stride + 1,
         }
-        answer = number(function, n, kernel, stride, padding)
-        judge(answer, expected, mistakes, f"conv_size({n}, {kernel}, {stride}, {padding})", rtol=0)
+        case = n, kernel, stride, padding
+        judge(call(function, *case), expected, mistakes, f"conv_size{case}", rtol=0)
     return "28 and 27 pixels both become 14: that is why a decoder must be told which of them it owes."
 
 
@@ -52,8 +52,8 @@ def decoder_parameters(function: Callable[[Sequence[int], int, int], int]) -> st
             "the first layer of the decoder keeps the number of channels (256 to 256 in the table): one convolution "
             "for each of the encoder's, and one that makes the image": no_first,
         }
-        answer = number(function, filters, channels, kernel)
-        judge(answer, expected, mistakes, f"decoder_parameters({filters}, {channels}, {kernel})", rtol=0)
+        case = filters, channels, kernel
+        judge(call(function, *case), expected, mistakes, f"decoder_parameters{case}", rtol=0)
     return "Three quarters of the reference model are decoder, and thrown away once the encoder is wanted."
 
 
@@ -76,7 +76,7 @@ def bce_gradient(function: Callable[[Tensor, Tensor], Tensor]) -> str:
         "p is the sigmoid of the logits": (logits - x) / x.numel(),
     }
     mistakes = {reason: (value, 2 * value) for reason, value in mistakes.items()}
-    judge(tensor(call(function, logits, x), x.shape), expected, mistakes, atol=1e-6)
+    judge(call(function, logits, x), expected, mistakes, atol=1e-6)
     return "It fades only where p = x. MSE's has the factor p (1 - p) as well, and so fades where p is wrong and sure."
 
 
@@ -98,5 +98,5 @@ def pca_error(function: Callable[[Tensor, int], Tensor]) -> str:
             "one component too many is kept": squares[k + 1 :].sum() / x.numel(),
             "that is the error of the mean image, k = 0": squares.sum() / x.numel(),
         }
-        judge(number(function, x, k), left / x.numel(), mistakes, f"for k = {k}", rtol=1e-3)  # pca_lowrank is not exact
+        judge(call(function, x, k), left / x.numel(), mistakes, f"for k = {k}", rtol=1e-3)  # pca_lowrank is not exact
     return "A linear autoencoder needs no training; what a deep one gains over this line is what its layers are worth."

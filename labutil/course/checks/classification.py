@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from labutil import models
-from labutil.course.checks.frame import Wrong, call, checked, close, judge, number, scalar, tensor
+from labutil.course.checks.frame import Wrong, call, checked, close, judge, scalar, tensor
 
 
 @checked
@@ -28,8 +28,8 @@ def conv_parameters(function: Callable[[int, int, int, bool], int]) -> str:
             "every output channel has a kernel for each input channel": (one_each, one_each + biases),
             "a kernel has height times width numbers": (lines, lines + biases),
         }
-        answer = number(function, c_in, c_out, kernel, bias)
-        judge(answer, ours, mistakes, f"conv_parameters({c_in}, {c_out}, {kernel}, {bias})", rtol=0)
+        case = c_in, c_out, kernel, bias
+        judge(call(function, *case), ours, mistakes, f"conv_parameters{case}", rtol=0)
     return "The image's size is not in the formula: that is why convolutions scale."
 
 
@@ -39,7 +39,6 @@ def cross_entropy(function: Callable[[Tensor, Tensor], Tensor]) -> str:
     g = torch.Generator().manual_seed(0)
     logits, y = torch.randn(7, 5, generator=g), torch.randint(0, 5, (7,), generator=g)
     expected, p = F.cross_entropy(logits, y), logits.softmax(1)
-    answer = scalar(call(function, logits, y), {(7,): "that is one loss an image; the batch's loss is their mean"})
     mistakes = {
         "that is the sum over the batch; divide by N, or the learning rate depends on the batch size": 7 * expected,
         "the sign is wrong: a loss is -log p, and at least 0": -expected,
@@ -50,8 +49,9 @@ def cross_entropy(function: Callable[[Tensor, Tensor], Tensor]) -> str:
         "sum over the classes (dim=1), not everything": logits.exp().sum().log() - logits[range(7), y].mean(),
         "classes are in dim 1, images in dim 0": F.cross_entropy(logits.T[:, :5], y[:5]),
     }
-    judge(answer, expected, mistakes, "for a random batch")
-    large = number(function, torch.tensor([[1000.0, 0.0], [0.0, -1000.0]]), torch.tensor([1, 0]))
+    per_image = {(7,): "that is one loss an image; the batch's loss is their mean"}
+    judge(call(function, logits, y), expected, mistakes, "for a random batch", shapes=per_image)
+    large = scalar(call(function, torch.tensor([[1000.0, 0.0], [0.0, -1000.0]]), torch.tensor([1, 0])))
     if not close(large, 500):
         raise Wrong(
             f"right for small logits, but {large:g} where a logit is 1000, and 500 is right: exp(1000) overflows "
@@ -74,8 +74,7 @@ def cross_entropy_gradient(function: Callable[[Tensor, Tensor], Tensor]) -> str:
         turned: (-expected, -6 * expected),
         "that is the part of log sum exp; the right class's logit also stands alone in the loss": (p, p / 6),
     }
-    answer = tensor(call(function, logits, y), (6, 4))
-    judge(answer, expected, mistakes, hint="start from -logit_y + logsumexp", atol=1e-5)
+    judge(call(function, logits, y), expected, mistakes, hint="start from -logit_y + logsumexp", atol=1e-5)
     few = y.clamp(max=2)  # nobody is of class 3
     try:
         complete = close(tensor(call(function, logits, few), (6, 4)), gradient(logits, few), atol=1e-5).all()
@@ -105,14 +104,14 @@ def macro_f1(function: Callable[[Tensor], float]) -> str:
         "that is the arithmetic mean of precision and recall": (precision + recall).mean() / 2,
         "take F1 for each class first, then the mean over classes": of_means,
     }
-    judge(number(function, confusion), f1.mean(), mistakes, "for the check's 3x3 matrix")
+    judge(call(function, confusion), f1.mean(), mistakes, "for the check's 3x3 matrix")
     for last, reason in (
         (2, "a class that is never predicted divides by zero; its F1 is 0, and still counts in the mean"),
         (0, "a class with no image and no prediction is 0/0; count it as 0"),
     ):
         confusion = torch.tensor([[5, 0, 0], [1, 3, 0], [last, 0, 0]])
         try:
-            answer = number(function, confusion)
+            answer = scalar(call(function, confusion))
         except ZeroDivisionError:
             answer = math.nan
         if not close(answer, _f1(confusion).mean()):
@@ -130,7 +129,7 @@ def trainable_parameters(function: Callable[[int, Sequence[int], int], int]) -> 
     """`function(features, sizes, classes) -> int`: learnable numbers in a head: for each size a linear layer with bias
     and a batch norm, then a linear layer to the classes."""
     one_layer = "trainable_parameters(10, [], 3), one linear layer without hidden ones"
-    judge(number(function, 10, [], 3), 33, {"the last layer has a bias for each class": 30}, one_layer, rtol=0)
+    judge(call(function, 10, [], 3), 33, {"the last layer has a bias for each class": 30}, one_layer, rtol=0)
     for features, sizes, classes in ((1280, [512, 256, 128], 8), (7, [5], 2)):
         ours = sum(p.numel() for p in models.mlp_head(features, sizes, classes).parameters())
         widths = [features, *sizes, classes]
@@ -150,8 +149,8 @@ def trainable_parameters(function: Callable[[int, Sequence[int], int], int]) -> 
             "dropout learns nothing": ours + len(sizes),
             "a layer's inputs are the units of the layer before it": every_from_features,
         }
-        answer = number(function, features, sizes, classes)
-        judge(answer, ours, mistakes, f"trainable_parameters({features}, {sizes}, {classes})", rtol=0)
+        case = features, sizes, classes
+        judge(call(function, *case), ours, mistakes, f"trainable_parameters{case}", rtol=0)
     return "Nearly all of it is in the first layer: features times 512."
 
 

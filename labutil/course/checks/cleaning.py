@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from labutil.course.checks.frame import Wrong, call, checked, judge, scalar, tensor
+from labutil.course.checks.frame import Wrong, call, checked, judge, scalar
 
 
 @checked
@@ -16,13 +16,13 @@ def hamming(function: Callable[[Tensor, Tensor], Tensor]) -> str:
     g = torch.Generator().manual_seed(0)
     a, b = (torch.rand(n, 64, generator=g) < 0.5 for n in (5, 7))
     expected = (a[:, None] != b[None]).sum(2)
-    answer = tensor(call(function, a, b), (5, 7), {(7, 5): "rows belong to a and columns to b: yours is turned round"})
     mistakes = {
         "that counts the bits that agree": 64 - expected,
         "that is the share of bits; the distance is their number": expected / 64,
         "that counts the bits that are 1 in both; two that are 0 in both agree as well": a.float() @ b.float().T,
     }
-    judge(answer, expected, mistakes)
+    turned = {(7, 5): "rows belong to a and columns to b: yours is turned round"}
+    judge(call(function, a, b), expected, mistakes, shapes=turned)
     return "Two unrelated hashes differ in about half of their 64 bits."
 
 
@@ -43,7 +43,7 @@ def robust_z(function: Callable[[Tensor], Tensor]) -> str:
         "the factor belongs below, with the deviation": 1.4826 * centred / mad,
         "the median absolute deviation is missing": centred / 1.4826,
     }
-    judge(tensor(call(function, x), (7,)), expected, mistakes, hint=f"x is {x.tolist()}", rtol=1e-3)
+    judge(call(function, x), expected, mistakes, hint=f"x is {x.tolist()}", rtol=1e-3)
     return "One wild value moves mean and standard deviation as far as it likes, median and MAD hardly at all."
 
 
@@ -78,5 +78,5 @@ def label_quality(function: Callable[[Tensor, Tensor], Tensor]) -> str:
         "that is the confidence in the predicted class; the given label's is wanted": p.amax(1),
         "that is how bad the label is; quality is the probability itself": 1 - expected,
     }
-    judge(tensor(call(function, p, y), (6,), every), expected, mistakes, atol=1e-6)
+    judge(call(function, p, y), expected, mistakes, shapes=every, atol=1e-6)
     return "The lowest are the labels to look at first."

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from labutil.compare import significance
-from labutil.course.checks.frame import Wrong, call, checked, close, judge, number, tensor
+from labutil.course.checks.frame import Wrong, call, checked, close, judge, scalar, tensor
 
 
 @checked
@@ -29,7 +29,7 @@ def standard_error(function: Callable[[int, int], float]) -> str:
             "that is half of a 95% interval; the standard error is without the 1.96": 1.96 * expected,
             "with n - 1 it is that of a sample's mean; for a share n is used": math.sqrt(variance / (n - 1)),
         }
-        judge(number(function, right, n), expected, mistakes, f"{right} right of {n}", rtol=1e-6)
+        judge(call(function, right, n), expected, mistakes, f"{right} right of {n}", rtol=1e-6)
     return "Four times as many test images halve it."
 
 
@@ -48,8 +48,7 @@ def mcnemar(function: Callable[[Tensor, Tensor], float]) -> str:
         tail, seen = sum(math.comb(n, i) for i in range(k + 1)) / 2**n, math.comb(n, k) / 2**n
         case = f"a alone right {only_a} times, b alone {only_b} times"
         try:
-            answer = number(function, *_images(only_a, only_b, both))
-            more = number(function, *_images(only_a, only_b, both + 10))
+            answer, more = (scalar(call(function, *_images(only_a, only_b, b))) for b in (both, both + 10))
         except ZeroDivisionError as error:
             raise Wrong("where the two never disagree there is nothing to divide: p is 1") from error
         if answer > 1 + 1e-6:

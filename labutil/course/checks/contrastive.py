@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from labutil.course.checks.frame import Wrong, call, checked, close, judge, number, scalar, tensor
+from labutil.course.checks.frame import Wrong, call, checked, close, judge, scalar, tensor
 
 
 def _eye(n: int) -> Tensor:
@@ -57,13 +57,12 @@ def info_nce(function: Callable[[Tensor, Tensor, float], Tensor]) -> str:
     z_a, z_b = (torch.randn(6, 5, generator=g) for _ in range(2))
     z_b, tau, n = z_b + z_a, 0.5, 6
     expected = _nt_xent(z_a, z_b, tau)
-    per_view = "that is one loss a view; the batch's loss is their mean"
-    answer = scalar(call(function, z_a, z_b, tau), {(n,): per_view, (2 * n,): per_view})
     a, b, z = F.normalize(z_a, dim=1), F.normalize(z_b, dim=1), torch.cat([z_a, z_b])
     s, own = F.normalize(z, dim=1) @ F.normalize(z, dim=1).mT / tau, _eye(2 * n)
     positive = (a * b).sum(1).repeat(2) / tau
     rows = torch.arange(n)
-    one_way, other_way = F.cross_entropy(a @ b.mT / tau, rows), F.cross_entropy(b @ a.mT / tau, rows)
+    one_way = F.cross_entropy(a @ b.mT / tau, rows)
+    both_ways = (one_way + F.cross_entropy(b @ a.mT / tau, rows)) / 2
     plain = F.cross_entropy((z @ z.mT / tau).fill_diagonal_(-math.inf), torch.arange(2 * n).roll(n))
 
     def below(similarity: Tensor) -> Tensor:
@@ -79,16 +78,16 @@ def info_nce(function: Callable[[Tensor, Tensor, float], Tensor]) -> str:
         "divide by the 2N views, not by N": 2 * expected,
         "the sign is turned round: similar positives must lower the loss": -expected,
         "only the views of z_b are compared with z_a: all 2N - 1 other views belong into the sum": one_way,
-        "views of the same side are negatives too: all 2N - 1 other views belong into the sum": (one_way + other_way)
-        / 2,
+        "views of the same side are negatives too: all 2N - 1 other views belong into the sum": both_ways,
         "divide the similarities by tau, do not multiply": _nt_xent(z_a, z_b, 1 / tau),
         "tau is not used": _nt_xent(z_a, z_b, 1.0),
         "sim is the cosine: normalise z first": plain,
         "the similarity of the positive pair is missing": s.masked_fill(own, -math.inf).logsumexp(1).mean(),
         "that is in bits; use the natural logarithm": expected / math.log(2),
     }
-    judge(answer, expected, mistakes, f"for a random batch of {n} images")
-    cold = number(function, z_a, z_b, 0.01)
+    per_view = dict.fromkeys([(n,), (2 * n,)], "that is one loss a view; the batch's loss is their mean")
+    judge(call(function, z_a, z_b, tau), expected, mistakes, f"for a random batch of {n} images", shapes=per_view)
+    cold = scalar(call(function, z_a, z_b, 0.01))
     if not close(cold, _nt_xent(z_a, z_b, 0.01), rtol=1e-3):
         raise Wrong(f"right at tau 0.5, but {cold} at tau 0.01: exp(1 / 0.01) overflows; use logsumexp")
     return "And stable at tau = 0.01."
@@ -109,8 +108,8 @@ def collapsed_loss(function: Callable[[int], float]) -> str:
             "equal to the positive means equal to every negative as well: the softmax is uniform": 0.0,
         }
         hint = "if a term with tau remains: -1/tau and 1/tau cancel"
-        judge(number(function, n), expected, mistakes, f"for n = {n}", hint=hint)
-    one = number(function, 1)
+        judge(call(function, n), expected, mistakes, f"for n = {n}", hint=hint)
+    one = scalar(call(function, 1))
     if not close(one, 0, atol=1e-6):
         raise Wrong(f"one image has two views: only the positive is left in the sum, log 1 = 0, not {one:.4f}")
     return "Whatever tau is: it cancels."
@@ -131,8 +130,8 @@ def target_momentum(function: Callable[[float, float], float]) -> str:
         "the cosine runs from 1 to -1: halve cos + 1": 1 - 2 * cosine,
         "that is the share that changes, 1 - momentum": cosine,
     }
-    answers = [number(function, p, base) for p in points]
-    judge(answers, expected, mistakes, hint=f"progress {points}, base {base}", rtol=1e-6)
+    answers = [scalar(call(function, p, base)) for p in points]
+    judge(answers, expected.tolist(), mistakes, hint=f"progress {points}, base {base}", rtol=1e-6)
     return "At the end the target stands still."
 
 
@@ -152,7 +151,7 @@ def off_diagonal(function: Callable[[Tensor], Tensor]) -> str:
         "only the lower triangle: C is not symmetric, sum both": c.tril(-1).pow(2).sum(),
         "the sum, not the mean: lambda is chosen for it": (expected / 20, expected / 25),
     }
-    judge(number(function, c), expected, mistakes, "for the check's 5x5 matrix")
+    judge(call(function, c), expected, mistakes, "for the check's 5x5 matrix")
     return "The diagonal has its own term: (1 - C_dd)^2."
 
 
@@ -186,7 +185,7 @@ def l_out(function: Callable[[Tensor, Tensor], Tensor]) -> str:
     mask = (labels[:, None] == labels) & ~_eye(m)
     similarity = 3 * torch.randn(m, m, generator=torch.Generator().manual_seed(4))
     log_p = (similarity + similarity.mT).fill_diagonal_(-math.inf).log_softmax(1)
-    answer = number(function, log_p, mask)
+    answer = scalar(call(function, log_p, mask))
     if not math.isfinite(answer):
         raise Wrong(
             "the answer is not finite: the last image has no positive (0 / 0), or the diagonal's -inf met a 0 (use "
@@ -223,5 +222,5 @@ def positives_per_anchor(function: Callable[[int, int, int], float]) -> str:
             "that is SimCLR; with labels the whole class counts": views - 1,
         }
         case = f"batch {batch}, {k} classes, views: {views}"
-        judge(number(function, batch, k, views), views * of_class - 1, mistakes, case, rtol=1e-6)
+        judge(call(function, batch, k, views), views * of_class - 1, mistakes, case, rtol=1e-6)
     return "SimCLR has one, whatever the batch."

@@ -55,11 +55,6 @@ def call(function: Callable, *args: Any) -> Any:
     return answer
 
 
-def number(function: Callable, *args: Any) -> float:
-    """The function's answer as one number."""
-    return scalar(call(function, *args))
-
-
 def scalar(answer: Any, shapes: Mapping[tuple[int, ...], str] | None = None) -> float:
     """The answer as one number. shapes: {a tensor's shape: the mistake that gives it}."""
     shape = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
@@ -88,17 +83,28 @@ def close(answer: Any, value: Any, *, rtol: float = 1e-4, atol: float = 1e-7) ->
 
 
 def judge(
-    answer: Any, expected: Any, mistakes: Mapping[str, Any], case: str = "", *, hint: str = "", **tolerance: float
+    answer: Any,
+    expected: Any,
+    mistakes: Mapping[str, Any],
+    case: str = "",
+    *,
+    hint: str = "",
+    shapes: Mapping[tuple[int, ...], str] | None = None,
+    **tolerance: float,
 ) -> None:
     """Accept an answer that is right; of another say which mistake it comes from, or what would be right, and where.
 
-    answer, expected: numbers or arrays of one shape. mistakes: {reason: what a function with this mistake answers, or
-    a tuple of such}; the first that fits is named. case: the input, in words. hint: advice where no mistake fits.
-    tolerance: as of `close`.
+    answer: as the learner's function gave it. expected: a number or tensor, which the answer must be too; or a list or
+    array, for an answer whose kind is known. mistakes: {reason: what a function with this mistake answers, or a tuple
+    of such}; the first that fits is named. case: the input, in words. hint: advice where no mistake fits. shapes: as of
+    `scalar` and `tensor`. tolerance: as of `close`.
 
     Example:
         judge(answer, expected, {"divide by N": 7 * expected, "the sign is turned round": -expected}, "a random batch")
     """
+    if isinstance(expected, Tensor | float | int):
+        shape = tuple(torch.as_tensor(expected).shape)
+        answer = tensor(answer, shape, shapes) if shape else scalar(answer, shapes)
     right = close(answer, expected, **tolerance)
     if right.all():
         return

@@ -15,53 +15,50 @@ from labutil.device import evaluation_mode
 from labutil.evaluation import predict
 from labutil.networks import ConvAutoencoder
 
+SHOWN = 8  # images a row
+
 
 def interpolation(
-    autoencoders: Mapping[str, ConvAutoencoder], images: Tensor, *, first: int = 0, second: int = 1, steps: int = 8
+    autoencoders: Mapping[str, ConvAutoencoder], images: Tensor, *, first: int = 0, second: int = 1
 ) -> None:
     """Walk from one image to another, in pixels and in the codes of autoencoders: choose the two images.
 
     autoencoders: {name: trained model}. images: uint8 (N, C, H, W). first, second: where the sliders start.
     """
-    shares = torch.linspace(0, 1, steps)
 
     def draw(first: int, second: int) -> Figure:
-        a, b = (images[i].float() / 255 for i in (first, second))
-        rows = {"pixels": [(1 - t) * a + t * b for t in shares]}
-        rows |= {name: interpolate(model, a, b, steps) for name, model in autoencoders.items()}
-        return plots.image_rows(rows, titles=[f"{t:.0%}" for t in shares])
+        x = torch.stack([images[first], images[second]]).float() / 255
+        rows = {"pixels": _line(x)}
+        for name, model in autoencoders.items():
+            with evaluation_mode(model), torch.no_grad():
+                h = model.encode(x.to(next(model.parameters()).device))
+                rows[name] = model.decode(_line(h)).sigmoid().cpu()
+        return plots.image_rows(rows, titles=[f"{t:.0%}" for t in torch.linspace(0, 1, SHOWN)])
 
     last = len(images) - 1
     explore(draw, first=slider(min(first, last), 0, last, "from"), second=slider(min(second, last), 0, last, "to"))
 
 
-def code_sizes(autoencoders: Mapping[int, ConvAutoencoder], images: Tensor, *, start: int = 0, n: int = 8) -> None:
+def code_sizes(autoencoders: Mapping[int, ConvAutoencoder], images: Tensor) -> None:
     """Reconstructions against the size of the code: choose images, and which sizes are shown.
 
-    autoencoders: {numbers in the code: trained model}. images: uint8 (N, C, H, W). start: the first of n images.
+    autoencoders: {numbers in the code: trained model}. images: uint8 (N, C, H, W).
     """
 
     def draw(start: int, smallest: int) -> Figure:
-        shown = images[start : start + n]
+        shown = images[start : start + SHOWN]
         rows = {f"{size:,} numbers": predict(m, shown) for size, m in autoencoders.items() if size >= smallest}
         return plots.image_rows({"image": shown} | rows)
 
     sizes = sorted(autoencoders)
     explore(
         draw,
-        start=slider(start, 0, max(0, len(images) - n), "image", step=n),
+        start=slider(0, 0, max(0, len(images) - SHOWN), "image", step=SHOWN),
         smallest=ipywidgets.SelectionSlider(options=sizes, value=sizes[0], description="code from"),
     )
 
 
-def interpolate(model: ConvAutoencoder, first: Tensor, second: Tensor, steps: int = 8) -> Tensor:
-    """Images on the straight line between the codes of two images.
-
-    first, second: (C, H, W), uint8 or float in [0, 1]. Returns float32 (steps, C, H, W) in [0, 1] on the CPU: the
-    reconstruction of the first image, what lies between, that of the second.
-    """
-    x = torch.stack([image / 255 if image.dtype == torch.uint8 else image for image in (first, second)])
-    with evaluation_mode(model), torch.no_grad():
-        a, b = model.encode(x.to(next(model.parameters()).device))
-        t = torch.linspace(0, 1, steps, device=a.device)[:, None]
-        return model.decode((1 - t) * a + t * b).sigmoid().cpu()
+def _line(ends: Tensor) -> Tensor:
+    """Points on the straight line between two, the ends among them: (2, ...) -> (SHOWN, ...)."""
+    t = torch.linspace(0, 1, SHOWN, device=ends.device).view(-1, *[1] * (ends.ndim - 1))
+    return (1 - t) * ends[0] + t * ends[1]

@@ -49,33 +49,24 @@ def threshold(
 
 
 def pairs(
-    images: Tensor,
-    found: pd.DataFrame,
-    *,
-    reference: Tensor | None = None,
-    start: float = 0.5,
-    truth: Iterable[tuple[int, int]] | None = None,
+    images: Tensor, found: pd.DataFrame, *, start: float = 0.5, truth: Iterable[tuple[int, int]] | None = None
 ) -> None:
     """Move the threshold of `near_duplicates`: the pairs just above and just below it, side by side.
 
-    images, reference: uint8 (N, C, H, W), as given to it; found: its table. truth: pairs (i, j) that are duplicates,
-    where known, in any order.
-
-    Example:
-        explore.pairs(data.train.images, cleaning.near_duplicates(data.train.images))
+    images: uint8 (N, C, H, W), as given to it; found: its table. truth: pairs (i, j) that are duplicates, where known,
+    in any order.
     """
     if found.empty:
         raise ValueError("found: no pairs to look at; does the set have two images?")
     first, second, scores = (found[c].to_numpy() for c in ("index", "reference_index", "score"))
     known = {frozenset(pair) for pair in truth or ()}
     right = np.array([frozenset(pair) in known for pair in zip(first, second, strict=True)])
-    others = images if reference is None else reference
 
     def draw(value: float) -> Figure:
         cut, near = _near(scores, value, 4)
         tiles = []
         for i, colour in near:
-            tiles += [(images[int(first[i])], f"score {scores[i]:.2f}", colour), (others[int(second[i])], "", colour)]
+            tiles += [(images[int(first[i])], f"score {scores[i]:.2f}", colour), (images[int(second[i])], "", colour)]
         title = f"{cut} pairs lie above {value:.2f}; coloured: the last of them, black: the next"
         if truth is not None:
             title += f"; precision {right[:cut].mean():.1%}" if cut else "; precision of none"

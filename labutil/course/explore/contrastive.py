@@ -15,37 +15,34 @@ from labutil import device, plots
 from labutil.augment import Augment, simclr_views
 from labutil.course.explore.frame import ALL, class_menu, explore, grid, slider
 
+NEAREST = 7  # neighbours shown
 
-def strength(
-    images: Tensor, *, views: Callable[[float], Augment] | None = None, start: float = 0.5, draws: int = 8
-) -> None:
-    """Move the strength of SimCLR's augmentation: each image with random views of it, the same draws at any strength.
+
+def strength(images: Tensor, *, views: Callable[[float], Augment] | None = None, start: float = 0.5) -> None:
+    """Move the strength of SimCLR's augmentation: each image with eight views of it, the same draws at any strength.
 
     images: uint8 (N, C, H, W), a few. views: the augmentation of a strength; None: SimCLR's, of the image's size.
-    start: where the slider begins, 0 (crop and flip only) to 1 (the paper's). draws: views of each image.
+    start: where the slider begins, 0 (crop and flip only) to 1 (the paper's).
     """
     x = device.to_float(images)
     augmentation = views or (lambda value: simclr_views(min(x.shape[2:]), value))
 
     def draw(value: float) -> Figure:
         g = torch.Generator(x.device).manual_seed(0)
-        drawn = augmentation(value)(x.repeat_interleave(draws, 0), g).unflatten(0, (len(x), draws)).cpu()
+        drawn = augmentation(value)(x.repeat_interleave(8, 0), g).unflatten(0, (len(x), 8)).cpu()
         originals = F.interpolate(x, size=drawn.shape[3:], mode="bilinear", antialias=True).cpu()
         pictures = torch.cat([originals[:, None], drawn], 1).flatten(0, 1)
-        titles = ["original", *[""] * draws] * len(images)
-        return plots.image_grid(pictures, titles, columns=draws + 1, title=f"strength {value:.2f}")
+        titles = ["original", *[""] * 8] * len(images)
+        return plots.image_grid(pictures, titles, columns=9, title=f"strength {value:.2f}")
 
     explore(draw, value=slider(start, 0, 1.5, "strength", step=0.05))
 
 
-def temperature(images: Tensor, z_a: Tensor, z_b: Tensor, *, anchor: int = 0, start: float = 0.2, n: int = 11) -> None:
+def temperature(images: Tensor, z_a: Tensor, z_b: Tensor, *, start: float = 0.2) -> None:
     """Move the temperature: how InfoNCE's softmax weighs the views that are most similar to one view, the anchor.
 
     images: (N, C, H, W), as `plots.image_grid` takes them, a picture for each row of z. z_a, z_b: float (N, D), two
-    views' projections. anchor: which first view. start: where the slider begins. n: views shown, most similar first.
-
-    Example:
-        explore.temperature(data.val.images[:256], z_a, z_b)
+    views' projections. start: where the slider begins.
     """
     z = _unit(torch.cat([torch.as_tensor(z_a), torch.as_tensor(z_b)]))
     total = len(z) // 2
@@ -54,7 +51,7 @@ def temperature(images: Tensor, z_a: Tensor, z_b: Tensor, *, anchor: int = 0, st
         similarity = z @ z[image]
         similarity[image] = -torch.inf
         p = (similarity / tau).softmax(0)
-        order = p.argsort(descending=True, stable=True)[: min(n, len(z) - 1)].tolist()
+        order = p.argsort(descending=True, stable=True)[: min(11, len(z) - 1)].tolist()
         counted = torch.special.entr(p).sum().exp().item()
         positive = (image + total) % len(z)
         tiles = [(images[image], "anchor", "black")]
@@ -68,14 +65,13 @@ def temperature(images: Tensor, z_a: Tensor, z_b: Tensor, *, anchor: int = 0, st
         return grid(tiles, 6, title)
 
     tau = ipywidgets.FloatLogSlider(start, min=-2, max=0.3, step=0.05, description="tau", continuous_update=False)
-    explore(draw, image=slider(anchor, 0, total - 1, "image"), tau=tau)
+    explore(draw, image=slider(0, 0, total - 1, "image"), tau=tau)
 
 
-def positives(labels: Tensor, *, batch_size: int = 32, views: int = 2) -> None:
+def positives(labels: Tensor, *, batch_size: int = 32) -> None:
     """Change the batch: which pairs of views are positives, without labels (SimCLR) and with them (SupCon).
 
-    labels: integers (N,), of which batches are drawn; a batch is shown sorted by class. batch_size, views: where the
-    controls begin.
+    labels: integers (N,), of which batches are drawn; a batch is shown sorted by class. batch_size: where it begins.
     """
     labels = torch.as_tensor(labels)
     largest = min(128, len(labels))
@@ -96,25 +92,18 @@ def positives(labels: Tensor, *, batch_size: int = 32, views: int = 2) -> None:
     explore(
         draw,
         batch_size=slider(min(batch_size, largest), 2, largest, "batch"),
-        views=ipywidgets.ToggleButtons(options=[1, 2], value=views, description="views"),
+        views=ipywidgets.ToggleButtons(options=[1, 2], value=2, description="views"),
         draw_again=slider(0, 0, 50, "draw"),
     )
 
 
 def neighbours(
-    images: Tensor,
-    h: Tensor,
-    labels: Tensor,
-    classes: Sequence[str],
-    *,
-    queries: tuple[Tensor, Tensor, Tensor] | None = None,
-    k: int = 7,
-    rows: int = 4,
+    images: Tensor, h: Tensor, labels: Tensor, classes: Sequence[str], *, queries: Sequence[Tensor] | None = None
 ) -> None:
     """Browse nearest neighbours by cosine: choose a class; each row is a query and the images most like it.
 
     images, h, labels: the bank: (N, C, H, W), embeddings (N, D), integers (N,). queries: likewise for the images to
-    ask about; None: the bank's own, each without itself. k: neighbours. rows: queries shown at a time.
+    ask about; None: the bank's own, each without itself.
 
     Example:
         explore.neighbours(data.train.images, h_train, data.train.labels, classes, queries=(data.val.images, h_val, y))
@@ -126,11 +115,11 @@ def neighbours(
     def draw(true_class: int, draw_again: int) -> Figure:
         chosen = torch.arange(len(y)) if true_class < 0 else (y == true_class).nonzero()[:, 0]
         g = torch.Generator().manual_seed(draw_again)
-        chosen = chosen[torch.randperm(len(chosen), generator=g)[:rows]]
+        chosen = chosen[torch.randperm(len(chosen), generator=g)[:4]]
         similarity = q[chosen] @ bank.T
         if queries is None:
             similarity[torch.arange(len(chosen)), chosen] = -torch.inf
-        nearest = similarity.topk(min(k, len(bank)), dim=1).indices
+        nearest = similarity.topk(min(NEAREST, len(bank)), dim=1).indices
         tiles = []
         for i, row in zip(chosen.tolist(), nearest.tolist(), strict=True):
             tiles.append((asked[i], f"query:\n{classes[y[i]]}", "black"))
@@ -142,19 +131,14 @@ def neighbours(
     explore(draw, true_class=class_menu(classes, "class"), draw_again=slider(0, 0, 50, "draw"))
 
 
-def encoders(
-    images: Tensor, features: Mapping[str, Any], labels: Any, classes: Sequence[str], *, n: int = 7, start: int = 0
-) -> None:
+def encoders(images: Tensor, features: Mapping[str, Any], labels: Any, classes: Sequence[str]) -> None:
     """Choose a point of the maps, an image: its nearest neighbours, by cosine, as each encoder sees them.
 
-    images: uint8 (N, C, H, W). features: {encoder: float (N, D)}, of the same images. labels: int (N,). n: neighbours.
-
-    Example:
-        explore.encoders(images[sample], {"SimCLR": h, "SupCon": g}, y[sample], classes)
+    images: uint8 (N, C, H, W). features: {encoder: float (N, D)}, of the same images. labels: int (N,).
     """
     labels = torch.as_tensor(labels)
     units = {name: _unit(torch.as_tensor(h).flatten(1)) for name, h in features.items()}
-    n = min(n, len(labels) - 1)
+    n = min(NEAREST, len(labels) - 1)
 
     def draw(point: int) -> Figure:
         tiles, same = [], labels == labels[point]
@@ -166,7 +150,7 @@ def encoders(
         title = f"image {point}, {classes[labels[point]]}, and its nearest neighbours; blue: of its class"
         return grid(tiles, n + 1, title)
 
-    explore(draw, point=slider(start, 0, len(labels) - 1, "point"))
+    explore(draw, point=slider(0, 0, len(labels) - 1, "point"))
 
 
 def _unit(h: Any) -> Tensor:

@@ -22,13 +22,10 @@ from labutil.images import stratified_sample, to_numpy
 SHOWN = 12  # images at a time
 
 
-def errors(
-    images: Tensor, y_true: Tensor, probabilities: Tensor, classes: Sequence[str], *, confidence: float = 0.5
-) -> None:
+def errors(images: Tensor, y_true: Tensor, probabilities: Tensor, classes: Sequence[str]) -> None:
     """Browse predictions: choose a true class, a least confidence, and whether to see wrong or right ones.
 
-    images: uint8 (N, C, H, W). y_true: int (N,). probabilities: float (N, K). confidence: where the slider starts, in
-    [0, 1]. The most confident are shown first.
+    images: uint8 (N, C, H, W). y_true: int (N,). probabilities: float (N, K). The most confident are shown first.
     """
     y_true, p = to_numpy(y_true), to_numpy(probabilities).astype(np.float32)
     y_pred, sure = p.argmax(1), p.max(1)
@@ -43,32 +40,21 @@ def errors(
     explore(
         draw,
         true_class=class_menu(classes),
-        least_confidence=slider(confidence, 0, 1, "confidence", step=0.05),
+        least_confidence=slider(0.5, 0, 1, "confidence", step=0.05),
         show=ipywidgets.ToggleButtons(options=["wrong", "right"], description="show"),
     )
 
 
-def corruptions(
-    images: Tensor,
-    predict: Callable[[Tensor], Any],
-    y_true: Tensor,
-    classes: Sequence[str],
-    *,
-    kind: str = "noise",
-    severity: int = 3,
-    n: int = SHOWN,
-    judged: int = 300,
-) -> None:
+def corruptions(images: Tensor, predict: Callable[[Tensor], Any], y_true: Tensor, classes: Sequence[str]) -> None:
     """Choose a corruption and how severe it is: what becomes of the images, of the predictions and of the accuracy.
 
-    images: uint8 (N, C, H, W). predict: maps such images to probabilities (n, K). y_true: int (N,). kind, severity:
-    where the controls start, one of `corruptions.CORRUPTIONS` and 0 to 5. n: images shown. judged: images, at most,
-    that the accuracy in the title is of; a stratified sample. Each setting is computed once.
+    images: uint8 (N, C, H, W). predict: maps such images to probabilities (n, K). y_true: int (N,). The accuracy in the
+    title is of a stratified sample of at most 300 images. Each setting is computed once.
 
     Example:
         explore.corruptions(val.images, lambda x: predict(model, x).softmax(1), val.labels, data.classes)
     """
-    sample = np.random.default_rng(0).permutation(stratified_sample(y_true, judged, 0))
+    sample = np.random.default_rng(0).permutation(stratified_sample(y_true, 300, 0))
     pictures, truth = images[torch.from_numpy(sample)], to_numpy(y_true)[sample]
 
     @functools.cache
@@ -84,28 +70,22 @@ def corruptions(
         what = f"{kind.replace('_', ' ')}, severity {severity}" if severity else "no corruption"
         right, as_they_are = (y_pred == truth).mean(), (clean == truth).mean()
         title = f"{what}: accuracy {right:.1%} of {len(truth)} images, {as_they_are:.1%} as they are"
-        titles, colours = _verdicts(truth[:n], y_pred[:n], classes)
-        return plots.image_grid(x[:n], titles, columns=6, title=title, title_colours=colours)
+        titles, colours = _verdicts(truth[:SHOWN], y_pred[:SHOWN], classes)
+        return plots.image_grid(x[:SHOWN], titles, columns=6, title=title, title_colours=colours)
 
     explore(
         draw,
-        kind=Dropdown(options=list(CORRUPTIONS), value=kind, description="corruption"),
-        severity=slider(severity, 0, 5, "severity"),
+        kind=Dropdown(options=list(CORRUPTIONS), value="noise", description="corruption"),
+        severity=slider(3, 0, 5, "severity"),
     )
 
 
-def heat_maps(
-    images: Tensor, maps: Tensor, y_true: Tensor, y_pred: Tensor, classes: Sequence[str], *, n: int = 6
-) -> None:
+def heat_maps(images: Tensor, maps: Tensor, y_true: Tensor, y_pred: Tensor, classes: Sequence[str]) -> None:
     """Browse images with their heat maps: choose a true class, right or wrong predictions, and page through.
 
-    images: uint8 (N, C, H, W). maps: (N, H, W) in [0, 1], as `grad_cam.grad_cam` returns. y_true, y_pred: int
-    (N,). n: images shown at a time.
-
-    Example:
-        explore.heat_maps(images, grad_cam(model, images), y_true, y_pred, data.classes)
+    images: uint8 (N, C, H, W). maps: (N, H, W) in [0, 1], as `grad_cam.grad_cam` returns. y_true, y_pred: int (N,).
     """
-    y_true, y_pred = to_numpy(y_true), to_numpy(y_pred)
+    y_true, y_pred, n = to_numpy(y_true), to_numpy(y_pred), SHOWN // 2  # two pictures each
 
     def draw(true_class: int, show: str, page: int) -> Figure:
         index = np.flatnonzero(_chosen(y_true, y_pred, true_class, show))
