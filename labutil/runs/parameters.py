@@ -156,6 +156,23 @@ def read_recipe(notebook: Path, recipe: str) -> dict[str, Any] | None:
 
     Raises ParameterError for an unknown recipe or a file that is not a mapping.
     """
+    settings = _read_yaml(notebook, recipe)
+    return settings and {name: value for name, value in settings.items() if name != "sweep"}
+
+
+def read_sweep(notebook: Path, recipe: str) -> dict[str, Any] | None:
+    """The `sweep:` block of a recipe for a notebook, as typed: all text; None: there is none. Raises as `read_recipe`.
+
+    Example:
+        read_sweep(find_notebook("04"), "tau")  # {"grid": {"tau": ["0.1", "0.5"]}, "seeds": ["0", "1"]}
+    """
+    block = (_read_yaml(notebook, recipe) or {}).get("sweep")
+    if block is not None and not isinstance(block, dict):
+        raise ParameterError(f"recipe {recipe!r} of {notebook.stem}: `sweep:` must hold lines such as `grid: {{..}}`")
+    return block
+
+
+def _read_yaml(notebook: Path, recipe: str) -> dict[str, Any] | None:
     folder = notebook.parent / "recipes"
     if not (folder / recipe).is_dir():
         known = sorted(path.name for path in folder.iterdir() if path.is_dir())
@@ -169,7 +186,6 @@ def read_recipe(notebook: Path, recipe: str) -> dict[str, Any] | None:
         raise ParameterError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):
         raise ParameterError(f"{path} must hold `parameter: value` lines")
-    settings.pop("sweep", None)
     return settings
 
 

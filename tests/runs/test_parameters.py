@@ -135,9 +135,15 @@ def test_a_cell_that_is_not_literals_is_refused(tmp_path, cells, message):
 
 def test_recipes(tmp_path):
     assert from_recipe(tmp_path, "lr: 1e-3\nsweep:\n  lr: [1, 2]\n") == {"lr": "1e-3"}
-    assert from_recipe(tmp_path, "") == {}
     lesson = tmp_path / "02_lesson.ipynb"
-    assert read_recipe(tmp_path / "03_other.ipynb", "mine") is None
+    assert parameters.read_sweep(lesson, "mine") == {"lr": ["1", "2"]}
+    for text in ("sweep: 3", "sweep:"):
+        assert from_recipe(tmp_path, text) == {}
+        with pytest.raises(ParameterError, match="recipe 'mine' of 02_lesson: `sweep:` must hold"):
+            parameters.read_sweep(lesson, "mine")
+    assert from_recipe(tmp_path, "") == {} and parameters.read_sweep(lesson, "mine") is None
+    other = tmp_path / "03_other.ipynb"
+    assert read_recipe(other, "mine") is None and parameters.read_sweep(other, "mine") is None
     with pytest.raises(ParameterError, match=r"no recipe 'mien' \(did you mean 'mine'\?\); there are mine"):
         read_recipe(lesson, "mien")
     for text, message in (("a: [1", "is not YAML"), ("just text", "must hold")):
