@@ -258,10 +258,13 @@ def test_a_folder_that_grew_since_the_run_has_no_known_test_images(run, tmp_path
     folder = tree(tmp_path / "grows", {f"{colour}/{i}.png": colour for i in range(12) for colour in COLOURS})
     data = load_dataset(f"folder:{folder}", data_seed=5)
     record, out = runs.read_record(run), tmp_path / "out.csv"
-    record["params"]["data_seed"] = 5
+    record["params"] = {"data_seed": 5, "dataset": f"folder:{folder}"}
     record["dataset"] |= {"name": data.name, "fingerprint": data.fingerprint}
     runs.write_json(run / "run.json", record)
     assert predicted(run, folder, out, "--part", "test").name.tolist() == list(data.test.names)
+    another = tree(tmp_path / "other" / "grows", {f"{colour}/{i}.png": colour for i in range(6) for colour in COLOURS})
+    assert len(predicted(run, another, out, "--part", "test")) == 4  # of that name, but not the run's
+    assert predicted(run, another, out).attrs["stderr"] == ""
     (tmp_path / "elsewhere").mkdir()
     moved = folder.rename(tmp_path / "elsewhere" / "grows")  # the same images are known anywhere
     assert predicted(run, moved, out, "--part", "test").name.tolist() == list(data.test.names)
@@ -404,4 +407,5 @@ def test_a_lessons_run_gives_its_own_predictions_again(tmp_path):
     assert "200 images" in result.stdout
     assert "--part test has none of those" in result.stderr
     # More of the same generated images: the first ones are those of the run.
-    assert "is no longer as the run saw it" in call("02", "cells:300", "--part", "test").stderr
+    told = call("02", "cells:300", "--part", "test").stderr
+    assert "cells:300 is not cells:200 as the run saw it" in told and "give cells:200, or --part all" in told
