@@ -148,7 +148,7 @@ def part_rows(found: store.Stored, source: Source, part: str, record: dict[str, 
     if related and loading.split_fingerprint(found.content, seed, fraction, rows) != trained.get("fingerprint"):
         changed, advice = f"{source.name} is no longer as the run saw it", "restore it"
         if not source.paths:
-            changed, advice = f"{source.name} is not {trained['name']} as the run saw it", f"give {trained['name']}"
+            changed, advice = f"{source.name} is not {trained['name']} as the run saw it", f"use {trained['name']}"
         if not brought:
             what = f"some of what is drawn as {part} now may have been trained on"
             raise DataError(f"{changed}, and {what}: {advice}, or give --part all")

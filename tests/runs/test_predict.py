@@ -408,4 +408,4 @@ def test_a_lessons_run_gives_its_own_predictions_again(tmp_path):
     assert "--part test has none of those" in result.stderr
     # More of the same generated images: the first ones are those of the run.
     told = call("02", "cells:300", "--part", "test").stderr
-    assert "cells:300 is not cells:200 as the run saw it" in told and "give cells:200, or --part all" in told
+    assert "cells:300 is not cells:200 as the run saw it" in told and "use cells:200, or give --part all" in told
