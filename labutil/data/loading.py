@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from labutil.data import cells, decoding, folders, published, readers, splits, store
-from labutil.data.sources import GENERATED, File, Source, files, parse
+from labutil.data.sources import GENERATED, Source, files, parse
 from labutil.images import Dataset, ImageSet
 from labutil.paths import DataError, check_number, is_number
 
@@ -104,11 +104,7 @@ def load_source(
     image_size: pixels a side, or (height, width); None: the source's own, as for `load_dataset`. data_seed: of
     generated images. lenient: for a use that needs no labels, such as a prediction. A folder may then hold images in
     any way (the outermost folder of an image is its class, those in none have label -1), and an .npz any of its keys.
-
     Raises DataError as `load_dataset`, and for arrays that would have to be scaled to a size that is not square.
-
-    Example:
-        load_source(parse("folder:new_images"), 32, lenient=True).names  # ("a/1.png", ...)
     """
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     in_files = source.kind in {"folder", "image", "tiny_imagenet"}
@@ -128,7 +124,7 @@ def to_channels(images: np.ndarray, channels: int) -> np.ndarray:
     if channels == 3:
         return images.repeat(3, axis=1)
     red, green, blue = np.moveaxis(images.astype(np.uint32), 1, 0)
-    # rounded as Pillow rounds it, so that arrays and files come out alike
+    # rounded as Pillow does, so that arrays and files come out alike
     return ((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16).astype(np.uint8)[:, None]
 
 
@@ -142,7 +138,13 @@ def _load_arrays(
     key = store.make_key(content, source.kind, *["lenient"] * lenient)
 
     def read() -> tuple:
-        arrays = _read_arrays(source, found, data_seed, lenient)
+        if source.kind in GENERATED:
+            drawn, labels, classes = cells.generate(source.number, data_seed, *GENERATED[source.kind])
+            arrays = readers.Arrays({"train": drawn}, {"train": labels}, classes)
+        elif source.kind == "npz":
+            arrays = readers.read_npz(source.paths[0], lenient=lenient)
+        else:
+            arrays = readers.read_idx_parts(found) if source.kind == "idx" else published.read_published(source, found)
         images, labels = list(arrays.images.values()), np.concatenate(list(arrays.labels.values()))
         parts = {part: len(some) for part, some in arrays.images.items()}
         return images, (len(labels), *images[0].shape[1:]), labels, parts, arrays.classes
@@ -159,15 +161,6 @@ def _load_arrays(
         sizes = f"{width}x{height} pixels, and {size[1]}x{size[0]} are asked for"
         raise DataError(f"{source.name} has images of {sizes}: scale them")
     return replace(store.stored(store.make_key(key, size[0]), source.name, read_resized), content=content)
-
-
-def _read_arrays(source: Source, found: list[File], data_seed: int, lenient: bool) -> readers.Arrays:
-    if source.kind in GENERATED:
-        images, labels, classes = cells.generate(source.number, data_seed, *GENERATED[source.kind])
-        return readers.Arrays({"train": images}, {"train": labels}, classes)
-    if source.kind == "npz":
-        return readers.read_npz(source.paths[0], lenient=lenient)
-    return readers.read_idx_parts(found) if source.kind == "idx" else published.read_published(source, found)
 
 
 def _load_files(source: Source, size: tuple[int, int] | None, *, lenient: bool = False) -> store.Stored:

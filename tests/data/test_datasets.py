@@ -787,7 +787,7 @@ def test_a_second_load_decodes_nothing_and_reads_no_file(tmp_path: Path, monkeyp
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("read or decoded again")
 
-    for module, name in ((decoding, "_opened"), (store, "combine"), (store, "_write"), (loading, "_read_arrays")):
+    for module, name in ((decoding, "_opened"), (store, "combine"), (store, "_write"), (cells, "generate")):
         monkeypatch.setattr(module, name, refuse)
     for spec, data in zip(specs, first, strict=True):
         again = load_dataset(spec, image_size=16)
