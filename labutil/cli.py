@@ -14,7 +14,6 @@ import click
 from labutil import paths, runs
 from labutil.data import sources
 from labutil.runs import execute, parameters, report_e
-from labutil.runs.predict import find_run, parse_source, predict_images, summary
 
 
 class OneLineErrors(click.Group):
@@ -140,6 +139,8 @@ def predict(run_name: str, spec: str, part: str | None, out: Path | None) -> Non
     RUN: a run's directory, its id or the beginning of one, or a notebook (02) for its newest complete run.
     SPEC: as for `labutil data`, or the path of a folder of images in any order, or of one image; labels are not needed.
     """
+    from labutil.runs.predict import find_run, parse_source, predict_images, summary
+
     directory = find_run(run_name)
     name = re.sub(r"[^\w.@-]+", "_", "_".join(filter(None, ("predictions", parse_source(spec).name, part))))
     path = paths.target(out or directory / f"{name}.csv")

@@ -83,7 +83,7 @@ def test_a_full_disk_is_one_line(monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device", "out.csv")
 
-    monkeypatch.setattr(cli, "find_run", full)
+    monkeypatch.setattr("labutil.runs.predict.find_run", full)
     result = call("predict", "02", "cells:60")
     assert (result.exit_code, result.stderr) == (2, "labutil: out.csv cannot be written (No space left on device)\n")
 

@@ -14,7 +14,6 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from numbers import Real
 
 import numpy as np
 import pandas as pd
@@ -24,7 +23,7 @@ from numpy.random import Generator
 from labutil.cleaning import defects
 from labutil.data.loading import mean_std
 from labutil.images import Dataset, ImageSet
-from labutil.paths import DataError, did_you_mean
+from labutil.paths import DataError, did_you_mean, is_number
 
 VERSION = 1  # part of fingerprints: raise it when a changed line changes what is planted
 # The kinds, and what one number is spread over: the share of each, 1 in all. Labels are right where nothing is said.
@@ -61,7 +60,7 @@ def shares(rates: float | Mapping[str, float] | None) -> dict[str, float]:
     for kind, share in rates.items() if many else [("", rates)]:
         if many and kind not in MIX:
             raise DataError(f"rates: {kind!r}{did_you_mean(kind, KINDS)} is no kind of fault: {', '.join(KINDS)}")
-        if isinstance(share, bool) or not isinstance(share, Real) or not 0 <= share <= MOST:
+        if not is_number(share) or not 0 <= share <= MOST:
             raise DataError(
                 f"rates{f': {kind}' if many else ''}={share!r} must be a share of the training images from 0 to {MOST}"
                 + ("" if many else ", or a dict of kinds and shares such as {'foreign': 0.02}")
@@ -81,11 +80,11 @@ def plant(data: Dataset, rates: float | Mapping[str, float] | None, seed: int = 
     least 0; decides everything. Fewer are planted where images run out; labels are only changed where there are labels,
     and two classes.
 
-    Returns the data set, its training images copied into memory, in random order, with duplicates and other images
-    among them, and with a mean, a deviation and a fingerprint of its own; `data` stays as it is. And the truth, a row a
-    fault: `index`, its row in the returned images; `kind`; `original`, the row in the returned images of what it was
-    made from, -1 where there is none, and for `leak` the row in the test images; `true_label`, what the label should
-    be, -1 for what belongs to no class. Raises DataError when rates are no shares or name an unknown kind.
+    Returns the data set, its training images copied into memory, in random order, with the faults among them, and with
+    a mean, a deviation and a fingerprint of its own; `data` stays as it is. And the truth, a row a fault: `index`, its
+    row in the returned images; `kind`; `original`, the row in them of what it was made from, -1 where there is none,
+    and for `leak` the row in the test images; `true_label`, what the label should be, -1 for what belongs to no class.
+    Raises DataError when rates are no shares or name an unknown kind.
 
     Example:
         data, truth = plant(load_dataset("cells"), 0.15)

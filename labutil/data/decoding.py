@@ -22,8 +22,6 @@ from labutil.paths import DataError
 
 
 class _Look(NamedTuple):
-    """What reading a file found out."""
-
     digest: bytes
     size: tuple[int, int]  # (width, height) as shown
     gray: bool  # stored without colour
@@ -74,10 +72,8 @@ def scan(files: Sequence[File]) -> dict:
 
 def _look(file: File) -> _Look:
     with _opened(file) as (data, image):
-        width, height = image.size
-        size = (
-            (height, width) if image.getexif().get(Base.Orientation, 1) >= 5 else (width, height)
-        )  # 5 to 8 lie on their side
+        # those of orientation 5 to 8 lie on their side
+        size = image.size[::-1] if image.getexif().get(Base.Orientation, 1) >= 5 else image.size
         gray, deep, colour = image.mode in {"1", "L", "LA", "La"}, None, None
         bits = [data[24]] if image.format == "PNG" else getattr(image, "tag_v2", {}).get(BITSPERSAMPLE, [8])
         if image.mode == "F":

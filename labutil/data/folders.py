@@ -42,8 +42,8 @@ def plan_folder(folder: Path, files: Sequence[File], *, lenient: bool = False) -
     """
     if not files:
         raise DataError(f"{folder} holds no images: check the path")
-    top = {file.name.partition("/")[0] for file in files if "/" in file.name}
-    splits = {name: _SPLITS[name.lower()] for name in sorted(top) if name.lower() in _SPLITS}
+    top = sorted({file.name.partition("/")[0] for file in files if "/" in file.name})
+    splits = {name: _SPLITS[name.lower()] for name in top if name.lower() in _SPLITS}
     divided = "train" in splits.values()
     if lenient:
         divided = all("/" in file.name and file.name.partition("/")[0] in splits for file in files)
@@ -51,14 +51,13 @@ def plan_folder(folder: Path, files: Sequence[File], *, lenient: bool = False) -
         _check_levels(folder, files, splits, divided)
     members: dict[str, list[tuple[File, str]]] = {split: [] for split in _SPLITS.values()}
     for file in sorted(files, key=lambda file: [natural(piece) for piece in _composed(file.name).split("/")]):
-        split = splits[file.name.partition("/")[0]] if divided else "train"
-        above = _composed(file.name).split("/")[int(divided) : -1]
+        above = _composed(file.name).split("/")[:-1]
+        split = splits[above.pop(0)] if divided else "train"
         members[split].append((file, above[0] if above and (lenient or split != "unlabelled") else ""))
     members = {split: pairs for split, pairs in members.items() if pairs}
     if not lenient:
-        _check_classes(
-            {split: folder / name for name, split in splits.items()} if divided else {"train": folder}, members
-        )
+        where = {split: folder / name for name, split in splits.items()} if divided else {"train": folder}
+        _check_classes(where, members)
     pairs = [pair for found in members.values() for pair in found]
     classes = sorted({name for _, name in pairs} - {""}, key=natural)
     number = {"": -1} | {name: label for label, name in enumerate(classes)}
@@ -93,12 +92,10 @@ def _check_levels(folder: Path, files: Sequence[File], splits: dict[str, str], d
 def _check_classes(where: dict[str, Path], members: dict[str, list[tuple[File, str]]]) -> None:
     """Refuse images beside class folders, empty ones, splits that know other classes than train, and a test split that
     lacks some. `where`: the folder of each split."""
-    known = {name for _, name in members["train"]} - {""}
-    for split, pairs in members.items():
-        if split == "unlabelled":
-            continue
-        names = {name for _, name in pairs} - {""}
-        if names and (loose := [file for file, name in pairs if not name]):
+    classes = {split: {name for _, name in pairs} - {""} for split, pairs in members.items() if split != "unlabelled"}
+    known = classes["train"]
+    for split, names in classes.items():
+        if names and (loose := [file for file, name in members[split] if not name]):
             raise DataError(f"{loose[0].path} lies beside class folders: move it into one, or away")
         for entry in sorted(where[split].iterdir()) if names else []:
             if entry.is_dir() and _composed(printable(entry.name)) not in names and not is_clutter(entry.name):
@@ -116,7 +113,7 @@ def _check_classes(where: dict[str, Path], members: dict[str, list[tuple[File, s
 
 
 def tiny_imagenet_files(folder: Path) -> list[File]:
-    """The labelled images of Tiny ImageNet as unpacked, and the two tables that name their classes."""
+    """The labelled images of Tiny ImageNet as unpacked, train/ before val/, and the two tables that name classes."""
     images = [file._replace(name=f"{part}/{file.name}") for part in ("train", "val") for file in walk(folder / part)]
     return [*sorted(images), *(stat_file(name, folder / name) for name in (_TINY_LABELS, _TINY_WORDS))]
 
@@ -126,15 +123,17 @@ def plan_tiny_imagenet(folder: Path, files: Sequence[File]) -> Plan:
 
     Raises DataError where files are missing or not as published.
     """
-    images = files[:-2]  # train/ before val/
+    images = list(files[:-2])
     count = sum(file.name.startswith("train/") for file in images)
     try:
-        words = dict(line.split("\t", 1) for line in (folder / _TINY_WORDS).read_text("utf-8").splitlines())
-        rows = [line.split("\t") for line in (folder / _TINY_LABELS).read_text("utf-8").splitlines()]
-        wnid_of = {f"val/images/{row[0]}": row[1] for row in rows}
-        wnid_of |= {file.name: file.name.split("/")[1] for file in images[:count]}
-        wnids = sorted({wnid_of[file.name] for file in images[:count]})
-        labels = [wnids.index(wnid_of[file.name]) for file in images]
+        labels_of, words = (
+            dict(line.split("\t")[:2] for line in (folder / table).read_text("utf-8").splitlines())
+            for table in (_TINY_LABELS, _TINY_WORDS)
+        )
+        own = [file.name.split("/")[1] for file in images[:count]]
+        own += [labels_of[file.name.removeprefix("val/images/")] for file in images[count:]]
+        wnids = sorted(set(own[:count]))
+        labels = [wnids.index(wnid) for wnid in own]
         names = [words[wnid].split(",")[0] for wnid in wnids]
     except (OSError, KeyError, ValueError, IndexError) as error:
         raise DataError(f"{folder} is not Tiny ImageNet as published ({error!r}): delete it to get it again") from error
@@ -142,4 +141,4 @@ def plan_tiny_imagenet(folder: Path, files: Sequence[File]) -> Plan:
         raise DataError(f"{folder} lacks images in train/ or val/: delete it to get it again")
     # a few share their first name: a crane is a bird and a machine
     classes = [name if names.count(name) == 1 else f"{name} ({wnid})" for name, wnid in zip(names, wnids, strict=True)]
-    return Plan(list(images), labels, {"train": count, "test": len(images) - count}, tuple(classes))
+    return Plan(images, labels, {"train": count, "test": len(images) - count}, tuple(classes))

@@ -1,7 +1,7 @@
-"""A name or a path -> train, validation and test images, the same every time.
+"""A name or a path -> train, validation and test images, the same every time: `load_dataset`.
 
-`load_dataset` is what notebooks call. Behind it: `sources` (what a specification means), `published`, `readers`,
-`folders`, `decoding`, `cells` (the images themselves), `store` (decoded once, then memory-mapped) and `splits`.
+Behind it: `sources` (what a specification means), `published`, `readers`, `folders`, `decoding`, `cells` (the images
+themselves), `store` (decoded once, then memory-mapped) and `splits`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from labutil.data import cells, decoding, folders, published, readers, splits, store
-from labutil.data.sources import GENERATED, File, Source, files, parse
+from labutil.data.sources import GENERATED, Source, files, parse
 from labutil.images import Dataset, ImageSet
 from labutil.paths import DataError, check_number, is_number
 
@@ -36,8 +35,8 @@ def load_dataset(
     """Load a data set by name or path (the table in `labutil.data.sources`), split and ready.
 
     The first call decodes into `data/cache`; later ones map that into memory. A split that the source brings is used
-    as it is and stays memory-mapped. One that it lacks is drawn from the training images, stratified by label: first
-    test (a fifth), then validation; every class keeps an image to train on. Order within a split is the source's.
+    as it is. One that it lacks is drawn from the training images, stratified by label: first test (a fifth), then
+    validation; every class keeps an image to train on. Order within a split is the source's.
 
     `folder:PATH`: `train/`, `val/`, `test/`, `unlabelled/` where present; in them, or in PATH itself, one folder a
     class; images without class folders have no label. An image of another size is scaled until its shorter side fits,
@@ -105,15 +104,11 @@ def load_source(
     image_size: pixels a side, or (height, width); None: the source's own, as for `load_dataset`. data_seed: of
     generated images. lenient: for a use that needs no labels, such as a prediction. A folder may then hold images in
     any way (the outermost folder of an image is its class, those in none have label -1), and an .npz any of its keys.
-
     Raises DataError as `load_dataset`, and for arrays that would have to be scaled to a size that is not square.
-
-    Example:
-        load_source(parse("folder:new_images"), 32, lenient=True).names  # ("a/1.png", ...)
     """
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
-    files_of_their_own = source.kind in {"folder", "image", "tiny_imagenet"}
-    load = _load_files if files_of_their_own else partial(_load_arrays, data_seed=data_seed)
+    in_files = source.kind in {"folder", "image", "tiny_imagenet"}
+    load = _load_files if in_files else partial(_load_arrays, data_seed=data_seed)
     try:
         return load(source, size)
     except DataError:
@@ -129,7 +124,7 @@ def to_channels(images: np.ndarray, channels: int) -> np.ndarray:
     if channels == 3:
         return images.repeat(3, axis=1)
     red, green, blue = np.moveaxis(images.astype(np.uint32), 1, 0)
-    # rounded as Pillow rounds it, so that arrays and files come out alike
+    # rounded as Pillow does, so that arrays and files come out alike
     return ((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16).astype(np.uint8)[:, None]
 
 
@@ -140,38 +135,32 @@ def _load_arrays(
     if source.kind not in GENERATED:
         found = files(source) if source.paths else published.published_files(source)
         content = store.content(found)
-    key = store.make_key(content, source.kind, *(["lenient"] if lenient else []))
+    key = store.make_key(content, source.kind, *["lenient"] * lenient)
 
-    def write(folder: Path) -> None:
-        arrays = _read_arrays(source, found, data_seed, lenient)
-        parts = {part: len(images) for part, images in arrays.images.items()}
-        shape = (sum(parts.values()), *next(iter(arrays.images.values())).shape[1:])
-        length = store.chunk_length(shape[1:])
-        chunks = (images[i : i + length] for images in arrays.images.values() for i in range(0, len(images), length))
-        labels = np.concatenate([arrays.labels[part] for part in parts])
-        store.write_images(folder, chunks, shape, labels, parts, arrays.classes, source.name)
+    def read() -> tuple:
+        if source.kind in GENERATED:
+            drawn, labels, classes = cells.generate(source.number, data_seed, *GENERATED[source.kind])
+            arrays = readers.Arrays({"train": drawn}, {"train": labels}, classes)
+        elif source.kind == "npz":
+            arrays = readers.read_npz(source.paths[0], lenient=lenient)
+        else:
+            arrays = readers.read_idx_parts(found) if source.kind == "idx" else published.read_published(source, found)
+        images, labels = list(arrays.images.values()), np.concatenate(list(arrays.labels.values()))
+        parts = {part: len(some) for part, some in arrays.images.items()}
+        return images, (len(labels), *images[0].shape[1:]), labels, parts, arrays.classes
 
-    def write_resized(folder: Path) -> None:
-        shape, chunks = (*native.images.shape[:2], *size), resize(native.images, size[0])
-        store.write_images(folder, chunks, shape, native.labels, native.parts, native.classes, source.name)
+    def read_resized() -> tuple:
+        shape = (*native.images.shape[:2], *size)
+        return resize(native.images, size[0]), shape, native.labels, native.parts, native.classes
 
-    native = store.stored(key, write)
+    native = store.stored(key, source.name, read)
     height, width = native.images.shape[2:]
     if size in {None, (height, width)}:
         return replace(native, content=content)
     if size[0] != size[1]:
         sizes = f"{width}x{height} pixels, and {size[1]}x{size[0]} are asked for"
         raise DataError(f"{source.name} has images of {sizes}: scale them")
-    return replace(store.stored(store.make_key(key, size[0]), write_resized), content=content)
-
-
-def _read_arrays(source: Source, found: list[File], data_seed: int, lenient: bool) -> readers.Arrays:
-    if source.kind in GENERATED:
-        images, labels, classes = cells.generate(source.number, data_seed, *GENERATED[source.kind])
-        return readers.Arrays({"train": images}, {"train": labels}, classes)
-    if source.kind == "npz":
-        return readers.read_npz(source.paths[0], lenient=lenient)
-    return readers.read_idx_parts(found) if source.kind == "idx" else published.read_published(source, found)
+    return replace(store.stored(store.make_key(key, size[0]), source.name, read_resized), content=content)
 
 
 def _load_files(source: Source, size: tuple[int, int] | None, *, lenient: bool = False) -> store.Stored:
@@ -191,15 +180,14 @@ def _load_files(source: Source, size: tuple[int, int] | None, *, lenient: bool =
     content, channels = facts["content"], facts["channels"]
     height, width = size or facts["size"]
 
-    def write(folder: Path) -> None:
+    def read() -> tuple:
         plan = plan_files(root, found)
         names, labels = [file.name for file in plan.files], np.array(plan.labels)
-        chunks = decoding.decode(plan.files, height, width, channels, facts["bits"])
-        shape = (len(names), channels, height, width)
-        store.write_images(folder, chunks, shape, labels, plan.parts, plan.classes, source.name, names)
+        images = decoding.decode(plan.files, height, width, channels, facts["bits"])
+        return images, (len(names), channels, height, width), labels, plan.parts, plan.classes, names
 
-    key = store.make_key(content, source.kind, height, width, channels, *(["lenient"] if lenient else []))
-    return replace(store.stored(key, write), content=content, notes=tuple(facts["notes"]))
+    key = store.make_key(content, source.kind, height, width, channels, *["lenient"] * lenient)
+    return replace(store.stored(key, source.name, read), content=content, notes=tuple(facts["notes"]))
 
 
 def resize(images: np.ndarray, side: int) -> Iterator[np.ndarray]:
@@ -228,8 +216,7 @@ def mean_std(images: Tensor, sums: np.ndarray | None = None) -> tuple[tuple[floa
     sums: as `store.image_sums`, where they are known. The deviation is one gray level at least, so that it divides.
     """
     if sums is None:
-        parts = images.split(store.chunk_length(images.shape[1:]))
-        sums = np.concatenate([store.image_sums(part.numpy()) for part in parts], 1)
+        sums = np.concatenate([store.image_sums(part) for part in store.chunks(images.numpy())], 1)
     count = len(images) * math.prod(images.shape[2:])
     pairs = [(int(s), int(q)) for s, q in sums.sum(1).T]  # whole numbers of any length
     mean = tuple(s / (255 * count) for s, _ in pairs)

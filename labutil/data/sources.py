@@ -71,9 +71,8 @@ class File(NamedTuple):
 
 
 def parse(spec: str) -> Source:
-    """Take a specification apart.
-
-    Raises DataError for no such name or kind, a path that does not exist, or a size or number out of range.
+    """Take a specification apart. Raises DataError for no such name or kind, a path that does not exist, or a size or
+    number out of range.
 
     Example:
         parse("bloodmnist@64")  # Source(kind="bloodmnist", name="bloodmnist@64", number=64)
@@ -135,10 +134,8 @@ def stamp(spec: str) -> str:
 
 
 def files(source: Source) -> list[File]:
-    """The files of a folder, .npz, IDX or image source, in a fixed order.
-
-    Raises DataError where a file is missing, or a folder cannot be read.
-    """
+    """The files of a folder, .npz, IDX or image source, in a fixed order. Raises DataError where one is missing, or a
+    folder cannot be read."""
     path = source.paths[0]
     if source.kind == "folder":
         return sorted(walk(path))
@@ -158,10 +155,8 @@ def files(source: Source) -> list[File]:
 
 def walk(folder: Path | str) -> Iterator[File]:
     """Every file below `folder` that may be an image, in no order. Hidden files, system clutter and plain text are
-    left out; links are followed, except one that leads back to a folder it lies in.
-
-    Raises DataError for a link that leads nowhere, or a folder that cannot be read.
-    """
+    left out; links are followed, except one that leads back to a folder it lies in. Raises DataError for a link that
+    leads nowhere, or a folder that cannot be read."""
     pending = [(str(folder), "", frozenset())]
     while pending:
         path, prefix, above = pending.pop()

@@ -17,17 +17,22 @@ def split(
     """Row numbers of train, val, test and, where there is one, unlabelled; ascending.
 
     `parts` are the splits that the source `name` brings, and their sizes, in the order of `labels`. What lacks of test
-    and val is taken from train, test first. Raises DataError where there are too few images.
+    and val is taken from train, test first: stratified, one image at least, and of every class one stays in train.
+    Raises DataError where there are too few images.
     """
     stops = np.cumsum(list(parts.values()))
     rows = {part: np.arange(stop - count, stop) for (part, count), stop in zip(parts.items(), stops, strict=True)}
     for part, fraction, stream in (("test", TEST_FRACTION, _TEST), ("val", val_fraction, _VAL)):
-        if part not in rows:
-            kept, rows[part] = _hold_out(rows["train"], labels, fraction, data_seed, stream)
-            if not len(rows[part]):
-                have = f"{name} has too few images ({len(rows['train'])})"
-                raise DataError(f"{have} to take {part} images from: add some")
-            rows["train"] = kept
+        if part in rows:
+            continue
+        train = rows["train"]
+        order = stratified_order(labels[train], (data_seed, stream))
+        # the last of each class, counted from the end, stays
+        _, lasts = np.unique(labels[train][order][::-1], return_index=True)
+        held = np.delete(order, len(train) - 1 - lasts)[: max(1, round(fraction * len(train)))]
+        if not len(held):
+            raise DataError(f"{name} has too few images ({len(train)}) to take {part} images from: add some")
+        rows |= {"train": np.delete(train, held), part: np.sort(train[held])}
     return rows
 
 
@@ -49,21 +54,10 @@ def take_subset(
     return taken
 
 
-def _hold_out(
-    rows: np.ndarray, labels: np.ndarray, fraction: float, data_seed: int, stream: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Cut off a stratified `fraction`, at least one image where every class can keep one: (kept, held out)."""
-    order = stratified_order(labels[rows], (data_seed, stream))
-    _, lasts = np.unique(labels[rows][order][::-1], return_index=True)  # of each class, counted from the end
-    held = np.delete(order, len(rows) - 1 - lasts)[: max(1, round(fraction * len(rows)))]
-    return np.delete(rows, held), np.sort(rows[held])
-
-
 def stratified_folds(labels: np.ndarray, folds: int, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
     """Cross-validation: (rows to train on, rows to validate on) for each fold, int64, ascending.
 
     Every row is in one validation part. These hold the same number of images of each class, and in all, or one more.
-
     labels: int (N,), NumPy or torch. folds: 2 to N. seed: the same folds on any machine. Raises ValueError for labels
     of -1 (unlabelled), or too few images.
 
@@ -77,8 +71,7 @@ def stratified_folds(labels: np.ndarray, folds: int, seed: int = 0) -> list[tupl
         raise ValueError(f"labels: {(y == -1).sum()} are -1 (unlabelled); leave those images out")
     if not 2 <= folds <= len(y):
         raise ValueError(f"folds={folds} must lie between 2 and {len(y)}, the number of images")
-    # Dealt out like cards, class after class, without starting anew: so a class's remainder goes to the folds that
-    # the class before has left.
+    # Dealt out like cards, class after class: a class's remainder goes to the folds that the class before has left.
     order = stratified_order(y, (seed, _FOLDS))
     fold = np.empty(len(y), np.int64)
     fold[order[np.argsort(y[order], kind="stable")]] = np.arange(len(y)) % folds

@@ -12,6 +12,7 @@ All of it can be deleted at any time; it is made again when it is needed.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -32,7 +33,7 @@ from labutil.device import progress_bar
 from labutil.paths import DataError, data_dir, replace_file
 
 FORMAT = 2  # part of every key: raise it when decoding, resizing or the files above change
-CHUNK = 16 << 20  # bytes of images handled at once
+_CHUNK = 16 << 20  # bytes of images handled at once
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,11 @@ def make_key(*facts: object) -> str:
     return hashlib.sha256(json.dumps([FORMAT, *facts]).encode()).hexdigest()[:32]
 
 
-def stored(key: str, write: Callable[[Path], None]) -> Stored:
-    """What the cache holds under `key`; if nothing, `write(folder)` fills a folder that then becomes it.
+def stored(key: str, name: str, read: Callable[[], tuple]) -> Stored:
+    """What the cache holds under `key`; if nothing, what `read()` returns (`_write`'s arguments from `blocks` on).
 
-    Of several processes one writes, the others wait. Raises DataError where there is no room, or no right to write.
+    name: for the progress bar. Of several processes one writes, the others wait. Raises DataError where there is no
+    room, or no right to write.
     """
     folder = data_dir() / "cache" / key
     if found := _open(folder):
@@ -73,34 +75,32 @@ def stored(key: str, write: Callable[[Path], None]) -> Stored:
             shutil.rmtree(damaged, ignore_errors=True)
         temporary.mkdir()
         try:
-            write(temporary)
+            _write(temporary, name, *read())
             os.replace(temporary, folder)
         finally:  # after an interrupt too
             shutil.rmtree(temporary, ignore_errors=True)
         return _open(folder)
 
 
-def write_images(
+def _write(
     folder: Path,
-    chunks: Iterable[np.ndarray],
-    shape: tuple[int, int, int, int],
+    name: str,
+    blocks: Iterable[np.ndarray],  # uint8 (n, C, H, W)
+    shape: tuple[int, int, int, int],  # of all blocks together
     labels: np.ndarray,
     parts: dict[str, int],
     classes: Sequence[str],
-    text: str,
     names: Sequence[str] | None = None,
 ) -> None:
-    """Fill a cache folder with `chunks`, uint8 (n, C, H, W), `shape` together; `text` is for the progress bar. Raises
-    DataError where the disk has no room for them."""
     need, free = math.prod(shape), shutil.disk_usage(folder).free
     if need > free:
         raise DataError(
-            f"{text}: {shape[0]} images of {shape[3]}x{shape[2]} need {need / 1e9:.1f} GB in {folder.parent}, where "
+            f"{name}: {shape[0]} images of {shape[3]}x{shape[2]} need {need / 1e9:.1f} GB in {folder.parent}, where "
             f"{free / 1e9:.1f} GB are free: give a smaller image_size, or set LABUTIL_DATA to a larger disk"
         )
     sums = []
-    with open(folder / "images.bin", "wb") as file, progress_bar(shape[0], text, "image") as bar:
-        for chunk in chunks:
+    with open(folder / "images.bin", "wb") as file, progress_bar(shape[0], name, "image") as bar:
+        for chunk in itertools.chain.from_iterable(map(chunks, blocks)):
             file.write(np.ascontiguousarray(chunk))
             sums.append(image_sums(chunk))
             bar.update(len(chunk))
@@ -119,7 +119,13 @@ def image_sums(images: np.ndarray) -> np.ndarray:
 
 def chunk_length(image_shape: Sequence[int]) -> int:
     """How many images of (C, H, W) to handle at once."""
-    return max(1, CHUNK // math.prod(image_shape))
+    return max(1, _CHUNK // math.prod(image_shape))
+
+
+def chunks(images: np.ndarray) -> Iterator[np.ndarray]:
+    """Images (N, C, H, W) in parts to be handled at once."""
+    length = chunk_length(images.shape[1:])
+    return (images[i : i + length] for i in range(0, len(images), length))
 
 
 def content(files: Sequence[File]) -> str:

@@ -42,25 +42,22 @@ def read_parameters(notebook: Path) -> dict[str, Parameter]:
 
     Its cell tagged `parameters` holds one `name: type = literal  # meaning` a line, and nothing else.
     """
-    cells = [cell for cell in read_cells(notebook) if has_tag(cell, "parameters")]
+    cells = ["".join(cell["source"]) for cell in read_cells(notebook) if has_tag(cell, "parameters")]
     if len(cells) != 1:
         raise ParameterError(f"{notebook} has {len(cells)} cells tagged 'parameters'; it needs exactly one")
-    source = "".join(cells[0]["source"])
-    lines = source.splitlines()
+    found, lines = {}, cells[0].splitlines()
     try:
-        body = ast.parse(source).body
+        body = ast.parse(cells[0]).body
     except SyntaxError as error:
         raise ParameterError(f"{notebook}: the parameters cell is not Python: {error}") from error
-    found = {}
     for node in body:
+        # The comment starts behind the value, so a '#' inside a string is safe.
+        meaning = lines[node.end_lineno - 1].encode()[node.end_col_offset :].decode().strip().lstrip("# ")
         try:
-            name, kind, default = node.target.id, ast.unparse(node.annotation), ast.literal_eval(node.value)
+            found[node.target.id] = Parameter(ast.unparse(node.annotation), ast.literal_eval(node.value), meaning)
         except (AttributeError, ValueError, TypeError):
             line = lines[node.lineno - 1]
             raise ParameterError(f"{notebook}: {line!r} is not `name: type = literal  # meaning`") from None
-        # The comment starts behind the value, so a '#' inside a string is safe.
-        meaning = lines[node.end_lineno - 1].encode()[node.end_col_offset :].decode().strip().lstrip("# ")
-        found[name] = Parameter(kind, default, meaning)
     return found
 
 
@@ -84,8 +81,8 @@ def read_value(kind: str, value: Any) -> Any:
     """A value as it was typed (command line, recipe), or of Python, as `kind`: int, float, bool, str, a list, or None.
 
     Text is read as people mean it: `010` is ten, `1e-3` and `1_000` are numbers, `yes`, `on` and `true` are booleans,
-    `null` and `none` are None where that is allowed. `1:30`, a date or `nan` is no number.
-    Raises ValueError, KeyError, OverflowError or YAMLError where it is no such value.
+    `null` and `none` are None where that is allowed. `1:30`, a date or `nan` is no number. Raises ValueError, KeyError,
+    OverflowError or YAMLError where it is no such value.
 
     Example:
         read_value("int | None", "010")  # 10
@@ -125,7 +122,7 @@ def merge(notebook: Path, *layers: dict[str, Any]) -> dict[str, Any]:
     Raises ParameterError for a name the notebook does not have, or a value of another type.
     """
     declared = read_parameters(notebook)
-    merged = {name: parameter.default for name, parameter in declared.items()}
+    merged = {name: default for name, (_, default, _) in declared.items()}
     for name, value in (item for layer in layers for item in layer.items()):
         if name not in declared:
             hint = did_you_mean(name, declared)
@@ -168,10 +165,9 @@ def read_recipe(notebook: Path, recipe: str) -> dict[str, Any] | None:
 
 
 def read_sweep(notebook: Path, recipe: str) -> dict[str, Any] | None:
-    """The `sweep:` block of a recipe for a notebook, as typed: all text; None: there is none. Raises as `read_recipe`.
+    """The `sweep:` block of a recipe, as typed, such as {"grid": {"tau": ["0.1", "0.5"]}}; None: there is none.
 
-    Example:
-        read_sweep(find_notebook("04"), "tau")  # {"grid": {"tau": ["0.1", "0.5"]}, "seeds": ["0", "1"]}
+    Raises as `read_recipe`.
     """
     block = (_read_yaml(notebook, recipe) or {}).get("sweep")
     if block is not None and not isinstance(block, dict):

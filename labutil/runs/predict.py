@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from labutil import paths
-from labutil.data import sources
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from labutil import device, evaluation, models, paths
+from labutil.data import loading, sources, splits, store
+from labutil.data.sources import Source
 from labutil.paths import DataError, did_you_mean, printable
 from labutil.runs.record import read_record, show_path
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-    from torch import nn
-
-    from labutil.data.sources import Source
-    from labutil.data.store import Stored
 
 PARTS = ("train", "val", "test", "all")
 _BATCH = 128  # a network may scale its images up, so fewer at once than stored ones would allow
@@ -36,12 +34,12 @@ def find_run(name: str) -> Path:
     found = sorted(file.parent for file in base.glob("*/*/run.json"))
     stem = name.removesuffix(".ipynb")
     if mine := [p for p in found if p.parent.name == stem or p.parent.name.startswith(f"{stem}_")]:
-        records = [(read_record(p) or {"status": None}, p) for p in mine]
-        if complete := [(record["started"], p) for record, p in records if record["status"] == "complete"]:
+        records = [(read_record(p), p) for p in mine]
+        if complete := [(record["started"], p) for record, p in records if record and record["status"] == "complete"]:
             return max(complete)[1]
         lesson = mine[0].parent.name
         raise DataError(f"no run of {lesson} in {show_path(base)} is complete: labutil run {lesson}")
-    fits = [p for p in found if p.name == name] or [p for p in found if p.name.startswith(name)]
+    fits = [p for p in found if p.name.startswith(name)]
     if len(fits) == 1:
         return fits[0]
     if fits:
@@ -54,27 +52,21 @@ def find_run(name: str) -> Path:
 def load_model(directory: Path) -> tuple[nn.Module, dict[str, Any]]:
     """The model of a finished run, on the device and frozen, and the run's record (run.json).
 
-    The model maps float32 images (N, C, H, W) in [0, 1], of `record["model"]`'s channels and image_size, to logits
-    (N, K) over `record["dataset"]["classes"]`. Raises DataError for a run without a model that can be rebuilt.
-
-    Example:
-        model, record = load_model(find_run("02"))
+    It maps float32 images (N, C, H, W) in [0, 1], of `record["model"]`'s channels and image_size, to logits (N, K) over
+    `record["dataset"]["classes"]`. Raises DataError for a run without a model that can be rebuilt.
     """
-    record, name = read_record(directory), show_path(directory)
+    record, name, file = read_record(directory), show_path(directory), directory / "model.safetensors"
     if record is None:
         raise DataError(f"{name} has no run.json that can be read: give another run")
     if record["status"] != "complete":
         raise DataError(f"{name} is not complete but {record['status']}: finish it with labutil run")
-    if not record.get("model") or not (directory / "model.safetensors").is_file():
+    if not record.get("model") or not file.is_file():
         raise DataError(f"{name} keeps no model that can be rebuilt: run its notebook again, or give another run")
     named, outputs = len((record.get("dataset") or {}).get("classes", ())), record["model"].get("num_classes")
     if named != outputs:
         raise DataError(f"{name} names {named} classes, but its model has {outputs}: give another run")
-
-    from labutil import device, models
-
     try:
-        model = models.load(directory / "model.safetensors", kind=models.Classifier, settings=record["model"])
+        model = models.load(file, kind=models.Classifier, settings=record["model"])
     except DataError as error:
         reason = " ".join(str(error.__cause__ or error).split())
         raise DataError(f"the model of {name} cannot be rebuilt ({reason[:300]}): run its notebook again") from error
@@ -84,16 +76,14 @@ def load_model(directory: Path) -> tuple[nn.Module, dict[str, Any]]:
 def predict_images(directory: Path, spec: str, part: str | None = None) -> pd.DataFrame:
     """What a finished run's model says of images: a table, one row an image, in the order of their source.
 
-    Columns: name (a file's path inside its folder, or as `test_images[17]`: the key and position of the source's own
-    part), class (predicted), label (where a source has labels that the model knows; "" for images without), and
-    p_<class> for each class, which sum to 1. Images are scaled as by `load_dataset`, and made gray for a model of gray
-    ones. Notes go to stderr.
+    Columns: name (a file's path inside its folder, or as `test_images[17]`: key and position), class (predicted), label
+    (where a source has labels that the model knows; "" for images without), and p_<class> for each class, which sum to
+    1. Images are scaled as by `load_dataset`, and made gray for a model of gray ones. Notes go to stderr.
 
-    directory: of the run, as `find_run` returns it. spec: as `parse_source` takes it. Folders may hold images in any
-    way; those named as classes of the model give labels. part: one of PARTS; one that the source does not bring is
-    drawn as `load_dataset` draws it, with the run's data_seed. None: "test" where the source brings it, else "all".
-    Raises DataError when the run has no usable model, images cannot be used, there is no such part, or the run's data
-    set has changed since, so that a part drawn now would not be the one of then.
+    directory: as `find_run` returns it. spec: as `parse_source` takes it; folders may hold images in any way, and those
+    named as classes of the model give labels. part: one of PARTS; one that the source does not bring is drawn as
+    `load_dataset` draws it, with the run's data_seed. None: "test" where the source brings it, else "all".
+    Raises DataError for a run without a usable model, for images that cannot be used, and as `part_rows`.
 
     Example:
         table = predict_images(find_run("02"), "folder:new_images")
@@ -102,13 +92,6 @@ def predict_images(directory: Path, spec: str, part: str | None = None) -> pd.Da
         raise DataError(f"part {part!r}{did_you_mean(part, PARTS)} is not one of {', '.join(PARTS)}")
     source = parse_source(spec)
     model, record = load_model(directory)
-    import numpy as np
-    import pandas as pd
-    import torch
-
-    from labutil import device, evaluation
-    from labutil.data import loading, store
-
     size, channels = record["model"]["image_size"], record["model"]["channels"]
     size = size if isinstance(size, int) else tuple(size)
     found = loading.load_source(source, size, record["params"].get("data_seed", 0), lenient=True)
@@ -125,7 +108,7 @@ def predict_images(directory: Path, spec: str, part: str | None = None) -> pd.Da
         raise DataError(f"the model of {show_path(directory)} gives NaN: did its training diverge?")
 
     classes = np.array(record["dataset"]["classes"])
-    labels = [found.classes[label] if label >= 0 else "" for label in found.labels[rows]]
+    labels = np.array([*found.classes, ""])[found.labels[rows]]  # label -1 is the last
     keys = {own: "images" if list(found.parts) == ["train"] else f"{own}_images" for own in found.parts}
     names = found.names or [f"{keys[own]}[{i}]" for own, count in found.parts.items() for i in range(count)]
     columns = {"name": [names[row] for row in rows], "class": classes[probabilities.argmax(1)]}
@@ -144,15 +127,12 @@ def predict_images(directory: Path, spec: str, part: str | None = None) -> pd.Da
     return pd.DataFrame(columns).join(pd.DataFrame(probabilities, columns=[f"p_{name}" for name in classes]))
 
 
-def part_rows(found: Stored, source: Source, part: str, record: dict[str, Any]) -> np.ndarray:
+def part_rows(found: store.Stored, source: Source, part: str, record: dict[str, Any]) -> np.ndarray:
     """Which images of a source make up a part, ascending: int64 (n,). Parts that it does not bring are drawn anew.
 
-    Raises DataError where images were added, changed or removed since the run: some of a new test was trained on then.
+    Raises DataError where the source has no such part, or where images were added, changed or removed since the run:
+    some of a new test was trained on then.
     """
-    import numpy as np
-
-    from labutil.data import loading, splits
-
     if part == "all":
         return np.arange(len(found.labels))
     # What a source lacks of test and val is taken from train, so train is what they leave.
@@ -164,34 +144,43 @@ def part_rows(found: Stored, source: Source, part: str, record: dict[str, Any]) 
         raise DataError(f"{source.name} has no part {part!r}, only {', '.join(found.parts)}: give another part")
     seed, fraction = record["params"].get("data_seed", 0), record["params"].get("val_fraction", 0.1)
     rows = splits.split(found.labels, found.parts, source.name, fraction, seed)  # what is brought stays
-    trained = record["dataset"].get("fingerprint")
-    if related and loading.split_fingerprint(found.content, seed, fraction, rows) != trained:
-        changed = f"{source.name} is no longer as the run saw it"
+    trained = record["dataset"]
+    if related and loading.split_fingerprint(found.content, seed, fraction, rows) != trained.get("fingerprint"):
+        changed, advice = f"{source.name} is no longer as the run saw it", "restore it"
+        if not source.paths:
+            changed, advice = f"{source.name} is not {trained['name']} as the run saw it", f"use {trained['name']}"
         if not brought:
             what = f"some of what is drawn as {part} now may have been trained on"
-            raise DataError(f"{changed}, and {what}: restore it, or give --part all")
+            raise DataError(f"{changed}, and {what}: {advice}, or give --part all")
         what = f"an image that has moved to {part} since may have been trained on"
         print(f"labutil: note: {changed}: {what}", file=sys.stderr)
     return rows[part]
 
 
 def holds_trained(source: Source, record: dict[str, Any]) -> bool:
-    """Whether a source may hold images that a run was trained on: it has the name of the run's data set, or both are
-    generated, where a smaller number of images begins every larger one."""
+    """Whether a source may hold images that a run was trained on: both are generated alike, where a smaller number
+    begins every larger one, or it has the name of the run's data set. A folder or file of that name in another place
+    is that data set, moved, only where the run's own is gone."""
     name = record["dataset"].get("name", "")
-    return source.name == name or (source.kind in sources.GENERATED and source.kind == name.partition(":")[0])
+    if source.kind in sources.GENERATED:
+        return source.kind == name.partition(":")[0]
+    try:
+        own = sources.parse(record["params"]["dataset"]).paths
+    except (DataError, KeyError):  # gone, or never named
+        own = ()
+    return source.name == name and (not own or own[0].samefile(source.paths[0]))
 
 
 def summary(table: pd.DataFrame) -> str:
     """One line on a table of `predict_images`: how many of each class, the frequent ones first, and the accuracy."""
-    counts, most = table["class"].value_counts(), 12
-    line = ", ".join(f"{name} {count:,}" for name, count in counts.head(most).items())
-    if len(counts) > most:
-        line += f" and {len(counts) - most} more classes"
+    counts = table["class"].value_counts()
+    line = ", ".join(f"{name} {count:,}" for name, count in counts.head(12).items())
+    if len(counts) > 12:
+        line += f" and {len(counts) - 12} more classes"
     if "label" in table:
         judged = table[("p_" + table.label).isin(table.columns)]
-        right = int((judged.label == judged["class"]).sum())
-        line += f"; accuracy {right / len(judged):.4f} ({right:,} of {len(judged):,} labelled)"
+        right = judged.label == judged["class"]
+        line += f"; accuracy {right.mean():.4f} ({right.sum():,} of {len(right):,} labelled)"
     return line
 
 
@@ -202,7 +191,7 @@ def parse_source(spec: str) -> Source:
     except DataError:
         path = paths.absolute(spec)
         if spec.strip() and path.is_dir():
-            return sources.Source("folder", f"folder:{printable(path.name)}", paths=(path,))
+            return Source("folder", f"folder:{printable(path.name)}", paths=(path,))
         if path.is_file() and path.suffix != ".npz":
-            return sources.Source("image", printable(path.name), paths=(path,))
+            return Source("image", printable(path.name), paths=(path,))
         raise

@@ -15,8 +15,7 @@ from labutil.runs.execute import Overrides, run_and_tell, run_options
 from labutil.runs.record import show_path
 
 NOTEBOOK = parameters.NOTEBOOKS / "06_autoencoder.ipynb"
-# What `autoencoder` asks for when it is given nothing at all: parameters of the notebook.
-ASKED = ("filters", "kernel_size", "dropout", "epochs", "batch_size")
+ASKED = ("filters", "kernel_size", "dropout", "epochs", "batch_size")  # by `autoencoder`, if it is given nothing at all
 # The lesson's comparisons are left out, unless a recipe or -p asks for them.
 ALONE = {"code_sizes": "[]"}
 
@@ -49,7 +48,7 @@ def autoencoder(dataset: str, model: str | None, save: str | None, **options: An
     autoencoder.safetensors in its run directory, for `labutil classification`.
     """
     context = click.get_current_context()
-    about = [name for name in context.params if name not in ("out", "force")]
+    about = context.params.keys() - {"out", "force"}
     if ParameterSource.COMMANDLINE not in map(context.get_parameter_source, about):
         declared = parameters.read_parameters(NOTEBOOK)
         for name in ASKED:
@@ -63,8 +62,8 @@ def autoencoder(dataset: str, model: str | None, save: str | None, **options: An
     trained = directory / "autoencoder.safetensors"
     if target:
         paths.replace_file(target, lambda temporary: temporary.write_bytes(trained.read_bytes()))
-    error = record["metrics"]["val_reconstruction_mse"]
     click.echo(f"autoencoder: {show_path(target or trained)}")
+    error = record["metrics"]["val_reconstruction_mse"]
     click.echo(f"validation images come back with a squared error of {error:.5f}")
 
 
@@ -94,8 +93,7 @@ def classification(dataset: str, dataset_labels: str, test: str, test_labels: st
         y_true, probabilities = file["y_true"], file["probabilities"]
     table = evaluation.class_report(y_true, probabilities, record["dataset"]["classes"])
     click.echo(table.to_string(float_format=lambda value: f"{value:.4f}"))
-    metrics = record["metrics"]
-    errors, accuracy = metrics["test_errors"], metrics["test_accuracy"]
+    errors, accuracy = (record["metrics"][name] for name in ("test_errors", "test_accuracy"))
     click.echo(f"wrong: {errors:,} of {len(y_true):,} (accuracy {accuracy:.4f})")
 
 

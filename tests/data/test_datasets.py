@@ -787,7 +787,7 @@ def test_a_second_load_decodes_nothing_and_reads_no_file(tmp_path: Path, monkeyp
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("read or decoded again")
 
-    for module, name in ((decoding, "_opened"), (store, "combine"), (store, "write_images"), (loading, "_read_arrays")):
+    for module, name in ((decoding, "_opened"), (store, "combine"), (store, "_write"), (cells, "generate")):
         monkeypatch.setattr(module, name, refuse)
     for spec, data in zip(specs, first, strict=True):
         again = load_dataset(spec, image_size=16)
@@ -865,10 +865,8 @@ def chunks():
     time.sleep(wait)
     yield np.ones((5, 1, 8, 8), np.uint8)
 
-def write(folder):
-    store.write_images(folder, chunks(), (10, 1, 8, 8), np.arange(10), {"train": 10}, (), "test")
-
-print(int(store.stored(key, write).images.sum()))
+read = lambda: (chunks(), (10, 1, 8, 8), np.arange(10), {"train": 10}, ())
+print(int(store.stored(key, "test", read).images.sum()))
 """
 
 
