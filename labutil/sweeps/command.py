@@ -33,13 +33,13 @@ def sweep(
     searched = any(study.search for study in plan.studies)
     if storage and not searched:
         raise ParameterError("--storage is where searches meet; a grid divides itself by the shared --out alone")
-    grid = {study.notebook: _grid(plan, study) for study in plan.studies if not study.search}
+    grids = {study.notebook: grid(plan, study) for study in plan.studies if not study.search}
     if slurm:
         from labutil.sweeps.slurm import Array
 
         plan.directory.mkdir(parents=True, exist_ok=True)
         launcher: local.Launcher = Array(slurm, plan.directory / "slurm")
-        each: list[dict[str, str]] = [{}] * (workers or sum(map(len, grid.values())) or 1)
+        each: list[dict[str, str]] = [{}] * (workers or sum(map(len, grids.values())) or 1)
     else:
         launcher, each = local.Processes(), local.environments(workers or 1, gpus_per_run)
     plan.directory.mkdir(parents=True, exist_ok=True)
@@ -51,8 +51,8 @@ def sweep(
 
             sources.append(Search(plan, study, len(each), storage))
         else:
-            sources.append(local.Grid(grid[study.notebook]))
-    table, progress = results.Table(plan), _Progress(plan, grid, len(each))
+            sources.append(local.Grid(grids[study.notebook]))
+    table, progress = results.Table(plan), _Progress(plan, grids, len(each))
 
     def jobs() -> list[Job]:
         return [job for source in sources for job in source.jobs()]
@@ -69,6 +69,8 @@ def sweep(
             local.drive(plan, sources, launcher, each, gpus_per_run, tell)
     finally:
         progress.close()
+        for source in sources:
+            source.close()
         for job in jobs():  # others may have been at work, too
             if before.get(job.directory) not in local.ENDS:
                 table.forget(job)
@@ -80,16 +82,17 @@ def sweep(
     return not (frame.status == "failed").any()
 
 
-def _grid(plan: Plan, study: Study) -> list[Job]:
+def grid(plan: Plan, study: Study) -> list[Job]:
+    """The runs of a study's settings, in order."""
     return [job for i, changed in enumerate(study.settings) for job in plan.jobs(study, i, changed)]
 
 
 class _Progress:
     """A bar over runs where a person watches, else a line a run, both with the time that is left."""
 
-    def __init__(self, plan: Plan, grid: dict[Path, list[Job]], workers: int) -> None:
+    def __init__(self, plan: Plan, grids: dict[Path, list[Job]], workers: int) -> None:
         planned = sum(study.trials * len(study.seeds) for study in plan.studies if study.search)
-        self.total, self.workers = planned + sum(map(len, grid.values())), workers
+        self.total, self.workers = planned + sum(map(len, grids.values())), workers
         self.done, self.seconds = 0, []
 
     def start(self, done: int) -> None:
@@ -124,7 +127,7 @@ def dry_run(plan: Plan, workers: int = 1) -> None:
     """Print the runs that a plan would make, those that exist, and the time that the rest may take."""
     table, left = results.Table(plan), 0.0
     for study in plan.studies:
-        jobs, stem = _grid(plan, study), study.notebook.stem
+        jobs, stem = grid(plan, study), study.notebook.stem
         rows = [table.row(job) for job in jobs]
         for job, row in zip(jobs, rows, strict=True):
             click.echo(f"{stem} {job.words()}: {row['status']}")

@@ -59,6 +59,9 @@ class Source(Protocol):
     def jobs(self) -> list[Job]:
         """All runs that it knows of, in the order of their settings."""
 
+    def close(self) -> None:
+        """Leave what is open to others."""
+
 
 class Processes:
     """Runs as processes of this machine; what they print goes to log.txt in their directory."""
@@ -122,6 +125,8 @@ class Grid:
 
     def jobs(self) -> list[Job]:
         return self.all
+
+    def close(self) -> None: ...
 
 
 def look(job: Job) -> str:
