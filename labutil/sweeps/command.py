@@ -43,8 +43,7 @@ def sweep(
     else:
         launcher, each = local.Processes(), local.environments(workers or 1, gpus_per_run)
     plan.directory.mkdir(parents=True, exist_ok=True)
-    results.save_plan(plan, ["labutil", *sys.argv[1:]])
-    sources: list[local.Source] = []
+    sources: list[Any] = []
     for study in plan.studies:
         if study.search:
             from labutil.sweeps.search import Search
@@ -52,6 +51,7 @@ def sweep(
             sources.append(Search(plan, study, len(each), storage))
         else:
             sources.append(local.Grid(grids[study.notebook]))
+    results.save_plan(plan, ["labutil", *sys.argv[1:]])
     table, progress = results.Table(plan), _Progress(plan, grids, len(each))
 
     def jobs() -> list[Job]:
@@ -128,12 +128,11 @@ def dry_run(plan: Plan, workers: int = 1) -> None:
     table, left = results.Table(plan), 0.0
     for study in plan.studies:
         jobs, stem = grid(plan, study), study.notebook.stem
-        rows = [table.row(job) for job in jobs]
-        for job, row in zip(jobs, rows, strict=True):
+        rows = [table.row(job) for job in jobs] or table.written(study)
+        for job, row in zip(jobs, rows, strict=False):
             click.echo(f"{stem} {job.words()}: {row['status']}")
-        if study.search:
-            for key, space in study.search.items():
-                click.echo(f"{stem} searches {key} in {results.spell_space(space)}")
+        for key, space in study.search.items():
+            click.echo(f"{stem} searches {key} in {results.spell_space(space)}")
         planned = study.trials * len(study.seeds) if study.search else len(jobs)
         finished = sum(row["status"] in local.ENDS for row in rows)
         each, source = _estimate(plan, study, jobs, rows)
@@ -155,10 +154,7 @@ def _estimate(plan: Plan, study: Study, jobs: Sequence[Job], rows: Sequence[dict
     # Of runs of the core, where there are any: the rest of a lesson takes its time, too.
     records = [record for record in records if record.get("core")] or records
     if not records:
-        return (
-            0.0,
-            f"unknown, for there is no finished run of {study.notebook.stem} to judge by (make one: labutil run)",
-        )
+        return 0.0, f"unknown, without a finished run of {study.notebook.stem} to judge by"
     seconds = [r["seconds"] / _passes(r["params"], r) for r in records]
     planned = [_passes(params, records[-1]) for params in ([job.params for job in jobs] or [study.base])]
     scale = sum(planned) / len(planned)

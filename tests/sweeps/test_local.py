@@ -126,7 +126,7 @@ def test_dry_run_lists_runs_and_estimates_from_finished_ones(stub, tmp_path, ins
     sweeping.dry_run(found)
     out = capsys.readouterr().out
     assert "98_stub lr=0.1 seed=0: missing" in out
-    assert "time: unknown, for there is no finished run of 98_stub to judge by" in out
+    assert "time: unknown, without a finished run of 98_stub to judge by" in out
     assert not found.directory.exists()
     # Half as many epochs on the same images as a finished run of 60 s.
     record = runs.new_record("98_stub", None, {"epochs": 6, "seed": 0}) | {"status": "complete", "seconds": 60.0}

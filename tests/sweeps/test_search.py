@@ -53,6 +53,10 @@ def test_a_search_tries_so_many_settings_and_finds_a_good_one(stub, tmp_path, in
     assert all(len(f"{lr:.10g}") <= 7 for lr in rows.lr)  # that people can type
     assert sweeping.sweep(found)
     assert len(launcher.started) == 20
+    sweeping.dry_run(found)
+    out = capsys.readouterr().out
+    assert "98_stub searches lr in 0.01:1.0:log" in out
+    assert "20 runs by val_accuracy, 20 of them exist" in out
     assert sweeping.sweep(read(stub, tmp_path, ("epochs", "6"), trials=22))  # more of the same
     assert len(launcher.started) == len(trials(found)) == 22
 
