@@ -270,8 +270,12 @@ def _storage(plan: Plan, url: str | None) -> Any:
         raise ParameterError("--storage takes postgresql://USER@HOST/DATABASE; alone, a search needs none")
     if importlib.util.find_spec("psycopg") is None:
         raise ParameterError("--storage needs the extra postgres: pip install 'labutil[postgres]'")
+    url = f"postgresql+psycopg://{rest}"
     try:
-        return optuna.storages.RDBStorage(f"postgresql+psycopg://{rest}", engine_kwargs={"pool_pre_ping": True})
+        engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
+        with engine.begin() as connection:  # of several that come first one makes the tables
+            connection.execute(sqlalchemy.text(f"SELECT pg_advisory_xact_lock({zlib.crc32(b'labutil')})"))
+            return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
     except AWAY as error:
         raise ParameterError(f"--storage: no answer ({_line(error)})") from None
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -22,6 +24,14 @@ def ended(folder: Path) -> list[Path]:
     """Runs below a folder that are complete, or were stopped early."""
     found = [file.parent for file in folder.rglob("run.json")]
     return [run for run in found if runs.read_record(run)["status"] in {"complete", "pruned"}]
+
+
+def test_several_that_come_first_do_not_all_make_the_tables(postgres):
+    code = "import sys; from labutil.sweeps import search; print(search._storage(None, sys.argv[1]).get_all_studies())"
+    command = [sys.executable, "-c", code, postgres.url]
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    processes = [subprocess.Popen(command, **pipe) for _ in range(5)]
+    assert [process.communicate(timeout=100)[0] for process in processes] == ["[]\n"] * 5
 
 
 def test_two_machines_share_a_search_and_its_server_goes_away_for_ten_seconds(postgres, sweep, tmp_path):
