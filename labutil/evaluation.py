@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def predict(
-    model: nn.Module, images: torch.Tensor, *, batch_size: int = 512, precision: str | None = None
+    model: nn.Module, images: torch.Tensor, *, batch_size: int = 128, precision: str | None = None
 ) -> torch.Tensor:
     """What `model` returns for every image, in evaluation mode and without gradients: float32 (N, ...) on the CPU.
     Several processes compute a part each, and each gets all.
