@@ -201,8 +201,8 @@ def _batch_norm(
     if not training:
         return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
     with torch.no_grad():
-        dims = [d for d in range(x.ndim) if d != 1]
-        var, mean = torch.var_mean(x.double() if x.dtype == torch.float64 else x.float(), dims, correction=0)
+        kind = torch.promote_types(x.dtype, torch.float32)
+        var, mean = torch.var_mean(x.to(kind), [d for d in range(x.ndim) if d != 1], correction=0)
         own = torch.stack([mean, var, torch.full_like(mean, x.numel() / x.shape[1])]).double()
         every = [torch.empty_like(own) for _ in range(count())]
         distributed.all_gather(every, own)
@@ -213,7 +213,7 @@ def _batch_norm(
         if running_mean is not None:
             running_mean.lerp_(mean.to(running_mean), momentum)
             running_var.lerp_((var * n / (n - 1)).to(running_var), momentum)
-    weight = torch.ones_like(mean, dtype=torch.float32) if weight is None else weight
+    weight = torch.ones_like(mean, dtype=kind) if weight is None else weight
     bias = torch.zeros_like(weight) if bias is None else bias
     return _Normalised.apply(x, weight, bias, mean.to(weight), var.to(weight), n.to(weight), eps)
 

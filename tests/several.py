@@ -5,6 +5,8 @@ torchrun ... tests/several.py FOLDER    each process leaves FOLDER/<rank>.pt
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -69,9 +71,6 @@ def train(method: str, n: int, *, batch_size: int = 16, epochs: int = 3, run=Non
     def step(x, y):
         steps.append(1)
         if die_in is not None and len(steps) > die_in:
-            import os
-            import signal
-
             os.kill(os.getpid(), signal.SIGKILL)
         if method == "cross-entropy":
             x = Augment(crop_padding=2, flip=0.5, rotation=20, brightness=0.2, channel_shift=0.1, noise=0.05)(x)
@@ -119,7 +118,15 @@ def everything() -> dict:
 
 
 if __name__ == "__main__":
+    what, folder, *die_in = sys.argv[1:]
     torch.set_num_threads(1)
     device.get_device()
-    torch.save(everything(), Path(sys.argv[1]) / f"{processes.rank()}.pt")
+    path = Path(folder) / f"{processes.rank()}.pt"
+    if what == "everything":
+        torch.save(everything(), path)
+    else:
+        run = Run(Path(folder))
+        cut = int(die_in[0]) if die_in and processes.rank() else None
+        found = train("byol", 47, dropout=0.5, run=run, die_in=cut)
+        torch.save(found | {"fits": run.fits, "histories": run.histories}, path)
     torch.distributed.destroy_process_group()

@@ -1,11 +1,9 @@
-"""Losses against lightly, pytorch-metric-learning, slow loops and closed forms; values and gradients; two processes."""
+"""Losses against lightly, pytorch-metric-learning, slow loops and closed forms; values and gradients."""
 
 from __future__ import annotations
 
 import itertools
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -234,66 +232,3 @@ def test_hard_cases_stay_finite():
 def test_wrong_inputs_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call(views()[0])
-
-
-LOSSES = """
-import sys, torch
-from torch import nn, distributed
-from labutil.losses import barlow_twins, info_nce, sup_con
-
-LOSSES = {
-    "info_nce": lambda a, b, y: info_nce(a, b, 0.1),
-    "sup_con": lambda a, b, y: sup_con(a, b, y, 0.1),
-    "sup_con, one view": lambda a, b, y: sup_con(a, None, y, 0.1),
-    "barlow_twins": lambda a, b, y: barlow_twins(a, b, 0.01),
-}
-
-def train(loss_function, rows, wrap):
-    g = torch.Generator().manual_seed(0)
-    x = torch.randn(2, 12, 5, generator=g, dtype=torch.float64)
-    y = torch.randint(0, 6, (12,), generator=g)  # some images' only positives are with the other process
-    torch.manual_seed(0)
-    network = wrap(nn.Sequential(nn.Linear(5, 16), nn.Tanh(), nn.Linear(16, 4)).double())
-    optimizer = torch.optim.SGD(network.parameters(), 0.1)
-    seen = []
-    for _ in range(3):
-        z_a, z_b = network(x[:, rows].flatten(0, 1)).chunk(2)
-        loss = loss_function(z_a, z_b, y[rows])
-        optimizer.zero_grad()
-        loss.backward()
-        seen += [loss.detach().reshape(1), *(p.grad.flatten().clone() for p in network.parameters())]
-        optimizer.step()
-    return torch.cat([*seen, *(p.detach().flatten() for p in network.parameters())])
-"""
-PROCESS = (
-    LOSSES
-    + """
-rank, folder = int(sys.argv[1]), sys.argv[2]
-torch.set_num_threads(1)
-distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-results = {}
-for kind, sizes in {"even": (6, 6), "uneven": (7, 5)}.items():
-    for name, loss in LOSSES.items():
-        rows = torch.arange(12).split(sizes)[rank]
-        results[f"{kind} {name}"] = train(loss, rows, nn.parallel.DistributedDataParallel)
-torch.save(results, f"{folder}/{rank}.pt")
-distributed.destroy_process_group()
-"""
-)
-
-
-def test_two_processes_equal_one(tmp_path):
-    """Loss, gradients and weights after each of three updates, with even and uneven shares of the batch."""
-    command = [sys.executable, "-c", PROCESS]
-    processes = [subprocess.Popen([*command, str(rank), str(tmp_path)], stderr=subprocess.PIPE) for rank in (0, 1)]
-    for process in processes:
-        _, stderr = process.communicate(timeout=120)
-        assert process.returncode == 0, stderr.decode()
-    scope: dict = {}
-    exec(LOSSES, scope)  # the same text that the processes run
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
-    assert len(first) == 8
-    for key, theirs in first.items():
-        single = scope["train"](scope["LOSSES"][key.split(" ", 1)[1]], torch.arange(12), lambda network: network)
-        assert torch.equal(theirs, second[key]), key
-        torch.testing.assert_close(theirs, single, rtol=1e-9, atol=1e-9, msg=key)

@@ -144,7 +144,7 @@ def _papermill(notebook: Path, params: dict[str, Any], directory: Path, core: bo
             papermill.execute_notebook(
                 source, target, params, kernel_name="python3", language="python",
                 progress_bar=sys.stderr.isatty() and not ranks.rank(),
-                store_widget_state=False, extra_arguments=["--IPKernelApp.log_level=40"], config=config,
+                store_widget_state=False, extra_arguments=["--IPKernelApp.log_level=50"], config=config,
             )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         above = parameters.read_cells(output)[: error.cell_index + 1]
