@@ -114,6 +114,13 @@ def test_nothing_that_ended_well_is_no_best(tmp_path):
     assert figures.draw(tmp_path, table) == []
 
 
+def test_what_never_ended_well_is_not_compared(tmp_path):
+    table = plant(tmp_path, ["lr", "kind"], [(0.1, "a"), (0.2, "a"), (0.3, "b")], ended={2: "diverged"})
+    found = drawn(tmp_path, table)
+    assert list(found) == ["ranking", "curves"]  # "kind" is the same in all that have a value
+    assert found["ranking"].axes[0].get_xlabel() == "lr"
+
+
 def test_settings_that_are_all_alike_have_no_importance(tmp_path):
     table = plant(tmp_path, ["batch_size", "lr", "filters"], GRID).assign(value=0.5)
     assert list(drawn(tmp_path, table)) == ["ranking", "curves"]
