@@ -129,7 +129,7 @@ def _histories(directory: Path, rows: pd.DataFrame, objective: str) -> pd.DataFr
             continue
         main, record = history.fit.iloc[0], runs.read_record(directory / path) or {}
         chosen = {(main, record.get("fits", {}).get(main, {}).get("monitor")): 0}
-        if objective in history:
+        if objective in history and history[objective].notna().any():
             chosen.setdefault((history.fit[history[objective].notna()].iloc[0], objective), 1)
         for (fit, column), panel in chosen.items():
             if column in history:
@@ -165,7 +165,7 @@ def _curves(histories: pd.DataFrame, found: pd.DataFrame, names: pd.Series, obje
     if few:
         styles = {i: {"color": colours[i], "ls": (0, dashes[i])} for i in order}
         legend_below(figure, [Line2D([], [], label=wrap(short(names[i], 80), 30), **styles[i]) for i in order])
-    else:
+    elif len(found):
         figure.colorbar(ScalarMappable(limits, scale), ax=cells, location="bottom", label=objective, aspect=40)
     return figure
 
