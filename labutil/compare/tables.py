@@ -26,19 +26,20 @@ def write(root: Path) -> tuple[str, Collection]:
         raise DataError(f"{root} holds no run to compare{reasons}: labutil run all makes some")
     blocks, frames = list(collection.notes), []
     for board in collection.boards:
-        title = _title(board)
-        summary, sentences = methods.summary(board), pair_sentences(board, methods.pairs(board))
-        blocks.append(f"{title}\n{'=' * len(title)}\n{summary_table(board, summary).to_string()}")
-        blocks += filter(None, [effort_note(summary)])
-        blocks.append(settings_table(board).to_string(index=False))
-        blocks += ["\n".join(sentences)] if sentences else []
+        title, summary = _title(board), methods.summary(board)
+        blocks += [
+            f"{title}\n{'=' * len(title)}\n{summary_table(board, summary).to_string()}",
+            effort_note(summary),
+            settings_table(board).to_string(index=False),
+            "\n".join(pair_sentences(board, methods.pairs(board))),
+        ]
         rows = summary.to_dict("index") | _ensemble(board, "ensemble")
         table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("method").reset_index()
         table.insert(0, "dataset", board.name)
         frames.append(table.assign(fingerprint=board.fingerprint, test_images=len(board.y_true)))
     if collection.left_out:
         blocks.append("\n".join(["Left out:", *(f"  {runs.show_path(p)}: {why}" for p, why in collection.left_out)]))
-    text, table = "\n\n".join(blocks) + "\n", pd.concat(frames)
+    text, table = "\n\n".join(filter(None, blocks)) + "\n", pd.concat(frames)
     try:
         paths.replace_file(root / "compare_summary.txt", lambda t: t.write_text(text, encoding="utf-8"))
         paths.replace_file(root / "compare_summary.csv", lambda t: table.to_csv(t, index=False))

@@ -57,7 +57,7 @@ def _figures(directory: Path, rows: pd.DataFrame, searched: bool) -> Iterator[tu
     found = rows.groupby("setting").value.agg(["mean", "std", "count", "size"])
     found = found[found["count"] == found["size"]]
     found = found.sort_values("mean", ascending=lower_is_better(objective), kind="stable")
-    settings = settings.loc[found.index]
+    settings = settings.loc[found.index, settings.loc[found.index].nunique() > 1]
     if len(found):
         best, std, seeds = found.iloc[0, :3]
         spread = f" ± {std:.4f} over {seeds:.0f} seeds" if seeds > 1 else ""
@@ -98,7 +98,7 @@ def _compared(
     if len(keys) == 2:
         cells = settings.assign(mean=found["mean"]).pivot_table("mean", *keys)
         cells.index, cells.columns = cells.index.map(_word), cells.columns.map(_word)
-        if 2 * cells.notna().sum(axis=None) > cells.size:
+        if 2 * cells.notna().sum(axis=None) > cells.size:  # much of a grid, not points or a search
             ends = ["white", COLOURS[4]][:: -1 if lower_is_better(objective) else 1]  # the better, the darker
             title = wrap(f"{title} {keys[0]} down, {keys[1]} across.", 80)
             yield "table", styled(matrix)(cells, title, 0.62, fmt=".4f", cmap=sns.blend_palette(ends, as_cmap=True))
@@ -129,7 +129,7 @@ def _histories(directory: Path, rows: pd.DataFrame, objective: str) -> pd.DataFr
             continue
         main, record = history.fit.iloc[0], runs.read_record(directory / path) or {}
         chosen = {(main, record.get("fits", {}).get(main, {}).get("monitor")): 0}
-        if objective in history:
+        if objective in history and history[objective].notna().any():
             chosen.setdefault((history.fit[history[objective].notna()].iloc[0], objective), 1)
         for (fit, column), panel in chosen.items():
             if column in history:
@@ -165,7 +165,7 @@ def _curves(histories: pd.DataFrame, found: pd.DataFrame, names: pd.Series, obje
     if few:
         styles = {i: {"color": colours[i], "ls": (0, dashes[i])} for i in order}
         legend_below(figure, [Line2D([], [], label=wrap(short(names[i], 80), 30), **styles[i]) for i in order])
-    else:
+    elif len(found):
         figure.colorbar(ScalarMappable(limits, scale), ax=cells, location="bottom", label=objective, aspect=40)
     return figure
 

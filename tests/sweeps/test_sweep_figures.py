@@ -112,6 +112,17 @@ def test_nothing_that_ended_well_is_no_best(tmp_path):
     assert list(found) == ["curves"] and "best" not in " ".join(texts(found["curves"]))
     table["path"] = "nowhere"
     assert figures.draw(tmp_path, table) == []
+    many = plant(tmp_path / "many", ["lr"], [(i,) for i in range(14)], ended=dict.fromkeys(range(14), "diverged"))
+    first = tmp_path / "many" / many.path[0] / "history.csv"
+    pd.read_csv(first).assign(val_accuracy=np.nan).to_csv(first, index=False)
+    assert [file.name for file in figures.draw(tmp_path / "many", many)] == ["curves.png"]
+
+
+def test_what_never_ended_well_is_not_compared(tmp_path):
+    table = plant(tmp_path, ["lr", "kind"], [(0.1, "a"), (0.2, "a"), (0.3, "b")], ended={2: "diverged"})
+    found = drawn(tmp_path, table)
+    assert list(found) == ["ranking", "curves"]  # "kind" is the same in all that have a value
+    assert found["ranking"].axes[0].get_xlabel() == "lr"
 
 
 def test_settings_that_are_all_alike_have_no_importance(tmp_path):
