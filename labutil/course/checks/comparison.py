@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from labutil.compare import significance
-from labutil.course.checks.frame import Wrong, call, checked, close, judge, scalar, tensor
+from labutil.course.checks.frame import Wrong, call, checked, close, judge, scalar
 
 
 @checked
@@ -47,10 +47,9 @@ def mcnemar(function: Callable[[Tensor, Tensor], float]) -> str:
         n, k = only_a + only_b, min(only_a, only_b)
         tail, seen = sum(math.comb(n, i) for i in range(k + 1)) / 2**n, math.comb(n, k) / 2**n
         case = f"a alone right {only_a} times, b alone {only_b} times"
-        try:
-            answer, more = (scalar(call(function, *_images(only_a, only_b, b))) for b in (both, both + 10))
-        except ZeroDivisionError as error:
-            raise Wrong("where the two never disagree there is nothing to divide: p is 1") from error
+        zero = {"ZeroDivisionError": "where the two never disagree there is nothing to divide: p is 1"}
+        images = _images(only_a, only_b, both), _images(only_a, only_b, both + 10)
+        answer, more = (scalar(call(function, *right, raised=zero)) for right in images)
         if answer > 1 + 1e-6:
             raise Wrong(f"{case}: p is {answer:.3f}; a probability is at most 1, so cut it there")
         chi_square = math.erfc(max(0, abs(only_a - only_b) - 1) / math.sqrt(2 * max(n, 1)))
@@ -72,13 +71,9 @@ def paired_bootstrap(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> st
     ease = torch.rand(40, generator=g)
     a, b = torch.rand(2, 40, generator=g) < ease * torch.tensor([[1.1], [0.9]])
     drawn = torch.randint(40, (6, 40), generator=g)  # a is ahead on five of the six, b on the other
-    try:
-        answer = tensor(call(function, a, b, drawn), (6,))
-    except RuntimeError as error:  # torch's NotImplementedError is one, too
-        for said, reason in (("Subtraction", "booleans cannot be subtracted"), ("mean()", "only floats have a mean")):
-            if said in str(error):
-                raise Wrong(f"{reason}: .float() first") from error
-        raise
+    reasons = {"Subtraction": "booleans cannot be subtracted", "mean()": "only floats have a mean"}
+    raised = {f"RuntimeError: {said}": f"{reason}: .float() first" for said, reason in reasons.items()}
+    answer = call(function, a, b, drawn, raised=raised)
     a, b = a.double(), b.double()
     of_a, of_b = a[drawn].mean(1), b[drawn].mean(1)
     expected = of_a - of_b

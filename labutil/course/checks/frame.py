@@ -47,9 +47,16 @@ def checked(examine: Callable[[Callable], str]) -> Callable[[Callable], Result]:
     return check
 
 
-def call(function: Callable, *args: Any) -> Any:
-    """The function's answer to copies of the arguments; a stub's None or ... is raised as NotImplementedError."""
-    answer = function(*deepcopy(args))
+def call(function: Callable, *args: Any, raised: Mapping[str, str] | None = None) -> Any:
+    """The function's answer to copies of the arguments; a stub's None or ... is raised as NotImplementedError.
+    raised: {part of "ErrorType: its message": the mistake that raises it}."""
+    try:
+        answer = function(*deepcopy(args))
+    except Exception as error:
+        for part, reason in (raised or {}).items():
+            if part in f"{type(error).__name__}: {error}":
+                raise Wrong(reason) from error
+        raise
     if answer is None or answer is ...:
         raise NotImplementedError
     return answer
