@@ -91,4 +91,4 @@ def put_best_back(state: dict[str, Any], modules: Sequence[nn.Module]) -> None:
 
 def lower_is_better(metric: str) -> bool:
     """Whether a metric of this name is the better the lower it is."""
-    return "loss" in metric or "error" in metric
+    return any(word in metric for word in ("loss", "mse", "error"))

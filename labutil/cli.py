@@ -44,6 +44,7 @@ def main() -> None:
 @main.command()
 @click.argument("notebooks", nargs=-1, required=True, metavar="NOTEBOOK...|all")
 @execute.run_options
+@click.option("--core", is_flag=True, help="Leave out what only a reader needs: cells tagged `lesson`.")
 def run(notebooks: tuple[str, ...], recipe: str | None, overrides: execute.Overrides, **options: Any) -> None:
     """Run notebooks as programs, each leaving one directory with its record, figures and predictions.
 
@@ -59,6 +60,49 @@ def run(notebooks: tuple[str, ...], recipe: str | None, overrides: execute.Overr
     for path, params in plans:
         _, record = execute.run_and_tell(path, params, recipe=recipe, **options)
         click.echo(runs.format_metrics(record["metrics"]))
+
+
+@main.command(context_settings={"max_content_width": 110})
+@click.argument("notebooks", nargs=-1, required=True, metavar="NOTEBOOK...")
+@click.option("--recipe", help="Settings from notebooks/recipes/NAME, and what its `sweep:` block asks.")
+@click.option("-p", "given", nargs=2, multiple=True, metavar="KEY VALUES", help="A parameter's value, or its values.")
+@click.option("-s", "searched", nargs=2, multiple=True, metavar="KEY SPACE", help="Search LOW:HIGH[:log] or 'a|b'.")
+@click.option("--seeds", help="Run each setting once a seed (0,1,2) and judge it by the mean.")
+@click.option("--objective", help="Metric to judge by; default val_accuracy, of 04 and 05 val_knn_accuracy.")
+@click.option("--trials", type=click.IntRange(1), help="Settings that a search tries, a notebook.  [default: 20]")
+@click.option("--workers", type=click.IntRange(1), help="Runs at a time; cores and GPUs are shared.  [default: 1]")
+@click.option("--gpus-per-run", type=click.IntRange(1), default=1, help="GPUs of a run, by torchrun.  [default: 1]")
+@click.option("--name", help="Folder of the sweep.  [default: the recipe's name, else a hash]")
+@click.option("--storage", metavar="URL", help="postgresql://... in which processes of one search meet.")
+@click.option("--slurm", multiple=True, metavar="KEY=VALUE", help="Submit runs to SLURM: partition=gpu, time=120, ...")
+@click.option("--dry-run", is_flag=True, help="Show the runs, which of them exist, and the time the rest may take.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Where sweeps go.  [default: sweeps/]")
+def sweep(
+    notebooks: tuple[str, ...], given: Any, searched: Any, recipe: str | None, seeds: str | None, objective: str | None,
+    trials: int | None, name: str | None, out: Path | None, dry_run: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Run notebooks many times, changing what you name, and say which setting is best on validation.
+
+    \b
+    labutil sweep 02 -p lr 0.001,0.003,0.01 --seeds 0,1,2        a grid: 3 settings, 9 runs
+    labutil sweep 02 -p optimizer "[adamw,lion]" -p flip 0,0.5   text and lists in brackets: 4 settings
+    labutil sweep 04 -s tau 0.05:0.5:log -s batch_size '64|128'  a search: 20 trials, poor ones stopped early
+    labutil sweep 04 --recipe tau --dry-run                      a study that comes with the workbook
+
+    Every run is one process of the notebook's core (cells tagged `lesson` are left out) in a directory of its own:
+    one that fails, diverges or is stopped leaves the others alone. sweeps/NAME/ holds sweep.csv, a row a run, figures,
+    and runs/. The same command continues what was interrupted, tries failed runs again, and answers at once when all
+    is done. Given on several machines with one shared --out, it divides a grid among them.
+    """
+    from labutil.sweeps import command, plan
+
+    found = [parameters.find_notebook(notebook) for notebook in notebooks]
+    asked = {"seeds": seeds, "objective": objective, "trials": trials, "name": name, "out": out}
+    planned = plan.read(found, recipe, given, searched, **asked)
+    if dry_run:
+        command.dry_run(planned, options["workers"] or 1)
+    elif not command.sweep(planned, **options):
+        sys.exit(1)
 
 
 @main.command()

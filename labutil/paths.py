@@ -63,6 +63,11 @@ def runs_dir() -> Path:
     return project_root() / Path(os.environ.get("LABUTIL_RUNS") or "runs").expanduser()
 
 
+def sweeps_dir() -> Path:
+    """Where sweeps lie: beside the runs."""
+    return runs_dir().parent / "sweeps"
+
+
 def absolute(path: Path | str) -> Path:
     """A path as a person types it, made absolute: it counts from the current folder, `~` is the home folder."""
     return Path(os.path.abspath(os.path.expanduser(path)))

@@ -42,7 +42,7 @@ def read_parameters(notebook: Path) -> dict[str, Parameter]:
 
     Its cell tagged `parameters` holds one `name: type = literal  # meaning` a line, and nothing else.
     """
-    cells = ["".join(cell["source"]) for cell in read_cells(notebook) if _declares(cell)]
+    cells = ["".join(cell["source"]) for cell in read_cells(notebook) if has_tag(cell, "parameters")]
     if len(cells) != 1:
         raise ParameterError(f"{notebook} has {len(cells)} cells tagged 'parameters'; it needs exactly one")
     found, lines = {}, cells[0].splitlines()
@@ -61,13 +61,20 @@ def read_parameters(notebook: Path) -> dict[str, Parameter]:
     return found
 
 
-def code_cells(notebook: Path) -> list[str]:
-    """Source of the code cells, without the one tagged `parameters`: what a run's identity depends on."""
-    return ["".join(c["source"]) for c in read_cells(notebook) if c["cell_type"] == "code" and not _declares(c)]
+def code_cells(notebook: Path, core: bool = False) -> list[str]:
+    """Source of the code cells that are executed, without the one tagged `parameters`: what a run's identity depends
+    on. core: as for `in_core`."""
+    cells = [c for c in read_cells(notebook) if c["cell_type"] == "code" and not has_tag(c, "parameters")]
+    return ["".join(c["source"]) for c in cells if not core or in_core(c)]
 
 
-def _declares(cell: dict) -> bool:
-    return "parameters" in cell.get("metadata", {}).get("tags", [])
+def in_core(cell: dict) -> bool:
+    """Whether `labutil run --core` and sweeps execute a cell: all but those tagged `lesson`."""
+    return not has_tag(cell, "lesson")
+
+
+def has_tag(cell: dict, tag: str) -> bool:
+    return tag in cell.get("metadata", {}).get("tags", [])
 
 
 def read_value(kind: str, value: Any) -> Any:

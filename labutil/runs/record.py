@@ -12,6 +12,7 @@ import math
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,10 @@ _held: dict[Path, AcquireReturnProxy] = {}
 
 
 class RunError(RuntimeError):
-    """A run that failed (a note holds the notebook's traceback), or that another process is executing."""
+    """A run that failed (a note holds the notebook's traceback; diverged: a loss was not finite), or that another
+    process is executing."""
+
+    diverged = False
 
 
 @dataclass
@@ -154,12 +158,13 @@ def open_run(notebook: str, namespace: dict[str, Any], data: Dataset | None = No
     return run
 
 
-def new_record(notebook: str, recipe: str | None, params: dict[str, Any]) -> dict[str, Any]:
+def new_record(notebook: str, recipe: str | None, params: dict[str, Any], core: bool = False) -> dict[str, Any]:
     """run.json of a run that begins now."""
     return {
         "notebook": notebook,
         "label": None,
         "recipe": recipe,
+        "core": core,
         "status": "running",
         "params": params,
         "dataset": None,
@@ -186,19 +191,28 @@ def read_records(root: Path) -> tuple[list[tuple[Path, dict[str, Any]]], list[Pa
     return [(d, r) for d, r in found if r is not None], [d for d, r in found if r is None]
 
 
-def run_id(notebook: Path, params: dict[str, Any], out: Path | None = None) -> str:
+def run_id(
+    notebook: Path,
+    params: dict[str, Any],
+    out: Path | None = None,
+    core: bool = False,
+    stamp: Callable[[str], str] = sources.stamp,
+) -> str:
     """Ten hex digits for a notebook's code, its merged parameters, its data source and the files that it names.
+
+    core: only the code that `labutil run --core` executes counts. stamp: of a data source; who asks for many ids may
+    give one that remembers.
 
     Of a notebook that reads runs (parameter `runs`; None: those in `out`) also for what others have left there.
     """
-    stamp = sources.stamp(params["dataset"]) if "dataset" in params else ""
+    data = stamp(params["dataset"]) if "dataset" in params else ""
     if "runs" in params:
         root = Path(params["runs"] or out or paths.runs_dir())  # runs in the reader's own folder do not count
         others = [f for f in sorted(root.glob("**/run.json")) if notebook.stem not in f.relative_to(root).parts]
-        stamp += json.dumps([(str(file.relative_to(root)), *_size_and_time(file)) for file in others])
+        data += json.dumps([(str(file.relative_to(root)), *_size_and_time(file)) for file in others])
     files = [Path(v) for k, v in params.items() if k != "dataset" and isinstance(v, str) and Path(v).is_file()]
     times = [list(map(_size_and_time, files))] if files else []
-    identity = json.dumps([parameters.code_cells(notebook), params, stamp, *times], sort_keys=True)
+    identity = json.dumps([parameters.code_cells(notebook, core), params, data, *times], sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()[:10]
 
 

@@ -15,13 +15,14 @@ import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
 from labutil import runs
-from labutil.runs import parameters
+from labutil.runs import locks, parameters
 
 matplotlib.use("Agg")
 
@@ -229,3 +230,54 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path):
     history = [pd.read_csv(d / "history.csv") for d in (directory, whole)]
     pd.testing.assert_frame_equal(*(table.drop(columns=["seconds", "images_per_second"]) for table in history))
     assert not (directory / "checkpoints").exists()
+
+
+def command(notebook, out, *options):
+    return [sys.executable, "-m", "labutil", "run", str(notebook), "--out", str(out), *options]
+
+
+def test_core_leaves_out_what_only_a_reader_needs(tmp_path):
+    cells = (OPEN, "run.log(val_accuracy=epochs / 10)", "run.log(extra=1)", "run.finish()")
+    plain = write(tmp_path / "99_lesson.ipynb", *cells)
+    params = {"seed": 0, "epochs": 2}
+    assert runs.run_id(plain, params, core=True) == runs.run_id(plain, params)
+    notebook = nbformat.read(plain, 4)
+    notebook.cells[4].metadata["tags"] = ["lesson"]
+    nbformat.write(notebook, plain)
+    first = runs.run_id(plain, params, core=True)
+    directory, record, _ = runs.run_notebook(plain, params, out=tmp_path, core=True)
+    assert directory.name == first != runs.run_id(plain, params)
+    assert (record["core"], record["metrics"]) == (True, {"val_accuracy": 0.2})
+    assert not any("extra" in cell.source for cell in nbformat.read(directory / "notebook.ipynb", 4).cells)
+    whole = runs.run_notebook(plain, params, out=tmp_path)[1]
+    assert (whole["core"], whole["metrics"]) == (False, {"val_accuracy": 0.2, "extra": 1})
+    notebook.cells[4].source = "run.log(other=1)"
+    nbformat.write(notebook, plain)
+    assert runs.run_id(plain, params, core=True) == first
+
+
+def test_a_loss_that_is_not_finite_is_recorded_as_diverged(tmp_path):
+    notebook = write(tmp_path / "99_lesson.ipynb", OPEN, "raise FloatingPointError('loss is nan')", "run.finish()")
+    with pytest.raises(runs.RunError, match="FloatingPointError: loss is nan"):
+        runs.run_notebook(notebook, {"seed": 0, "epochs": 2}, out=tmp_path)
+    (file,) = tmp_path.rglob("error.txt")
+    assert runs.read_record(file.parent)["status"] == "diverged"
+
+
+def test_sigterm_ends_a_run_as_an_interrupt_does(tmp_path):
+    slow = "import os, time, pathlib\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(600)"
+    notebook = write(tmp_path / "99_lesson.ipynb", OPEN, slow, "run.finish()")
+    process = subprocess.Popen(command(notebook, tmp_path), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.terminate()
+    assert "interrupted; the same command continues" in process.communicate(timeout=30)[1]
+    assert process.returncode == 130
+    (file,) = tmp_path.rglob("error.txt")
+    assert "KeyboardInterrupt" in file.read_text()
+    assert runs.read_record(file.parent)["status"] == "failed"
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+    assert locks.holder(file.parent) is None

@@ -1,0 +1,168 @@
+"""`labutil sweep`: a plan carried out, or shown; progress, and what it came to."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from tqdm import tqdm
+
+from labutil import paths, runs
+from labutil.runs import execute
+from labutil.runs.parameters import ParameterError
+from labutil.sweeps import local, results
+from labutil.sweeps.plan import Job, Plan, Study
+
+
+def sweep(
+    plan: Plan,
+    *,
+    workers: int | None = None,
+    gpus_per_run: int = 1,
+    storage: str | None = None,
+    slurm: Sequence[str] = (),
+) -> bool:
+    """Carry out a plan, or what is left of it; say and keep what it came to. Returns whether every run ended well.
+
+    workers: runs at a time; None: one, or with SLURM, which has a queue, all of a grid. storage: a PostgreSQL that
+    searches share. slurm: options of its jobs.
+    """
+    searched = any(study.search for study in plan.studies)
+    if storage and not searched:
+        raise ParameterError("--storage is where searches meet; a grid divides itself by the shared --out alone")
+    grid = {study.notebook: _grid(plan, study) for study in plan.studies if not study.search}
+    if slurm:
+        from labutil.sweeps.slurm import Array
+
+        plan.directory.mkdir(parents=True, exist_ok=True)
+        launcher: local.Launcher = Array(slurm, plan.directory / "slurm")
+        each: list[dict[str, str]] = [{}] * (workers or sum(map(len, grid.values())) or 1)
+    else:
+        launcher, each = local.Processes(), local.environments(workers or 1, gpus_per_run)
+    plan.directory.mkdir(parents=True, exist_ok=True)
+    results.save_plan(plan, ["labutil", *sys.argv[1:]])
+    sources: list[local.Source] = []
+    for study in plan.studies:
+        if study.search:
+            from labutil.sweeps.search import Search
+
+            sources.append(Search(plan, study, len(each), storage))
+        else:
+            sources.append(local.Grid(grid[study.notebook]))
+    table, progress = results.Table(plan), _Progress(plan, grid, len(each))
+
+    def jobs() -> list[Job]:
+        return [job for source in sources for job in source.jobs()]
+
+    def tell(job: Job) -> None:
+        table.forget(job)
+        progress.tell(job, table.row(job))
+        table.write(jobs())
+
+    before = {job.directory: table.row(job)["status"] for job in jobs()}
+    progress.start(sum(status in local.ENDS for status in before.values()))
+    try:
+        with execute.sigterm_interrupts():
+            local.drive(plan, sources, launcher, each, gpus_per_run, tell)
+    finally:
+        progress.close()
+        for job in jobs():  # others may have been at work, too
+            if before.get(job.directory) not in local.ENDS:
+                table.forget(job)
+        table.write(jobs(), now=True)
+    frame = table.frame(jobs())
+    if any(before.get(job.directory) not in local.ENDS for job in jobs()) or not (plan.directory / "figures").exists():
+        results.draw(plan, frame)
+    results.tell(plan, frame, jobs())
+    return not (frame.status == "failed").any()
+
+
+def _grid(plan: Plan, study: Study) -> list[Job]:
+    return [job for i, changed in enumerate(study.settings) for job in plan.jobs(study, i, changed)]
+
+
+class _Progress:
+    """A bar over runs where a person watches, else a line a run, both with the time that is left."""
+
+    def __init__(self, plan: Plan, grid: dict[Path, list[Job]], workers: int) -> None:
+        planned = sum(study.trials * len(study.seeds) for study in plan.studies if study.search)
+        self.total, self.workers = planned + sum(map(len, grid.values())), workers
+        self.done, self.seconds = 0, []
+
+    def start(self, done: int) -> None:
+        self.done = done
+        self.bar = tqdm(
+            total=self.total, initial=done, unit="run", dynamic_ncols=True, file=sys.stdout, leave=False,
+            disable=not sys.stdout.isatty(),
+        )  # fmt: skip
+
+    def tell(self, job: Job, row: dict[str, Any]) -> None:
+        self.done += 1
+        self.seconds.append(row["seconds"] or 0.0)
+        self.bar.update()
+        left = (self.total - self.done) * sum(self.seconds) / len(self.seconds) / self.workers
+        shown = f"{row['objective']} {row['value']:.4f}" if row["value"] is not None else row["status"]
+        took = f"{row['seconds'] or 0:.1f} s"
+        line = f"[{self.done}/{self.total}] {row['notebook']} {job.words()}: {shown} in {took}; {duration(left)} left"
+        self.bar.set_postfix_str(shown) if not self.bar.disable else click.echo(line)
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+def duration(seconds: float) -> str:
+    """Such as "40 s", "12 min", "3.5 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def dry_run(plan: Plan, workers: int = 1) -> None:
+    """Print the runs that a plan would make, those that exist, and the time that the rest may take."""
+    table, left = results.Table(plan), 0.0
+    for study in plan.studies:
+        jobs, stem = _grid(plan, study), study.notebook.stem
+        rows = [table.row(job) for job in jobs]
+        for job, row in zip(jobs, rows, strict=True):
+            click.echo(f"{stem} {job.words()}: {row['status']}")
+        if study.search:
+            for key, space in study.search.items():
+                click.echo(f"{stem} searches {key} in {results.spell_space(space)}")
+        planned = study.trials * len(study.seeds) if study.search else len(jobs)
+        finished = sum(row["status"] in local.ENDS for row in rows)
+        each, source = _estimate(plan, study, jobs, rows)
+        words = f"about {duration(each * (planned - finished))}, {source}" if each else source
+        click.echo(f"{stem}: {planned} runs by {study.objective}, {finished} of them exist; time: {words}")
+        left += (each or 0.0) * (planned - finished)
+    if len(plan.studies) > 1 or workers > 1:
+        click.echo(f"in all about {duration(left / workers)} with {workers} at a time")
+    click.echo(f"nothing was run; it would go to {plan.directory}")
+
+
+def _estimate(plan: Plan, study: Study, jobs: Sequence[Job], rows: Sequence[dict[str, Any]]) -> tuple[float, str]:
+    """Seconds a run of a study, and where that is known from; 0 where nothing is known."""
+    own = [row["seconds"] for row in rows if row["status"] == "complete"]
+    if own:
+        return sum(own) / len(own), "as the finished ones took"
+    records = [record for _, record in runs.read_records(paths.runs_dir() / study.notebook.stem)[0]]
+    records = [record for record in records if record["status"] == "complete" and record["seconds"]]
+    # Of runs of the core, where there are any: the rest of a lesson takes its time, too.
+    records = [record for record in records if record.get("core")] or records
+    if not records:
+        return (
+            0.0,
+            f"unknown, for there is no finished run of {study.notebook.stem} to judge by (make one: labutil run)",
+        )
+    seconds = [r["seconds"] / _passes(r["params"], r) for r in records]
+    planned = [_passes(params, records[-1]) for params in ([job.params for job in jobs] or [study.base])]
+    scale = sum(planned) / len(planned)
+    return scale * sum(seconds) / len(seconds), f"from {len(records)} finished runs, scaled by image passes"
+
+
+def _passes(params: dict[str, Any], record: dict[str, Any]) -> float:
+    """Images that a run's main fit is to look at, with data like those of a finished run's record."""
+    images = ((record.get("dataset") or {}).get("sizes") or {}).get("train") or 1
+    return (params.get("epochs") or 1) * min(params.get("subset") or images, images)
