@@ -35,8 +35,8 @@ def load_dataset(
     """Load a data set by name or path (the table in `labutil.data.sources`), split and ready.
 
     The first call decodes into `data/cache`; later ones map that into memory. A split that the source brings is used
-    as it is. One that it lacks is drawn from the training images, stratified by label: first test (a fifth), then
-    validation; every class keeps an image to train on. Order within a split is the source's.
+    as it is and stays memory-mapped. One that it lacks is drawn from the training images, stratified by label: first
+    test (a fifth), then validation; every class keeps an image to train on. Order within a split is the source's.
 
     `folder:PATH`: `train/`, `val/`, `test/`, `unlabelled/` where present; in them, or in PATH itself, one folder a
     class; images without class folders have no label. An image of another size is scaled until its shorter side fits,

@@ -88,13 +88,6 @@ def test_class_frequencies(kinds, n):
     assert np.all(np.abs(observed - expected) < 4 * np.sqrt(expected * (1 - expected) / n))
 
 
-def test_seeds_and_laboratories_give_other_cells():
-    drawn = [cells.generate(6, *a)[0] for a in ((0,), (1,), (0, "shifted"), (0, "home", "unseen"), (2**40,))]
-    for i, a in enumerate(drawn):
-        for b in drawn[:i]:
-            assert not any(np.array_equal(p, q) for p, q in zip(a, b, strict=True))
-
-
 def test_the_second_laboratory_has_another_look(home):
     def look(images):
         film = np.percentile(images, 90, axis=(2, 3))  # the empty background: the brightest tenth of each image
