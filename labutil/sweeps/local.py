@@ -145,6 +145,7 @@ def drive(
                             handle = launcher.start(command(plan, job, gpus_per_run), job.directory, environment)
                             active[slot] = job, handle, source
                             break
+            before = len(active)
             for slot, (job, handle, source) in list(active.items()):
                 if handle.running() and source.hopeless(job):
                     _stop([handle])
@@ -154,7 +155,8 @@ def drive(
                     tell(job)
             if not active and all(source.done() for source in sources):
                 return
-            time.sleep(POLL if active else PATIENCE)
+            if len(active) == before:  # else a place is free, for the next one
+                time.sleep(POLL if active else PATIENCE)
     finally:
         if not launcher.outlives:
             _stop([handle for _, handle, _ in active.values()])
