@@ -116,3 +116,14 @@ def test_the_same_command_finds_jobs_that_run_and_submits_the_cancelled_ones(slu
     said, _ = done.communicate(timeout=60)
     assert done.returncode == 0 and "submitted" not in said, said
     assert sum(len(lesson.sittings(run)) for run in found) == 7
+
+
+def test_a_search_submits_the_runs_of_each_trial(slurm, sweep, tmp_path):
+    notebook = lesson.write(tmp_path)
+    search = ["-s", "lr", "0.001:1:log", "-p", "epochs", 2, "--trials", 4, "--workers", 2, "--name", "grid"]
+    said = finished(sweep(notebook, *search, "--out", tmp_path, "--slurm", "cpus_per_task=1"))
+    table = pd.read_csv(tmp_path / "grid" / "sweep.csv")
+    assert table.lr.nunique() == len(table) == 4
+    assert set(table.status) <= {"complete", "pruned"}
+    assert sum(len(lesson.sittings(tmp_path / "grid" / path)) for path in table.path) == 4
+    assert 2 <= said.count("submitted as job") <= 4  # as many at once as there are workers
