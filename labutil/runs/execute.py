@@ -116,10 +116,14 @@ def sigterm_interrupts() -> Iterator[None]:
 def _papermill(notebook: Path, params: dict[str, Any], directory: Path, core: bool) -> None:
     import logging
 
+    # Where it finds this package, jsonschema, which reads notebooks, spends 1.5 s on a parser of web addresses.
+    unused = sys.modules.setdefault("rfc3987_syntax", None)
     import nbformat
     import papermill
     from nbclient.exceptions import DeadKernelError
 
+    if unused is None:
+        del sys.modules["rfc3987_syntax"]
     logging.getLogger("papermill").setLevel(logging.ERROR)
     source = nbformat.read(notebook, 4)
     if core:

@@ -33,26 +33,26 @@ def sweep(
     searched = any(study.search for study in plan.studies)
     if storage and not searched:
         raise ParameterError("--storage is where searches meet; a grid divides itself by the shared --out alone")
-    grid = {study.notebook: _grid(plan, study) for study in plan.studies if not study.search}
+    grids = {study.notebook: grid(plan, study) for study in plan.studies if not study.search}
     if slurm:
         from labutil.sweeps.slurm import Array
 
         plan.directory.mkdir(parents=True, exist_ok=True)
         launcher: local.Launcher = Array(slurm, plan.directory / "slurm")
-        each: list[dict[str, str]] = [{}] * (workers or sum(map(len, grid.values())) or 1)
+        each: list[dict[str, str]] = [{}] * (workers or sum(map(len, grids.values())) or 1)
     else:
         launcher, each = local.Processes(), local.environments(workers or 1, gpus_per_run)
     plan.directory.mkdir(parents=True, exist_ok=True)
-    results.save_plan(plan, ["labutil", *sys.argv[1:]])
-    sources: list[local.Source] = []
+    sources: list[Any] = []
     for study in plan.studies:
         if study.search:
             from labutil.sweeps.search import Search
 
             sources.append(Search(plan, study, len(each), storage))
         else:
-            sources.append(local.Grid(grid[study.notebook]))
-    table, progress = results.Table(plan), _Progress(plan, grid, len(each))
+            sources.append(local.Grid(grids[study.notebook]))
+    results.save_plan(plan, ["labutil", *sys.argv[1:]])
+    table, progress = results.Table(plan), _Progress(plan, grids, len(each))
 
     def jobs() -> list[Job]:
         return [job for source in sources for job in source.jobs()]
@@ -69,6 +69,8 @@ def sweep(
             local.drive(plan, sources, launcher, each, gpus_per_run, tell)
     finally:
         progress.close()
+        for source in sources:
+            source.close()
         for job in jobs():  # others may have been at work, too
             if before.get(job.directory) not in local.ENDS:
                 table.forget(job)
@@ -80,16 +82,17 @@ def sweep(
     return not (frame.status == "failed").any()
 
 
-def _grid(plan: Plan, study: Study) -> list[Job]:
+def grid(plan: Plan, study: Study) -> list[Job]:
+    """The runs of a study's settings, in order."""
     return [job for i, changed in enumerate(study.settings) for job in plan.jobs(study, i, changed)]
 
 
 class _Progress:
     """A bar over runs where a person watches, else a line a run, both with the time that is left."""
 
-    def __init__(self, plan: Plan, grid: dict[Path, list[Job]], workers: int) -> None:
+    def __init__(self, plan: Plan, grids: dict[Path, list[Job]], workers: int) -> None:
         planned = sum(study.trials * len(study.seeds) for study in plan.studies if study.search)
-        self.total, self.workers = planned + sum(map(len, grid.values())), workers
+        self.total, self.workers = planned + sum(map(len, grids.values())), workers
         self.done, self.seconds = 0, []
 
     def start(self, done: int) -> None:
@@ -124,13 +127,12 @@ def dry_run(plan: Plan, workers: int = 1) -> None:
     """Print the runs that a plan would make, those that exist, and the time that the rest may take."""
     table, left = results.Table(plan), 0.0
     for study in plan.studies:
-        jobs, stem = _grid(plan, study), study.notebook.stem
-        rows = [table.row(job) for job in jobs]
-        for job, row in zip(jobs, rows, strict=True):
+        jobs, stem = grid(plan, study), study.notebook.stem
+        rows = [table.row(job) for job in jobs] or table.written(study)
+        for job, row in zip(jobs, rows, strict=False):
             click.echo(f"{stem} {job.words()}: {row['status']}")
-        if study.search:
-            for key, space in study.search.items():
-                click.echo(f"{stem} searches {key} in {results.spell_space(space)}")
+        for key, space in study.search.items():
+            click.echo(f"{stem} searches {key} in {results.spell_space(space)}")
         planned = study.trials * len(study.seeds) if study.search else len(jobs)
         finished = sum(row["status"] in local.ENDS for row in rows)
         each, source = _estimate(plan, study, jobs, rows)
@@ -152,10 +154,7 @@ def _estimate(plan: Plan, study: Study, jobs: Sequence[Job], rows: Sequence[dict
     # Of runs of the core, where there are any: the rest of a lesson takes its time, too.
     records = [record for record in records if record.get("core")] or records
     if not records:
-        return (
-            0.0,
-            f"unknown, for there is no finished run of {study.notebook.stem} to judge by (make one: labutil run)",
-        )
+        return 0.0, f"unknown, without a finished run of {study.notebook.stem} to judge by"
     seconds = [r["seconds"] / _passes(r["params"], r) for r in records]
     planned = [_passes(params, records[-1]) for params in ([job.params for job in jobs] or [study.base])]
     scale = sum(planned) / len(planned)

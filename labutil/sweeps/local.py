@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from labutil.runs import locks
 from labutil.runs.parameters import ParameterError
@@ -25,39 +25,13 @@ GRACE = 30.0  # seconds that a process has to end in when it is asked to
 ENDS = ("complete", "pruned", "diverged")  # statuses that the same command leaves as they are
 
 
-class Handle(Protocol):
-    """A started run. stop: ask it to end; asked again, make it."""
-
-    def running(self) -> bool: ...
-
-    def stop(self) -> None: ...
-
-
 class Launcher(Protocol):
-    """What starts runs. outlives: whether they go on when the driver is stopped."""
+    """What starts runs, and gives a handle of each: `running()`, and `stop()`, which asks it to end and, asked again,
+    makes it. outlives: whether runs go on when the driver is stopped."""
 
     outlives: bool
 
-    def start(self, command: list[str], directory: Path, environment: dict[str, str]) -> Handle: ...
-
-
-class Source(Protocol):
-    """Where the runs of one notebook come from."""
-
-    def take(self) -> Job | None:
-        """The next run to start; None when there is none now."""
-
-    def hopeless(self, job: Job) -> bool:
-        """Whether a run that is going on should be stopped."""
-
-    def ended(self, job: Job) -> None:
-        """Hear that a run's process is gone: what it came to is in its directory."""
-
-    def done(self) -> bool:
-        """Whether there is nothing to start and nothing to wait for."""
-
-    def jobs(self) -> list[Job]:
-        """All runs that it knows of, in the order of their settings."""
+    def start(self, command: list[str], directory: Path, environment: dict[str, str]) -> Any: ...
 
 
 class Processes:
@@ -89,39 +63,50 @@ class Process(subprocess.Popen):
 
 
 class Grid:
-    """The runs of a grid, in order; those that other processes have are waited for at the end."""
+    """Where the runs of a grid come from, in order; those that other processes have are waited for at the end.
+
+    `search.Search` has the same methods.
+    """
 
     def __init__(self, jobs: Sequence[Job]) -> None:
-        self.all, self.waiting, self.elsewhere, self.looked = list(jobs), deque(jobs), [], 0.0
+        self._jobs, self._waiting, self._elsewhere, self._looked = list(jobs), deque(jobs), [], 0.0
         for job in jobs:
             job.remember()
 
     def take(self) -> Job | None:
-        while self.waiting:
-            job = self.waiting.popleft()
+        """The next run to start; None when there is none now."""
+        while self._waiting:
+            job = self._waiting.popleft()
             state = look(job)
             if state == "free":
                 return job
             if state == "elsewhere":
-                self.elsewhere.append(job)
-        if self.elsewhere and time.monotonic() - self.looked > PATIENCE:
-            self.looked = time.monotonic()
-            self.waiting, self.elsewhere = deque(self.elsewhere), []
+                self._elsewhere.append(job)
+        if self._elsewhere and time.monotonic() - self._looked > PATIENCE:
+            self._looked = time.monotonic()
+            self._waiting, self._elsewhere = deque(self._elsewhere), []
             return self.take()
         return None
 
     def hopeless(self, job: Job) -> bool:
+        """Whether a run that is going on should be stopped."""
         return False
 
     def ended(self, job: Job) -> None:
+        """Hear that a run's process is gone; what it came to is in its directory."""
         if look(job) == "elsewhere":
-            self.elsewhere.append(job)
+            self._elsewhere.append(job)
 
     def done(self) -> bool:
-        return not self.waiting and not self.elsewhere
+        """Whether there is nothing to start and nothing to wait for."""
+        return not self._waiting and not self._elsewhere
 
     def jobs(self) -> list[Job]:
-        return self.all
+        """All runs that it knows of, in the order of their settings."""
+        return self._jobs
+
+    def close(self) -> None:
+        """Leave to others what is open."""
 
 
 def look(job: Job) -> str:
@@ -139,7 +124,7 @@ def look(job: Job) -> str:
 
 def drive(
     plan: Plan,
-    sources: Sequence[Source],
+    sources: Sequence[Any],
     launcher: Launcher,
     environments: Sequence[dict[str, str]],
     gpus_per_run: int = 1,
@@ -150,7 +135,7 @@ def drive(
     tell: called after each run that was executed here. When it is interrupted, it stops its runs, unless they outlive
     it, and waits for their ends.
     """
-    active: dict[int, tuple[Job, Handle, Source]] = {}
+    active: dict[int, tuple[Job, Any, Any]] = {}
     try:
         while True:
             for slot, environment in enumerate(environments):
@@ -160,6 +145,7 @@ def drive(
                             handle = launcher.start(command(plan, job, gpus_per_run), job.directory, environment)
                             active[slot] = job, handle, source
                             break
+            before = len(active)
             for slot, (job, handle, source) in list(active.items()):
                 if handle.running() and source.hopeless(job):
                     _stop([handle])
@@ -169,13 +155,14 @@ def drive(
                     tell(job)
             if not active and all(source.done() for source in sources):
                 return
-            time.sleep(POLL if active else PATIENCE)
+            if len(active) == before:  # else a place is free, for the next one
+                time.sleep(POLL if active else PATIENCE)
     finally:
         if not launcher.outlives:
             _stop([handle for _, handle, _ in active.values()])
 
 
-def _stop(handles: Sequence[Handle]) -> None:
+def _stop(handles: Sequence[Any]) -> None:
     """Ask runs to end, wait for it, and end those that have not."""
     for handle in handles:
         handle.stop()

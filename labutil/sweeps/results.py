@@ -56,16 +56,24 @@ class Table:
         paths.replace_file(self.plan.directory / "sweep.csv", lambda t: table.to_csv(t, index=False))
         self._next = time.monotonic() + 10 + 50 * (time.monotonic() - begun)
 
+    def _old(self) -> pd.DataFrame:
+        import pandas as pd
+
+        file = self.plan.directory / "sweep.csv"
+        return pd.read_csv(file) if file.exists() else pd.DataFrame({"notebook": []})
+
+    def written(self, study: Study) -> list[dict[str, Any]]:
+        """A study's rows as they were written last."""
+        old = self._old()
+        return old[old.notebook == study.notebook.stem].to_dict("records")
+
     def frame(self, jobs: Sequence[Job]) -> pd.DataFrame:
         """The table: of these runs, and of other notebooks that were swept under the same name."""
         import pandas as pd
 
         table = pd.DataFrame([self.row(job) for job in jobs])
-        try:
-            old = pd.read_csv(self.plan.directory / "sweep.csv")
-            others = old[~old.notebook.isin([study.notebook.stem for study in self.plan.studies])]
-        except (OSError, ValueError, AttributeError):  # none yet, or none of ours
-            others = table[:0]
+        others = self._old()
+        others = others[~others.notebook.isin([study.notebook.stem for study in self.plan.studies])]
         if len(others):
             table = pd.concat([others, table], ignore_index=True)
         first = ["notebook", "setting"]

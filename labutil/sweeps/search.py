@@ -6,7 +6,6 @@ where another stopped, and a search by one worker that was killed ends with the 
 
 from __future__ import annotations
 
-import atexit
 import csv
 import hashlib
 import importlib.util
@@ -76,8 +75,7 @@ class Search:
         self.driver = uuid.uuid4().hex
         self._drivers = plan.directory / ".drivers"
         (self._drivers / self.driver).mkdir(parents=True)
-        lock = locks.acquire(self._drivers / self.driver)
-        atexit.register(lock.release)
+        self._lock = locks.acquire(self._drivers / self.driver)
         self.storage = _storage(plan, url)
         with self._alone():
             self.trials = self._study()
@@ -247,6 +245,9 @@ class Search:
         trials = patiently(lambda: self.trials.get_trials(deepcopy=False))
         running = [t for t in trials if t.state == TrialState.RUNNING and t.number not in self.failed and self._here(t)]
         return not self.open and not running and len(trials) >= self.study.trials
+
+    def close(self) -> None:
+        self._lock.release()
 
     def jobs(self) -> list[Job]:
         found = []

@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
 import pytest
 
+from labutil import runs
+from labutil.runs import parameters
+from labutil.sweeps import local
+
 PARAMETERS = """\
 lr: float = 0.1  # rate
-kind: str = "plain"  # plain, or how to fail: error, nan, dead
+kind: str = "plain"  # plain, or how to fail: error, nonfinite, dead
 sizes: list[int] = [4]  # widths
 bend: bool = False  # whether
 limit: int | None = None  # at most
@@ -30,7 +35,7 @@ with open(os.environ.get("STUB_LOG", os.devnull), "a") as log:
     log.write(f"{lr} {kind} {seed}\\n")
 if kind == "error":
     raise ValueError("asked to fail")
-if kind == "nan":
+if kind == "nonfinite":
     raise FloatingPointError("fit 'main': train_loss is nan in epoch 1")
 if kind == "dead":
     os.kill(os.getpid(), signal.SIGKILL)
@@ -101,3 +106,55 @@ def sweep(notebook: Path, out: Path, *options: str, **environment: str) -> subpr
     return subprocess.run(
         command(notebook, out, *options), capture_output=True, text=True, check=False, env=os.environ | environment
     )
+
+
+class Instant:
+    """A launcher whose runs take no time: each leaves what `outcome(params)` says, a dict that run.json is updated by.
+
+    started: the parameters of each run, in order. A run with history leaves it as history.csv.
+    """
+
+    outlives = False
+
+    def __init__(self, outcome: Callable[[dict], dict], stop_after: int | None = None) -> None:
+        self.outcome, self.started, self.stop_after = outcome, [], stop_after
+
+    def start(self, command: list[str], directory: Path, environment: dict[str, str]) -> Ended:
+        if self.stop_after is not None and len(self.started) >= self.stop_after:
+            raise KeyboardInterrupt
+        at = command.index("--out") + 2
+        overrides = {command[i + 1]: command[i + 2] for i in range(at, len(command), 3)}
+        params = parameters.plan(Path(command[4]), None, overrides)
+        self.started.append(params)
+        directory.mkdir(parents=True, exist_ok=True)
+        record = runs.new_record("98_stub", None, params, core=True) | {"status": "complete", "seconds": 1.0}
+        record["started"] = f"{len(self.started)} of {id(self)}"
+        record |= self.outcome(params)
+        history = record.pop("history", [])
+        rows = [f"main,{epoch},{value}" for epoch, value in enumerate(history, 1)]
+        (directory / "history.csv").write_text("\n".join(["fit,epoch,val_accuracy", *rows]))
+        facts = {"epochs": params["epochs"], "epochs_run": len(history), "images": 10, "monitor": "val_loss"}
+        record["fits"] = {"main": facts}
+        runs.write_json(directory / "run.json", record)
+        return Ended()
+
+
+class Ended:
+    def running(self) -> bool:
+        return False
+
+    def stop(self) -> None: ...
+
+
+@pytest.fixture
+def instantly(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Instant]:
+    """Replace processes by instant runs; gives the launcher that takes their place."""
+
+    def replace(outcome: Callable[[dict], dict], **options: int) -> Instant:
+        launcher = Instant(outcome, **options)
+        monkeypatch.setattr(local, "Processes", lambda: launcher)
+        monkeypatch.setattr(local, "POLL", 0.0)
+        monkeypatch.setattr(local, "PATIENCE", 0.01)
+        return launcher
+
+    return replace
