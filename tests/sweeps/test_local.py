@@ -235,4 +235,4 @@ def test_no_password_is_kept(stub, tmp_path):
     found.directory.mkdir()
     results.save_plan(found, ["labutil", "sweep", "--storage", "postgresql://me:secret@host/db"])
     saved = yaml.safe_load((found.directory / "sweep.yaml").read_text())
-    assert saved["command"] == "labutil sweep --storage 'postgresql://me:***@host/db'"
+    assert saved["command"] == "labutil sweep --storage postgresql://me:***@host/db"
