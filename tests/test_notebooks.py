@@ -231,10 +231,10 @@ def stand_ins(tmp_path_factory):
 
 
 # What makes a run of any lesson short; a lesson takes those that it has.
-CUT = {"epochs": 1, "seeds": 1}
+CUT = {"epochs": 1, "seeds": 1, "shifted": None}
 # And what one lesson needs beside that. The weights of 03's recipes are on a hub; Lite0's are installed.
 OWN_CUT = {
-    "03": {"encoder": "tf_efficientnet_lite0", "image_size": 64, "finetune_subset": 40, "shifted": None},
+    "03": {"encoder": "tf_efficientnet_lite0", "image_size": 64, "finetune_subset": 40},
     "04": {"probe": [2, 64, 0.01]},
     "05": {"probe": [2, 64, 0.01]},
     "06": {"classifier_epochs": [1, 1]},

@@ -127,6 +127,8 @@ def _histories(directory: Path, rows: pd.DataFrame, objective: str) -> pd.DataFr
             history = pd.read_csv(directory / path / "history.csv")
         except (OSError, ValueError):  # none yet, or none at all
             continue
+        if history.empty:
+            continue
         main, record = history.fit.iloc[0], runs.read_record(directory / path) or {}
         chosen = {(main, record.get("fits", {}).get(main, {}).get("monitor")): 0}
         if objective in history and history[objective].notna().any():
