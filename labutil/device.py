@@ -194,9 +194,10 @@ def progress_bar(total: int | None, text: str, unit: str = "it", initial: int = 
 
 def describe() -> dict[str, str]:
     """Device, precision and versions, for the run record."""
-    kind = get_device().type
+    kind, count = get_device().type, accelerator().num_processes
+    name = torch.cuda.get_device_name() if kind == "cuda" else f"{kind}, {torch.get_num_threads()} threads"
     return {
-        "device": torch.cuda.get_device_name() if kind == "cuda" else f"{kind}, {torch.get_num_threads()} threads",
+        "device": f"{count} x {name}" if count > 1 else name,
         "precision": default_precision(),
         "python": platform.python_version(),
         "torch": torch.__version__,
