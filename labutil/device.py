@@ -34,7 +34,7 @@ def accelerator() -> Accelerator:
     """The process's one `accelerate.Accelerator`: it finds the device and, under `torchrun`, joins the processes."""
     from accelerate import Accelerator
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.distributed.is_initialized():
+    if "LOCAL_RANK" in os.environ and os.environ["WORLD_SIZE"] != "1" and not torch.distributed.is_initialized():
         # both, as what is gathered may lie on the CPU; hours, as others wait while one fills a cache
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         torch.distributed.init_process_group(backend, timeout=datetime.timedelta(hours=4))
