@@ -83,8 +83,7 @@ def to_float(images: torch.Tensor, device: torch.device | None = None) -> torch.
 def prepare(*modules: nn.Module) -> nn.Module | tuple[nn.Module, ...]:
     """Move modules to the device in channels-last layout; returns one module for one, else a tuple.
 
-    For several processes with a GPU each, batch norms become torch's `SyncBatchNorm`, which is fast there; others are
-    synchronised in `fit`, whatever the module.
+    For several processes with a GPU each, batch norms become torch's `SyncBatchNorm`; on CPUs `fit` synchronises them.
     """
     if accelerator().num_processes > 1 and get_device().type == "cuda":
         from timm.layers import convert_sync_batchnorm  # torch's own would drop the activation in timm's batch norms
