@@ -34,7 +34,7 @@ def accelerator() -> Accelerator:
     """The process's one `accelerate.Accelerator`: it finds the device and, under `torchrun`, joins the processes."""
     from accelerate import Accelerator
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.distributed.is_initialized():
+    if "LOCAL_RANK" in os.environ and os.environ["WORLD_SIZE"] != "1" and not torch.distributed.is_initialized():
         # both, as what is gathered may lie on the CPU; hours, as others wait while one fills a cache
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         torch.distributed.init_process_group(backend, timeout=datetime.timedelta(hours=4))
@@ -83,8 +83,7 @@ def to_float(images: torch.Tensor, device: torch.device | None = None) -> torch.
 def prepare(*modules: nn.Module) -> nn.Module | tuple[nn.Module, ...]:
     """Move modules to the device in channels-last layout; returns one module for one, else a tuple.
 
-    For several processes with a GPU each, batch norms become torch's `SyncBatchNorm`, which is fast there; others are
-    synchronised in `fit`, whatever the module.
+    For several processes with a GPU each, batch norms become torch's `SyncBatchNorm`; on CPUs `fit` synchronises them.
     """
     if accelerator().num_processes > 1 and get_device().type == "cuda":
         from timm.layers import convert_sync_batchnorm  # torch's own would drop the activation in timm's batch norms
@@ -194,9 +193,10 @@ def progress_bar(total: int | None, text: str, unit: str = "it", initial: int = 
 
 def describe() -> dict[str, str]:
     """Device, precision and versions, for the run record."""
-    kind = get_device().type
+    kind, count = get_device().type, accelerator().num_processes
+    name = torch.cuda.get_device_name() if kind == "cuda" else f"{kind}, {torch.get_num_threads()} threads"
     return {
-        "device": torch.cuda.get_device_name() if kind == "cuda" else f"{kind}, {torch.get_num_threads()} threads",
+        "device": f"{count} x {name}" if count > 1 else name,
         "precision": default_precision(),
         "python": platform.python_version(),
         "torch": torch.__version__,

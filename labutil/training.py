@@ -70,6 +70,7 @@ def fit(
 
     step: `step(x, y)` with x float32 (n, C, H, W) in [0, 1] on the device (data of another dtype come as they are) and
         y int64 (n,) -> the loss, a scalar mean over the batch, or (loss, {name: scalar mean}). It runs under autocast.
+        Of several processes (`torchrun`) each calls it with its rows of the batch, by which its means count.
     modules: what is trained (parameters with requires_grad) and checkpointed; set to train() before each epoch.
     data: has `.images` (N, ...) and `.labels` (N,); on the device whole when half its memory will do, else by batches.
     batch_size: at most so many images a batch, over all batches as even as can be, so that no batch of one is left

@@ -308,6 +308,15 @@ def test_a_changed_setting_refuses_and_names_it(tmp_path):
     assert (found["optimizer"], found["lr"], found["epochs_run"], found["criterion"]) == ("sgd", 0.1, 6, "InfoNCE")
 
 
+def test_a_fit_is_recorded_when_it_begins_and_when_it_ends(tmp_path):
+    run, seen = FakeRun(tmp_path), []
+    fitted(run=run, name="a", criterion="InfoNCE", after_step=lambda _: seen.append(run.fits["a"]))
+    assert all(facts == seen[0] for facts in seen)
+    assert (seen[0]["epochs"], seen[0]["criterion"], seen[0]["processes"]) == (5, "InfoNCE", 1)
+    assert not {"step", "epochs_run"} & set(seen[0])
+    assert run.fits["a"] == seen[0] | {"epochs_run": 5}
+
+
 def test_features_pass_as_they_are():
     head, seen = device.prepare(nn.Linear(5, 3)), []
     data = SimpleNamespace(images=torch.randn(20, 5), labels=torch.randint(0, 3, (20,)))

@@ -35,11 +35,13 @@ _runs = 0  # that this process has begun: names what is said about each
 
 
 def count() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """How many processes torchrun started for this command."""
+    return int(os.environ["WORLD_SIZE"]) if "LOCAL_RANK" in os.environ else 1
 
 
 def rank() -> int:
-    return int(os.environ.get("RANK", "0")) if count() > 1 else 0
+    """Which of them this is, from 0."""
+    return int(os.environ["RANK"]) if count() > 1 else 0
 
 
 @contextlib.contextmanager
@@ -95,7 +97,7 @@ def together(run: Callable[[], None]) -> None:
         _say("start", str(meeting.port))
     port = _store().get(_key("start")).decode()
     inherited = {"MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": "True"}
-    before, done = dict(os.environ), threading.Event()
+    before, done = {name: os.environ.get(name, "") for name in inherited}, threading.Event()
     os.environ |= inherited
     threading.Thread(target=_watch, args=(done,), daemon=True).start()
     try:
@@ -105,9 +107,7 @@ def together(run: Callable[[], None]) -> None:
         raise _reason(error) from error
     finally:
         done.set()
-        for name in inherited:
-            os.environ.pop(name)
-            os.environ |= {name: before[name]} if name in before else {}
+        os.environ |= before
 
 
 def _watch(done: threading.Event) -> None:
