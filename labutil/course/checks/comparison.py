@@ -71,8 +71,8 @@ def paired_bootstrap(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> st
     ease = torch.rand(40, generator=g)
     a, b = torch.rand(2, 40, generator=g) < ease * torch.tensor([[1.1], [0.9]])
     drawn = torch.randint(40, (6, 40), generator=g)  # a is ahead on five of the six, b on the other
-    reasons = {"Subtraction": "booleans cannot be subtracted", "mean()": "only floats have a mean"}
-    raised = {f"RuntimeError: {said}": f"{reason}: .float() first" for said, reason in reasons.items()}
+    reasons = {"Subtraction, the": "booleans cannot be subtracted", "mean():": "only floats have a mean"}
+    raised = {f"Error: {said}": f"{reason}: .float() first" for said, reason in reasons.items()}
     answer = call(function, a, b, drawn, raised=raised)
     a, b = a.double(), b.double()
     of_a, of_b = a[drawn].mean(1), b[drawn].mean(1)
