@@ -31,9 +31,9 @@ LIMIT = 90.0  # seconds of silence after which an owner counts as dead; more tha
 
 def _host() -> str:
     """This machine, and on Linux this container: where a process number means the same process."""
-    namespace = Path("/proc/self/ns/pid")
-    inside = namespace.stat().st_ino if namespace.exists() else ""
-    return f"{platform.node()}/{uuid.getnode():x}/{inside}"
+    address, namespace = uuid.getnode(), Path("/proc/self/ns/pid")
+    parts = [platform.node(), 0 if address >> 40 & 1 else address]  # that bit: drawn, for want of a network card
+    return "/".join(map(str, [*parts, namespace.stat().st_ino if namespace.exists() else 0]))
 
 
 HOST = _host()

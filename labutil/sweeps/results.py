@@ -25,7 +25,8 @@ STATUSES = ("complete", "pruned", "diverged", "failed", "running", "missing")
 
 
 def smaller_is_better(objective: str) -> bool:
-    return any(word in objective for word in ("loss", "mse", "error", "seconds"))
+    """As `checkpoint.lower_is_better`, which is not imported here for torch's sake."""
+    return any(word in objective for word in ("loss", "mse", "error"))
 
 
 class Table:

@@ -231,7 +231,10 @@ class Search:
         if each.values or not column:
             return False
         opposed = smaller_is_better(column) != smaller_is_better(self.study.objective)
-        known = self.trials._storage.get_trial(each.trial._trial_id).intermediate_values
+        trial = self.trials._storage.get_trial(each.trial._trial_id)
+        if trial.state.is_finished():  # by another process, while this machine slept
+            return False
+        known = trial.intermediate_values
         if known and each.trial.should_prune():
             return True
         for epoch, value in _curve(each.job, record, column):

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from labutil import runs
-from labutil.runs import locks, parameters
+from labutil.runs import execute, locks, parameters
 
 matplotlib.use("Agg")
 
@@ -281,3 +281,18 @@ def test_sigterm_ends_a_run_as_an_interrupt_does(tmp_path):
     assert runs.read_record(file.parent)["status"] == "failed"
     assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
     assert locks.holder(file.parent) is None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kernels are spoken to through ports there")
+def test_a_kernel_has_sockets_of_its_own_unless_their_name_is_too_long(tmp_path, monkeypatch):
+    with execute._sockets() as one, execute._sockets() as other:
+        files = [config.KernelManager.connection_file for config in (one, other)]
+        assert one.KernelManager.transport == "ipc"
+        assert files[0] != files[1]
+        assert all(len(f"{file.removesuffix('.json')}-ipc-5") < 103 for file in files)
+    assert not any(os.path.exists(os.path.dirname(file)) for file in files)
+    long = tmp_path / ("x" * 80)
+    long.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+    with execute._sockets() as config:
+        assert not config

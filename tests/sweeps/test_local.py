@@ -16,7 +16,7 @@ from conftest import command, sweep
 from labutil import runs
 from labutil.runs import locks
 from labutil.sweeps import command as sweeping
-from labutil.sweeps import local, plan
+from labutil.sweeps import local, plan, results
 
 GRID = (("lr", "0.1,0.3"), ("kind", "[plain,error]"))
 
@@ -228,3 +228,11 @@ def test_two_sweeps_on_one_folder_divide_the_grid(stub, tmp_path):
     assert sorted(log.read_text().split("\n"))[1:] == [f"{lr} plain 0" for lr in (0.1, 0.2, 0.3, 0.4, 0.5)]
     assert all(text.splitlines()[-1].startswith("5 runs: 5 complete") for text in said)
     assert all(text.count("val_accuracy 0.") >= 1 for text in said)  # each has had a share
+
+
+def test_no_password_is_kept(stub, tmp_path):
+    found = read(stub, tmp_path, ("lr", "0.1,0.2"))
+    found.directory.mkdir()
+    results.save_plan(found, ["labutil", "sweep", "--storage", "postgresql://me:secret@host/db"])
+    saved = yaml.safe_load((found.directory / "sweep.yaml").read_text())
+    assert saved["command"] == "labutil sweep --storage postgresql://me:***@host/db"
