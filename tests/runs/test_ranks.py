@@ -161,8 +161,8 @@ def test_a_killed_job_continues_and_another_number_of_processes_refuses(tmp_path
 
 @pytest.mark.parametrize("number", ["02", "04"])
 def test_a_lesson_on_two_processes_comes_to_what_it_does_on_one(tmp_path, number):
-    """Its smoke recipe, with plain gradient descent: the same losses and accuracies, but for rounding and dropout, which
-    each process draws for itself (that fits without it are equal is tested above `fit`)."""
+    """Its smoke recipe, with plain gradient descent: the same losses and accuracies, but for rounding and for dropout,
+    which each process draws for itself (tests/test_processes.py compares fits without it)."""
     settings = ["--recipe", "smoke", "--core", "-p", "optimizer", "sgd", "-p", "lr", "0.01"]
     records = []
     for count in (1, 2):
