@@ -193,8 +193,10 @@ def test_an_interrupted_sweep_stops_its_runs_and_the_same_command_goes_on(traine
     options = ("-p", "lr", "0.1,0.2", "-p", "epochs", "6", "-p", "pause", "0.5")
     log = tmp_path / "log"
     process = subprocess.Popen(
-        command(trainer, tmp_path, *options), stderr=subprocess.PIPE, text=True, env=os.environ | {"STUB_LOG": str(log)}
-    )
+        command(trainer, tmp_path, *options), stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"STUB_LOG": str(log)},
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # what runs in a shell's background ignores Ctrl-C
+    )  # fmt: skip
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("s/runs/*/*/checkpoints/main.pt")):
         assert process.poll() is None and time.monotonic() < deadline
