@@ -192,11 +192,11 @@ def test_real_runs_that_fail_diverge_or_lose_their_kernel_leave_the_others_alone
 def test_an_interrupted_sweep_stops_its_runs_and_the_same_command_goes_on(trainer, tmp_path, number):
     options = ("-p", "lr", "0.1,0.2", "-p", "epochs", "6", "-p", "pause", "0.5")
     log = tmp_path / "log"
+    before = signal.signal(number, signal.SIG_DFL)  # in a shell's background Ctrl-C is ignored, which children inherit
     process = subprocess.Popen(
-        command(trainer, tmp_path, *options), stderr=subprocess.PIPE, text=True,
-        env=os.environ | {"STUB_LOG": str(log)},
-        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # what runs in a shell's background ignores Ctrl-C
-    )  # fmt: skip
+        command(trainer, tmp_path, *options), stderr=subprocess.PIPE, text=True, env=os.environ | {"STUB_LOG": str(log)}
+    )
+    signal.signal(number, before)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("s/runs/*/*/checkpoints/main.pt")):
         assert process.poll() is None and time.monotonic() < deadline
