@@ -125,7 +125,7 @@ def fit(
         for i, index in enumerate(order.tensor_split(batches)):
             updates.follow_schedule(epoch + i / batches, batches)
             with dev.autocast(state["precision"], device), processes.split(index) as own:
-                x = images[own.to(images.device)]
+                x = images.index_select(0, own.to(images.device))  # several times as fast as images[own]
                 x = dev.to_float(x, device) if x.dtype == torch.uint8 else x.to(device)
                 result = step(x, labels[own.to(device)])
             loss, others = result if isinstance(result, tuple) else (result, {})
