@@ -13,7 +13,7 @@ from torch import nn
 
 from labutil import processes
 from labutil.device import random_states, restore_random_states
-from labutil.paths import replace_file
+from labutil.paths import lower_is_better, replace_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,8 +95,3 @@ def put_best_back(state: dict[str, Any], modules: Sequence[nn.Module]) -> None:
     """Give the modules the weights that `track_best` copied last."""
     for module, weights in zip(modules, state["best"].pop("modules"), strict=True):
         module.load_state_dict(weights)
-
-
-def lower_is_better(metric: str) -> bool:
-    """Whether a metric of this name is the better the lower it is."""
-    return any(word in metric for word in ("loss", "mse", "error"))

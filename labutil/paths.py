@@ -40,6 +40,11 @@ def check_choice(parameter: str, value: str, choices: Collection[str]) -> None:
         raise ValueError(f"{parameter}={value!r}{did_you_mean(value, choices)} is not one of {', '.join(choices)}")
 
 
+def lower_is_better(metric: str) -> bool:
+    """Whether a metric of this name is the better the lower it is."""
+    return any(word in metric for word in ("loss", "mse", "error"))
+
+
 class DataError(ValueError):
     """Data that cannot be used. The message is one line: which file or parameter, what is wrong, what to do."""
 

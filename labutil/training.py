@@ -14,7 +14,7 @@ from torch.optim.optimizer import ParamsT
 
 from labutil import checkpoint, processes
 from labutil import device as dev
-from labutil.paths import check_choice, check_number
+from labutil.paths import check_choice, check_number, lower_is_better
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -249,7 +249,7 @@ class _Updates:
         self.scales = list(by_scale)
         groups = [{"params": params, "lr": s["lr"] * scale} for scale, params in by_scale.items()]
         self.optimizer = make_optimizer(s["optimizer"], groups, s["lr"], s["weight_decay"])
-        better = "min" if checkpoint.lower_is_better(s["monitor"]) else "max"
+        better = "min" if lower_is_better(s["monitor"]) else "max"
         self.plateau = ReduceLROnPlateau(self.optimizer, better, factor=0.1, patience=3)
         self.scaler = torch.amp.GradScaler(dev.get_device().type, enabled=state["precision"] == "fp16")
         self.parts = {"optimizer": self.optimizer, "plateau": self.plateau, "scaler": self.scaler}

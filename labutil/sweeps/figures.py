@@ -18,8 +18,8 @@ from matplotlib.lines import Line2D
 from pandas.api.types import is_numeric_dtype
 
 from labutil import paths, plots, runs
-from labutil.checkpoint import lower_is_better
 from labutil.compare.figures import matrix
+from labutil.paths import lower_is_better
 from labutil.style import COLOURS, PALE, WIDTH, legend_below, short, styled, wrap
 
 SHOWN = 12  # settings in a ranking, or with a colour of their own; of more, the value reached is the colour

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import shlex
 import time
@@ -22,11 +21,6 @@ if TYPE_CHECKING:
 
 SHOWN = 10  # settings in the printed table
 STATUSES = ("complete", "pruned", "diverged", "failed", "running", "missing")
-
-
-def smaller_is_better(objective: str) -> bool:
-    """As `checkpoint.lower_is_better`, which is not imported here for torch's sake."""
-    return any(word in objective for word in ("loss", "mse", "error"))
 
 
 class Table:
@@ -152,7 +146,7 @@ def ranked(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     rows = table[table.notebook == study.notebook.stem]
     found = rows.groupby("setting").value.agg(["mean", "std", "count", "size"])
     found = found[(found["count"] == found["size"]) & (found["size"] == len(study.seeds))]
-    found = found.sort_values("mean", ascending=smaller_is_better(study.objective), kind="stable")
+    found = found.sort_values("mean", ascending=paths.lower_is_better(study.objective), kind="stable")
     return found.drop(columns="size").rename(columns={"count": "runs"})
 
 
@@ -189,8 +183,7 @@ def _name(notebook: Path) -> str:
 
 def draw(plan: Plan, table: pd.DataFrame) -> None:
     """Draw the sweep's figures, where there are results to draw."""
-    with contextlib.suppress(ImportError):
+    if table.value.notna().any():
         from labutil.sweeps import figures
 
-        if table.value.notna().any():
-            figures.draw(plan.directory, table)
+        figures.draw(plan.directory, table)

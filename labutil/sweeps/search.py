@@ -25,12 +25,12 @@ import optuna
 import sqlalchemy
 from optuna.trial import TrialState
 
+from labutil import paths
 from labutil.runs import locks, parameters
 from labutil.runs.parameters import ParameterError
 from labutil.runs.record import write_json
 from labutil.sweeps.local import PATIENCE, look
 from labutil.sweeps.plan import Job, Plan, Range, Study
-from labutil.sweeps.results import smaller_is_better
 
 # Parameters that leave the meaning of a loss alone: only between settings of these is it compared.
 TRAINING = {"lr", "weight_decay", "optimizer", "schedule", "warmup", "step_epochs", "dropout"}
@@ -82,7 +82,7 @@ class Search:
 
     def _study(self) -> optuna.Study:
         study, name = self.study, f"{self.plan.name}/{self.study.notebook.stem}"
-        direction = "minimize" if smaller_is_better(study.objective) else "maximize"
+        direction = "minimize" if paths.lower_is_better(study.objective) else "maximize"
         # Of a third of the epochs nothing can be said yet, and five settings are too few to fall behind.
         pruner = optuna.pruners.MedianPruner(5, max(1, (study.base.get("epochs") or 1) // 3))
         found = optuna.create_study(
@@ -220,7 +220,7 @@ class Search:
         if "curve" in self.trials.user_attrs:
             return
         monitor = next(iter(record["fits"].values()), {}).get("monitor", "")
-        comparable = not smaller_is_better(monitor) or set(self.study.search) <= TRAINING
+        comparable = not paths.lower_is_better(monitor) or set(self.study.search) <= TRAINING
         column = self.study.objective if _curve(job, record, self.study.objective) else monitor * comparable
         self.trials.set_user_attr("curve", "" if "epochs" in self.study.search else column)
 
@@ -230,7 +230,7 @@ class Search:
         column, record = self.trials.user_attrs.get("curve"), each.job.record() or {"fits": {}}
         if each.values or not column:
             return False
-        opposed = smaller_is_better(column) != smaller_is_better(self.study.objective)
+        opposed = paths.lower_is_better(column) != paths.lower_is_better(self.study.objective)
         trial = self.trials._storage.get_trial(each.trial._trial_id)
         if trial.state.is_finished():  # by another process, while this machine slept
             return False

@@ -13,11 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labutil import cli, paths
-from labutil.checkpoint import lower_is_better
 from labutil.paths import DataError
 from labutil.runs import execute, parameters
 from labutil.runs.parameters import ParameterError, find_notebook
-from labutil.sweeps import local, plan, results
+from labutil.sweeps import local, plan
 from labutil.sweeps.plan import Range
 
 
@@ -200,10 +199,3 @@ def test_a_runs_command_finds_the_directory_that_the_plan_names(notebook, values
     params = parameters.plan(notebook, None, overrides)
     assert json.dumps(params) == json.dumps(job.params)
     assert execute.run_directory(notebook, params, found.runs, core=True) == job.directory
-
-
-@pytest.mark.parametrize(
-    "name", ["val_loss", "val_reconstruction_mse", "val_error", "val_accuracy", "val_knn_accuracy"]
-)
-def test_which_way_is_better_is_the_same_for_fits_and_sweeps(name):
-    assert results.smaller_is_better(name) == lower_is_better(name)
