@@ -87,7 +87,7 @@ def sweep(
     labutil sweep 02 -p lr 0.001,0.003,0.01 --seeds 0,1,2        a grid: 3 settings, 9 runs
     labutil sweep 02 -p optimizer "[adamw,lion]" -p epochs 4,8  text and lists in brackets: 4 settings
     labutil sweep 04 -s tau 0.05:0.5:log -s batch_size '64|128'  a search: 20 trials, poor ones stopped early
-    labutil sweep 04 --recipe tau --dry-run                      a study that comes with the workbook
+    labutil sweep 04 --recipe tau --dry-run                      a sweep that comes with the workbook
 
     Every run is one process of the notebook's core (cells tagged `lesson` are left out) in a directory of its own:
     one that fails, diverges or is stopped leaves the others alone. sweeps/NAME/ holds sweep.csv, a row a run, figures,

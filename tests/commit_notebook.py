@@ -56,8 +56,8 @@ def main(source: str, runs: str) -> None:
     nbformat.write(notebook, path)
     size = path.stat().st_size
     print(f"{path}: {len(notebook.cells)} cells, {size / 1e6:.2f} MB")
-    if size > 1.5e6:
-        sys.exit(f"{path} is over 1.5 MB")
+    if size > 3e6:
+        sys.exit(f"{path} is over 3 MB")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from labutil import evaluation
 from labutil.compare import significance
 from labutil.compare.results import Board, Method, count_parameters
 
-MEANS = ("accuracy", "macro_f1", "macro_auc")  # what tables show, with their standard deviations
+# What tables give with its standard deviation; the first three on a screen, all of them in the CSV.
+MEANS = ("accuracy", "macro_f1", "macro_auc", "macro_precision", "macro_recall")
 CURVE = ["method", "share", "labels", "seed", "accuracy", "split"]  # columns of label_efficiency.csv
 
 
@@ -84,7 +85,7 @@ def summary(board: Board, *, replicates: int = significance.REPLICATES) -> pd.Da
 
 
 def scores_of(board: Board, probabilities: np.ndarray) -> dict[str, float]:
-    """Of runs (S, N, K) the number, seeds, and means of accuracy, macro_f1, macro_auc and their _std, NaN for S = 1."""
+    """Of runs (S, N, K) the number, seeds, and means of what `MEANS` names and their _std, NaN for S = 1."""
     found = pd.DataFrame([evaluation.classification_metrics(board.y_true, p) for p in probabilities])
     moments = {key: value for n in MEANS for key, value in ((n, found[n].mean()), (f"{n}_std", found[n].std()))}
     return {"seeds": len(probabilities)} | moments

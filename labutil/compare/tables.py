@@ -87,7 +87,7 @@ def summary_table(board: Board, summary: pd.DataFrame) -> pd.DataFrame:
     def text(form: str, *columns: str) -> list[str]:
         return [form.format(*v) if np.isfinite(v).all() else "" for v in table[list(columns)].to_numpy(float)]
 
-    accuracy, f1, auc = (list(map(_plus_minus, table[n], table[f"{n}_std"])) for n in methods.MEANS)
+    accuracy, f1, auc = (list(map(_plus_minus, table[n], table[f"{n}_std"])) for n in methods.MEANS[:3])
     shown = pd.DataFrame({
         "recipe": table.recipe.fillna(""), "seeds": text("{:.0f}", "seeds"), "accuracy": accuracy,
         "95% interval": text("{:.3f} to {:.3f}", "low", "high"), "macro F1": f1, "macro AUC": auc,
@@ -107,7 +107,7 @@ def _ensemble(board: Board, label: str) -> dict[str, dict[str, float]]:
 def settings_table(board: Board) -> pd.DataFrame:
     """How methods were trained, as text: a row for each training of a method, its test accuracy in the last of them.
 
-    Trainings are those that have named what they minimise, `fit(criterion=...)`: studies and rivals do not.
+    Trainings are those that have named what they minimise, `fit(criterion=...)`: rivals do not.
     """
     rows = []
     for method in board.methods:
@@ -117,7 +117,7 @@ def settings_table(board: Board) -> pd.DataFrame:
         accuracies = [pd.Series([np.nan])] * (len(fits) - 1) + [tested]
         if tuned.notna().all() and not tuned.equals(tested):
             # What validation chose was tested, which need not be the network that was fine-tuned.
-            fits, accuracies = [fits[-1], ("linear or other head on frozen features", {})], [tuned, tested]
+            fits, accuracies = [fits[-1], ("linear probe on frozen features", {})], [tuned, tested]
         for (name, fit), accuracy in zip(fits, accuracies, strict=True):
             stage = f", {name}" if name and (len(fits) > 1 or name not in method.label) else ""
             rate = fit.get("lr", "")

@@ -72,7 +72,7 @@ def autoencoder(dataset: str, model: str | None, save: str | None, **options: An
 @click.option("-t", "--test", callback=ask, help="Test images.")
 @click.option("-tl", "--test-labels", callback=ask, help="Labels of the test images.")
 @click.option("-model", "--model", callback=ask, help="The trained autoencoder (autoencoder.safetensors of a run).")
-@click.option("--epochs", "classifier_epochs", help="Passes over the images, of new layers, then of everything: 2,6")
+@click.option("--epochs", "classifier_epochs", help="Passes over the images, of new layers, then of everything: 2,5")
 @click.option("--batch-size", "classifier_batch_size", help="Images per step.")
 @click.option("--head", help="Nodes of each fully connected layer, as 64.")
 @click.option("--dropout", "head_dropout", help="Dropout in them.")

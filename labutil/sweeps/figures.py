@@ -120,7 +120,7 @@ def _importance(settings: pd.DataFrame, values: pd.Series) -> pd.Series:
 
 def _histories(directory: Path, rows: pd.DataFrame, objective: str) -> pd.DataFrame:
     """What runs recorded an epoch: DataFrame(setting, panel, column, epoch, value). Panel 0 is what each run's first
-    fit monitors, panel 1 the objective, of the first fit that has it, where that is another curve."""
+    fit monitors, panel 1 the objective, of the last fit that has it, where that is another curve."""
     frames = [pd.DataFrame()]
     for setting, path in zip(rows.setting, rows.path.map(str), strict=True):
         try:
@@ -132,7 +132,7 @@ def _histories(directory: Path, rows: pd.DataFrame, objective: str) -> pd.DataFr
         main, record = history.fit.iloc[0], runs.read_record(directory / path) or {}
         chosen = {(main, record.get("fits", {}).get(main, {}).get("monitor")): 0}
         if objective in history and history[objective].notna().any():
-            chosen.setdefault((history.fit[history[objective].notna()].iloc[0], objective), 1)
+            chosen.setdefault((history.fit[history[objective].notna()].iloc[-1], objective), 1)
         for (fit, column), panel in chosen.items():
             if column in history:
                 part = history[history.fit == fit].rename(columns={column: "value"})[["epoch", "value"]].astype(float)

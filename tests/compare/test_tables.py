@@ -152,7 +152,7 @@ def test_settings_of_lessons_that_name_their_trainings_otherwise(tmp_path):
     tested = [f"{m.metric('test_accuracy')[0]:.4f}" for m in board.methods]
     assert table[["Model", "Test Accuracy", "Criterion", "Epochs", "Batch Size"]].to_numpy().tolist() == [
         ["transfer, fine-tune", "0.2500", "cross-entropy", "5", "64"],
-        ["transfer, linear or other head on frozen features", tested[0], "", "", ""],
+        ["transfer, linear probe on frozen features", tested[0], "", "", ""],
         ["SupCon, pretrain", "", "SupCon", "5", "64"],
         ["SupCon, linear", tested[1], "cross-entropy", "20", "64"],
         ["08_mine", tested[2], "", "", ""],
