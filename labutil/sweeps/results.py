@@ -14,7 +14,7 @@ import yaml
 
 from labutil import paths
 from labutil.runs import locks
-from labutil.sweeps.plan import Job, Plan, Range, Study, spell
+from labutil.sweeps.plan import Job, Plan, Range, Study, lacking, spell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,7 +95,7 @@ def _row(plan: Plan, job: Job) -> dict[str, Any]:
     objective, metrics = job.study.objective, record["metrics"]
     value = metrics.get(objective, record.get("value")) if status == "complete" else None
     if status == "complete" and value is None:
-        error = f"it logs no {objective}; it has {', '.join(metrics)}"
+        error = f"it {lacking(objective, metrics)}"
     values = {key: value if type(value) in {int, float} else spell(value) for key, value in job.changed.items()}
     return {
         "notebook": job.study.notebook.stem,
@@ -128,6 +128,7 @@ def save_plan(plan: Plan, command: Sequence[str]) -> None:
     new = {"command": words, "search": old.get("search", {}), "notebooks": old.get("notebooks", {})}
     for study in plan.studies:
         space = {key: spell_space(value) for key, value in study.search.items()}
+        new["search"].pop(study.notebook.stem, None)  # under this name something else may have been asked before
         new["search"] |= {study.notebook.stem: space} if space else {}
         new["notebooks"][study.notebook.stem] = {
             "objective": study.objective, "seeds": study.seeds, "trials": study.trials if space else None,
