@@ -54,8 +54,12 @@ class Table:
     def _old(self) -> pd.DataFrame:
         import pandas as pd
 
-        file = self.plan.directory / "sweep.csv"
-        return pd.read_csv(file) if file.exists() else pd.DataFrame({"notebook": []})
+        file, none = self.plan.directory / "sweep.csv", pd.DataFrame({"notebook": []})
+        try:
+            table = pd.read_csv(file) if file.exists() else none
+        except ValueError:  # a spreadsheet, or somebody, has saved it: the runs tell it all again
+            return none
+        return table if {"notebook", "setting", "seed"} <= set(table) else none
 
     def written(self, study: Study) -> list[dict[str, Any]]:
         """A study's rows as they were written last."""

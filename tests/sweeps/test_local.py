@@ -124,6 +124,18 @@ def test_two_notebooks_one_after_the_other_share_a_table(stub, tmp_path, instant
     assert {*yaml.safe_load((tmp_path / "s" / "sweep.yaml").read_text())["notebooks"]} == {"97_stub", "98_stub"}
 
 
+@pytest.mark.parametrize("text", ["", "\n", "notebook;setting;seed\n98_stub;0;0\n", 'a,"b\nc', "\xff"])
+def test_a_table_that_was_spoilt_is_written_anew_from_the_runs(stub, tmp_path, instantly, text):
+    launcher = instantly(value)
+    assert sweeping.sweep(read(stub, tmp_path, ("lr", "0.1,0.2")))
+    before = table(tmp_path)
+    (tmp_path / "s" / "sweep.csv").write_text(text, encoding="latin-1")
+    sweeping.dry_run(read(stub, tmp_path, ("lr", "0.1,0.2")))
+    assert sweeping.sweep(read(stub, tmp_path, ("lr", "0.1,0.2")))
+    assert len(launcher.started) == 2
+    pd.testing.assert_frame_equal(table(tmp_path), before)
+
+
 def test_dry_run_lists_runs_and_estimates_from_finished_ones(stub, tmp_path, instantly, capsys, monkeypatch):
     found = read(stub, tmp_path, ("lr", "0.1,0.2"))
     sweeping.dry_run(found)
