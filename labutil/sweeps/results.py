@@ -127,7 +127,10 @@ def _first_line(file: Path, last: bool = False) -> str:
 def save_plan(plan: Plan, command: Sequence[str]) -> None:
     """Write sweep.yaml: the plan as merged, of each notebook that was swept under this name, and the command."""
     file = plan.directory / "sweep.yaml"
-    old = (yaml.safe_load(file.read_bytes()) or {}) if file.exists() else {}
+    try:
+        old = (yaml.safe_load(file.read_bytes()) or {}) if file.exists() else {}
+    except yaml.YAMLError:  # somebody has changed it: what this command asks is written anew
+        old = {}
     words = re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", shlex.join(command))  # no password in a file
     new = {"command": words, "search": old.get("search", {}), "notebooks": old.get("notebooks", {})}
     for study in plan.studies:

@@ -130,6 +130,7 @@ def test_a_table_that_was_spoilt_is_written_anew_from_the_runs(stub, tmp_path, i
     assert sweeping.sweep(read(stub, tmp_path, ("lr", "0.1,0.2")))
     before = table(tmp_path)
     (tmp_path / "s" / "sweep.csv").write_text(text, encoding="latin-1")
+    (tmp_path / "s" / "sweep.yaml").write_text("{spoilt: [")
     sweeping.dry_run(read(stub, tmp_path, ("lr", "0.1,0.2")))
     assert sweeping.sweep(read(stub, tmp_path, ("lr", "0.1,0.2")))
     assert len(launcher.started) == 2
