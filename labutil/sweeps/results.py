@@ -36,7 +36,7 @@ class Table:
             if row["status"] in {"running", "missing"}:
                 return row
             self._ended[job.directory] = row
-        return self._ended[job.directory]
+        return self._ended[job.directory] | {"setting": job.setting}  # that of the job which was asked after
 
     def forget(self, job: Job) -> None:
         """Read a run anew: it has been tried again."""

@@ -256,13 +256,16 @@ class Search:
         self._lock.release()
 
     def jobs(self) -> list[Job]:
-        found = []
+        found: list[Job] = []
+        seen = set()  # of few choices some are proposed again: their run is one all the same
         for trial in patiently(lambda: self.trials.get_trials(deepcopy=False)):
             if "setting" in trial.user_attrs:
                 jobs = self._of(trial.number, trial.user_attrs["setting"])
                 for job in jobs if trial.state in STATES else ():
                     job.told = {"status": STATES[trial.state], "value": trial.value}
-                found += jobs
+                if jobs[0].directory not in seen:
+                    found += jobs
+                seen.add(jobs[0].directory)
         return found
 
 

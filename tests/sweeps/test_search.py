@@ -70,6 +70,20 @@ def test_a_search_by_a_metric_that_is_not_logged_ends_with_its_first_run(stub, t
     assert table(tmp_path).status.tolist() == ["complete"]
 
 
+def test_a_setting_that_is_proposed_again_is_one_row_and_is_ranked(stub, tmp_path, instantly, capsys):
+    launcher = instantly(value)
+    found = read(stub, tmp_path, searched=[("limit", "none|5")], trials=8, seeds="0,1")
+    assert sweeping.sweep(found)
+    assert (len(trials(found)), len(launcher.started)) == (8, 4)
+    assert sorted(table(tmp_path).limit) == ["5", "5", "none", "none"]
+    said = capsys.readouterr().out.splitlines()
+    assert said[-1] == f"4 runs: 4 complete; {tmp_path / 's'}"
+    assert said[-2] == f"the best, whole: labutil run {stub}"
+    for _ in range(2):
+        assert sweeping.sweep(found)
+    assert len(launcher.started) == 4
+
+
 def test_pruned_settings_are_those_behind_the_median_and_never_before_five(stub, tmp_path, instantly):
     instantly(value)
     found = read(stub, tmp_path, ("epochs", "6"))
