@@ -100,7 +100,7 @@ def sweep(
     asked = {"seeds": seeds, "objective": objective, "trials": trials, "name": name, "out": out}
     planned = plan.read(found, recipe, given, searched, **asked)
     if dry_run:
-        command.dry_run(planned, options["workers"] or 1)
+        command.dry_run(planned, **options)
     elif not command.sweep(planned, **options):
         sys.exit(1)
 

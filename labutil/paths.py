@@ -87,6 +87,15 @@ def target(path: Path | str) -> Path:
     return path
 
 
+def make_folder(path: Path) -> Path:
+    """Make a folder with all above it, where it is not there yet. Raises DataError where it cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{path} cannot be made ({error.strerror}): name another folder") from None
+    return path
+
+
 def replace_file(path: Path, write: Callable[[Path], object], *, sync: bool = False) -> None:
     """Let `write` fill a file beside `path`, then move it there: a reader finds the old file or the new, never half.
     sync: wait until the disk has it, so that this also holds after a power cut."""

@@ -45,7 +45,7 @@ def run_notebook(
             begun = new_record(notebook.stem, recipe, params, core)
             return ranks.follow(lambda folder: _papermill(notebook, params, folder, core), begun)
     directory = run_directory(notebook, params, out, core)
-    directory.mkdir(parents=True, exist_ok=True)
+    paths.make_folder(directory)
     if (lock := locks.acquire(directory, lost=lambda: _abandon(directory))) is None:
         raise RunError(f"{show_path(directory)} is being run by another process; wait for it, or stop it")
     with lock, sigterm_interrupts():

@@ -178,7 +178,9 @@ def read_sweep(notebook: Path, recipe: str) -> dict[str, Any] | None:
 def _read_yaml(notebook: Path, recipe: str) -> dict[str, Any] | None:
     folder = notebook.parent / "recipes"
     if not (folder / recipe).is_dir():
-        known = sorted(path.name for path in folder.iterdir() if path.is_dir())
+        known = sorted(path.name for path in folder.glob("*/"))
+        if not known:
+            raise ParameterError(f"no recipe {recipe!r}: {folder} holds none")
         raise ParameterError(f"no recipe {recipe!r}{did_you_mean(recipe, known)}; there are {', '.join(known)}")
     path = folder / recipe / f"{notebook.stem}.yaml"
     if not path.exists():

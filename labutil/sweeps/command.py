@@ -25,24 +25,17 @@ def sweep(
     storage: str | None = None,
     slurm: Sequence[str] = (),
 ) -> bool:
-    """Carry out a plan, or what is left of it; say and keep what it came to. Returns whether every run ended well.
+    """Carry out a plan, or what is left of it; say and keep what it came to. Returns whether every run ended well,
+    those that are complete with the metric that settings are judged by.
 
     workers: runs at a time; None: one, or with SLURM, which has a queue, all of a grid. storage: a PostgreSQL that
     searches share. slurm: options of its jobs.
     """
-    searched = any(study.search for study in plan.studies)
-    if storage and not searched:
-        raise ParameterError("--storage is where searches meet; a grid divides itself by the shared --out alone")
     grids = {study.notebook: grid(plan, study) for study in plan.studies if not study.search}
-    if slurm:
-        from labutil.sweeps.slurm import Array
-
-        plan.directory.mkdir(parents=True, exist_ok=True)
-        launcher: local.Launcher = Array(slurm, plan.directory / "slurm")
-        each: list[dict[str, str]] = [{}] * (workers or sum(map(len, grids.values())) or 1)
-    else:
-        launcher, each = local.Processes(), local.environments(workers or 1, gpus_per_run)
-    plan.directory.mkdir(parents=True, exist_ok=True)
+    launcher, each = _means(plan, grids, workers, gpus_per_run, storage, slurm)
+    paths.make_folder(plan.directory)
+    file = plan.directory / "sweep.csv"
+    written = file.read_bytes() if file.exists() else b""
     sources: list[Any] = []
     for study in plan.studies:
         if study.search:
@@ -80,10 +73,35 @@ def sweep(
                 table.forget(job)
         table.write(jobs(), now=True)
     frame = table.frame(jobs())
-    if any(before.get(job.directory) not in local.ENDS for job in jobs()) or not (plan.directory / "figures").exists():
+    if file.read_bytes() != written or not (plan.directory / "figures").exists():
         results.draw(plan, frame)
     results.tell(plan, frame, jobs())
-    return not (frame.status == "failed").any()
+    unjudged = (frame.status == "complete") & frame.value.isna()
+    return not (unjudged | (frame.status == "failed")).any()
+
+
+def _means(
+    plan: Plan,
+    grids: dict[Path, list[Job]],
+    workers: int | None,
+    gpus_per_run: int,
+    storage: str | None,
+    slurm: Sequence[str],
+) -> tuple[local.Launcher, list[dict[str, str]]]:
+    """What starts the runs, and an environment for each of those that go on at a time. Leaves nothing on the disk.
+    Raises ParameterError for options that cannot be."""
+    searched = any(study.search for study in plan.studies)
+    if storage and not searched:
+        raise ParameterError("--storage is where searches meet; a grid divides itself by the shared --out alone")
+    if storage:
+        from labutil.sweeps.search import check_url
+
+        check_url(storage)
+    if not slurm:
+        return local.Processes(), local.environments(workers or 1, gpus_per_run)
+    from labutil.sweeps.slurm import Array
+
+    return Array(slurm, plan.directory / "slurm"), [{}] * (workers or sum(map(len, grids.values())) or 1)
 
 
 def grid(plan: Plan, study: Study) -> list[Job]:
@@ -111,7 +129,8 @@ class _Progress:
         self.seconds.append(row["seconds"] or 0.0)
         self.bar.update()
         left = (self.total - self.done) * sum(self.seconds) / len(self.seconds) / self.workers
-        shown = f"{row['objective']} {row['value']:.4f}" if row["value"] is not None else row["status"]
+        lacks = f", but {row['error'].split(';')[0]}" if row["status"] == "complete" else ""
+        shown = f"{row['objective']} {row['value']:.4f}" if row["value"] is not None else row["status"] + lacks
         took = f"{row['seconds'] or 0:.1f} s"
         line = f"[{self.done}/{self.total}] {row['notebook']} {job.words()}: {shown} in {took}; {duration(left)} left"
         self.bar.set_postfix_str(shown) if not self.bar.disable else click.echo(line)
@@ -127,11 +146,21 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def dry_run(plan: Plan, workers: int = 1) -> None:
-    """Print the runs that a plan would make, those that exist, and the time that the rest may take."""
-    table, left = results.Table(plan), 0.0
+def dry_run(
+    plan: Plan,
+    *,
+    workers: int | None = None,
+    gpus_per_run: int = 1,
+    storage: str | None = None,
+    slurm: Sequence[str] = (),
+) -> None:
+    """Print the runs that a plan would make, those that exist, and the time that the rest may take. Options as for
+    `sweep`, which are refused here, too."""
+    grids = {study.notebook: grid(plan, study) for study in plan.studies}
+    _means(plan, grids, workers, gpus_per_run, storage, slurm)
+    table, left, known, workers = results.Table(plan), 0.0, True, workers or 1
     for study in plan.studies:
-        jobs, stem = grid(plan, study), study.notebook.stem
+        jobs, stem = grids[study.notebook], study.notebook.stem
         rows = [table.row(job) for job in jobs] or table.written(study)
         for job, row in zip(jobs, rows, strict=False):
             click.echo(f"{stem} {job.words()}: {row['status']}")
@@ -142,8 +171,9 @@ def dry_run(plan: Plan, workers: int = 1) -> None:
         each, source = _estimate(plan, study, jobs, rows)
         words = f"about {duration(each * (planned - finished))}, {source}" if each else source
         click.echo(f"{stem}: {planned} runs by {study.objective}, {finished} of them exist; time: {words}")
-        left += (each or 0.0) * (planned - finished)
-    if len(plan.studies) > 1 or workers > 1:
+        left += each * (planned - finished)
+        known = known and (each > 0 or planned == finished)
+    if known and (len(plan.studies) > 1 or workers > 1):
         click.echo(f"in all about {duration(left / workers)} with {workers} at a time")
     click.echo(f"nothing was run; it would go to {plan.directory}")
 

@@ -193,7 +193,7 @@ def environments(workers: int, gpus_per_run: int) -> list[dict[str, str]]:
     if workers * gpus_per_run > 1 and "OMP_NUM_THREADS" not in os.environ:
         shared["OMP_NUM_THREADS"] = str(max(1, cores // (workers * gpus_per_run)))
     gpus = _gpus()
-    if gpus and gpus_per_run > len(gpus):
+    if gpus_per_run > max(1, len(gpus)):
         raise ParameterError(f"--gpus-per-run {gpus_per_run}: there are {len(gpus)} here")
     groups = [gpus[i : i + gpus_per_run] for i in range(0, len(gpus) - gpus_per_run + 1, gpus_per_run)] or [[]]
     chosen = [groups[worker % len(groups)] for worker in range(workers)]

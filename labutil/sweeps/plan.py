@@ -6,6 +6,7 @@ import functools
 import hashlib
 import itertools
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,6 @@ from labutil.runs.parameters import ParameterError
 
 TRIALS = 20
 KEYS = ("grid", "points", "search", "seeds", "objective", "trials")
-# A choice by any of these would be one by the test images; each has a `val_` twin.
-TESTED = ("test_", "shifted_", "ood_", "knn_accuracy", "linear_accuracy", "retrieval_top5", "supervised_accuracy")
 # Notebooks that train no method of their own, by the parameter that tells.
 NO_METHOD = {"planted": "it looks for faults in data", "runs": "it reads what others have left"}
 _stamp = functools.cache(sources.stamp)  # of a large folder it takes a while
@@ -129,15 +128,30 @@ def read(
     a data set that there is not, before anything runs."""
     typed = {"seeds": seeds, "objective": objective, "trials": trials}
     typed = {key: value for key, value in typed.items() if value is not None}
+    given, searched = tuple(given), tuple(searched)
+    _check_doubles(given, searched)
     studies = [_study(notebook, recipe, dict(given), dict(searched), typed) for notebook in dict.fromkeys(notebooks)]
     if name is None and recipe and any(parameters.read_sweep(study.notebook, recipe) for study in studies):
         name = recipe
     if name is None:
-        parts = [[s.notebook.stem, s.base, s.settings, s.search, s.seeds, s.objective] for s in studies]
+        # What a grid is judged by changes none of its runs: asked for by another metric they are found again.
+        parts = [[s.notebook.stem, s.base, s.settings, s.search, s.seeds, s.search and s.objective] for s in studies]
         name = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]
-    if Path(name).name != name or name.startswith("."):
-        raise ParameterError(f"--name {name}: it is to be a folder's name, without / and not hidden")
+    if not name or Path(name).name != name or name.startswith(".") or not name.isprintable():
+        raise ParameterError(f"--name {name!r}: it is to be a folder's name, without / and not hidden")
     return Plan(name, (paths.absolute(out) if out else paths.sweeps_dir()) / name, studies)
+
+
+def _check_doubles(given: Sequence[tuple[str, str]], searched: Sequence[tuple[str, str]]) -> None:
+    options = [("-p", *pair) for pair in given] + [("-s", *pair) for pair in searched]
+    first: dict[str, str] = {}
+    for option, key, text in options:
+        if key in first:
+            raise ParameterError(
+                f"{key} is given twice, as {first[key]} and {option} {text}: write all of its values behind one -p, as "
+                "-p lr 0.001,0.003 or -p optimizer '[adamw,lion]'; or one -s"
+            )
+        first[key] = f"{option} {text}"
 
 
 def _study(
@@ -157,6 +171,8 @@ def _study(
     fixed = {}
     for key, text in given.items():
         values = split(declared[key].type, text) if key in declared else [text]
+        if key in declared:
+            _check_text(key, declared[key].type, text)
         for chosen in (grid, search):
             chosen.pop(key, None)
         (fixed if len(values) == 1 else grid)[key] = values[0] if len(values) == 1 else values
@@ -219,6 +235,16 @@ def split(kind: str, text: str) -> list[Any]:
     return text.split(",") if kind in {"int", "float", "bool"} else [text]
 
 
+def _check_text(key: str, kind: str, text: str) -> None:
+    """Refuse several values of text without their brackets: as one value they would fail in every run."""
+    sign = next((sign for sign in ",|" if sign in text), None)
+    # With a colon it is the place of data, as folder:a,b.
+    single = ":" in text or text.strip().startswith("[") or os.path.exists(os.path.expanduser(text))
+    if kind.removesuffix(" | None") == "str" and sign and not single:
+        words = ",".join(word.strip() for word in text.split(sign))
+        raise ParameterError(f"-p {key} {text}: several values that are text go in brackets: -p {key} '[{words}]'")
+
+
 def _depth(value: Any) -> int:
     return 1 + max(map(_depth, value), default=0) if isinstance(value, list) else 0
 
@@ -247,7 +273,7 @@ def _space(notebook: Path, kind: str, key: str, typed: Any) -> Range | dict[str,
             raise ParameterError(f"-s {key} {text}: write LOW:HIGH, or LOW:HIGH:log with LOW above 0")
         return Range(low, high, log, kind.startswith("int"))
     choices = text.split("|") if text else list(typed)
-    if len(choices) < 2:
+    if len(choices) < 2 or (text and "" in choices):
         ranges = "LOW:HIGH, LOW:HIGH:log or " if number else ""
         raise ParameterError(f"-s {key} {text}: write {ranges}choices, as 'a|b'")
     values = [parameters.plan(notebook, None, {key: choice})[key] for choice in choices]
@@ -263,6 +289,8 @@ def _seeds(notebook: Path, base: dict[str, Any], typed: str | list | None) -> li
         seeds = [int(word) for word in (typed.split(",") if isinstance(typed, str) else typed)]
     except (ValueError, TypeError):
         raise ParameterError(f"--seeds {typed}: whole numbers, such as 0,1,2") from None
+    if not all(0 <= seed < 2**32 for seed in seeds):
+        raise ParameterError(f"--seeds {typed}: a seed lies between 0 and 2**32 - 1")
     return list(dict.fromkeys(seeds))
 
 
@@ -275,12 +303,18 @@ def _whole(name: str, value: Any) -> int:
 def _objective(typed: str | None, base: dict[str, Any]) -> str:
     """What a setting is judged by; contrastive methods, which have a temperature, are by nearest neighbours."""
     objective = typed or ("val_knn_accuracy" if "tau" in base else "val_accuracy")
-    if objective.startswith(TESTED):
+    if not objective.startswith("val_"):
         raise ParameterError(
-            f"--objective {objective}: it is measured on test images. Who chooses by them has trained on them, and "
-            "reports what new images will not show; choose by a val_ metric"
+            f"--objective {objective}: metrics of validation images begin with val_. Who chooses by test images has "
+            "trained on them, and reports what new images will not show"
         )
     return objective
+
+
+def lacking(objective: str, metrics: Iterable[str]) -> str:
+    """What is said of a run that has no such metric."""
+    own = [name for name in metrics if name.startswith("val_")]
+    return f"logs no {objective}{did_you_mean(objective, own)}; it has {', '.join(own) or 'none that begins with val_'}"
 
 
 def spell(value: Any) -> str:

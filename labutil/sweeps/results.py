@@ -14,7 +14,7 @@ import yaml
 
 from labutil import paths
 from labutil.runs import locks
-from labutil.sweeps.plan import Job, Plan, Range, Study, spell
+from labutil.sweeps.plan import Job, Plan, Range, Study, lacking, spell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +36,7 @@ class Table:
             if row["status"] in {"running", "missing"}:
                 return row
             self._ended[job.directory] = row
-        return self._ended[job.directory]
+        return self._ended[job.directory] | {"setting": job.setting}  # that of the job which was asked after
 
     def forget(self, job: Job) -> None:
         """Read a run anew: it has been tried again."""
@@ -54,8 +54,12 @@ class Table:
     def _old(self) -> pd.DataFrame:
         import pandas as pd
 
-        file = self.plan.directory / "sweep.csv"
-        return pd.read_csv(file) if file.exists() else pd.DataFrame({"notebook": []})
+        file, none = self.plan.directory / "sweep.csv", pd.DataFrame({"notebook": []})
+        try:
+            table = pd.read_csv(file) if file.exists() else none
+        except ValueError:  # a spreadsheet, or somebody, has saved it: the runs tell it all again
+            return none
+        return table if {"notebook", "setting", "seed"} <= set(table) else none
 
     def written(self, study: Study) -> list[dict[str, Any]]:
         """A study's rows as they were written last."""
@@ -95,7 +99,7 @@ def _row(plan: Plan, job: Job) -> dict[str, Any]:
     objective, metrics = job.study.objective, record["metrics"]
     value = metrics.get(objective, record.get("value")) if status == "complete" else None
     if status == "complete" and value is None:
-        error = f"it logs no {objective}; it has {', '.join(metrics)}"
+        error = f"it {lacking(objective, metrics)}"
     values = {key: value if type(value) in {int, float} else spell(value) for key, value in job.changed.items()}
     return {
         "notebook": job.study.notebook.stem,
@@ -123,11 +127,15 @@ def _first_line(file: Path, last: bool = False) -> str:
 def save_plan(plan: Plan, command: Sequence[str]) -> None:
     """Write sweep.yaml: the plan as merged, of each notebook that was swept under this name, and the command."""
     file = plan.directory / "sweep.yaml"
-    old = (yaml.safe_load(file.read_bytes()) or {}) if file.exists() else {}
+    try:
+        old = (yaml.safe_load(file.read_bytes()) or {}) if file.exists() else {}
+    except yaml.YAMLError:  # somebody has changed it: what this command asks is written anew
+        old = {}
     words = re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", shlex.join(command))  # no password in a file
     new = {"command": words, "search": old.get("search", {}), "notebooks": old.get("notebooks", {})}
     for study in plan.studies:
         space = {key: spell_space(value) for key, value in study.search.items()}
+        new["search"].pop(study.notebook.stem, None)  # under this name something else may have been asked before
         new["search"] |= {study.notebook.stem: space} if space else {}
         new["notebooks"][study.notebook.stem] = {
             "objective": study.objective, "seeds": study.seeds, "trials": study.trials if space else None,

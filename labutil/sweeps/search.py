@@ -30,7 +30,7 @@ from labutil.runs import locks, parameters
 from labutil.runs.parameters import ParameterError
 from labutil.runs.record import write_json
 from labutil.sweeps.local import PATIENCE, look
-from labutil.sweeps.plan import Job, Plan, Range, Study
+from labutil.sweeps.plan import Job, Plan, Range, Study, lacking
 
 # Parameters that leave the meaning of a loss alone: only between settings of these is it compared.
 TRAINING = {"lr", "weight_decay", "optimizer", "schedule", "warmup", "step_epochs", "dropout"}
@@ -73,10 +73,10 @@ class Search:
         self._jobs: dict[int, list[Job]] = {}
         self._looked = 0.0
         self.driver = uuid.uuid4().hex
+        self.storage = _storage(plan, url)
         self._drivers = plan.directory / ".drivers"
         (self._drivers / self.driver).mkdir(parents=True)
         self._lock = locks.acquire(self._drivers / self.driver)
-        self.storage = _storage(plan, url)
         with self._alone():
             self.trials = self._study()
 
@@ -204,6 +204,9 @@ class Search:
                 return
             told = {"values": sum(each.values) / len(each.values)}
         elif status == "complete":
+            trials = patiently(lambda: self.trials.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+            if not trials and not each.values:  # not this setting alone
+                raise ParameterError(f"{self.study.notebook.stem} {lacking(self.study.objective, metrics)}")
             told = {"state": TrialState.FAIL}
         elif status in {"pruned", "diverged"}:
             told = {"state": TrialState.PRUNED}  # which the sampler takes for worse than all others, and avoids
@@ -253,13 +256,16 @@ class Search:
         self._lock.release()
 
     def jobs(self) -> list[Job]:
-        found = []
+        found: list[Job] = []
+        seen = set()  # of few choices some are proposed again: their run is one all the same
         for trial in patiently(lambda: self.trials.get_trials(deepcopy=False)):
             if "setting" in trial.user_attrs:
                 jobs = self._of(trial.number, trial.user_attrs["setting"])
                 for job in jobs if trial.state in STATES else ():
                     job.told = {"status": STATES[trial.state], "value": trial.value}
-                found += jobs
+                if jobs[0].directory not in seen:
+                    found += jobs
+                seen.add(jobs[0].directory)
         return found
 
 
@@ -268,12 +274,7 @@ def _storage(plan: Plan, url: str | None) -> Any:
         from optuna.storages.journal import JournalFileBackend
 
         return optuna.storages.JournalStorage(JournalFileBackend(str(plan.directory / "study.journal")))
-    scheme, _, rest = url.partition("://")
-    if scheme not in {"postgresql", "postgresql+psycopg"}:
-        raise ParameterError("--storage takes postgresql://USER@HOST/DATABASE; alone, a search needs none")
-    if importlib.util.find_spec("psycopg") is None:
-        raise ParameterError("--storage needs the extra postgres: pip install 'labutil[postgres]'")
-    url = f"postgresql+psycopg://{rest}"
+    url = check_url(url)
     try:
         engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
         with engine.begin() as connection:  # of several that come first one makes the tables
@@ -281,6 +282,20 @@ def _storage(plan: Plan, url: str | None) -> Any:
             return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
     except AWAY as error:
         raise ParameterError(f"--storage: no answer ({_line(error)})") from None
+
+
+def check_url(url: str) -> str:
+    """A storage's address as SQLAlchemy takes it. Raises ParameterError for one that is none."""
+    scheme, _, rest = url.partition("://")
+    try:
+        sqlalchemy.make_url(url)
+    except (ValueError, sqlalchemy.exc.ArgumentError):
+        scheme = ""
+    if scheme not in {"postgresql", "postgresql+psycopg"}:
+        raise ParameterError("--storage takes postgresql://USER@HOST/DATABASE; alone, a search needs none")
+    if importlib.util.find_spec("psycopg") is None:
+        raise ParameterError("--storage needs the extra postgres: pip install 'labutil[postgres]'")
+    return f"postgresql+psycopg://{rest}"
 
 
 def _line(error: Exception) -> str:

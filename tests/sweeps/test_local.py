@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -14,7 +15,9 @@ import yaml
 from conftest import command, sweep
 
 from labutil import runs
+from labutil.paths import DataError
 from labutil.runs import locks
+from labutil.runs.parameters import ParameterError
 from labutil.sweeps import command as sweeping
 from labutil.sweeps import local, plan, results
 
@@ -121,6 +124,19 @@ def test_two_notebooks_one_after_the_other_share_a_table(stub, tmp_path, instant
     assert {*yaml.safe_load((tmp_path / "s" / "sweep.yaml").read_text())["notebooks"]} == {"97_stub", "98_stub"}
 
 
+@pytest.mark.parametrize("text", ["", "\n", "notebook;setting;seed\n98_stub;0;0\n", 'a,"b\nc', "\xff"])
+def test_a_table_that_was_spoilt_is_written_anew_from_the_runs(stub, tmp_path, instantly, text):
+    launcher = instantly(value)
+    assert sweeping.sweep(read(stub, tmp_path, ("lr", "0.1,0.2")))
+    before = table(tmp_path)
+    (tmp_path / "s" / "sweep.csv").write_text(text, encoding="latin-1")
+    (tmp_path / "s" / "sweep.yaml").write_text("{spoilt: [")
+    sweeping.dry_run(read(stub, tmp_path, ("lr", "0.1,0.2")))
+    assert sweeping.sweep(read(stub, tmp_path, ("lr", "0.1,0.2")))
+    assert len(launcher.started) == 2
+    pd.testing.assert_frame_equal(table(tmp_path), before)
+
+
 def test_dry_run_lists_runs_and_estimates_from_finished_ones(stub, tmp_path, instantly, capsys, monkeypatch):
     found = read(stub, tmp_path, ("lr", "0.1,0.2"))
     sweeping.dry_run(found)
@@ -145,12 +161,51 @@ def test_dry_run_lists_runs_and_estimates_from_finished_ones(stub, tmp_path, ins
     assert "1 of them exist; time: about 1 s, as the finished ones took" in out
 
 
+def test_dry_run_refuses_what_the_sweep_would_and_adds_up_only_what_is_known(stub, tmp_path, capsys):
+    found = read(stub, tmp_path, ("lr", "0.1,0.2"))
+    for options, message in (
+        ({"storage": "postgresql://me@host/db"}, "a grid divides itself"),
+        ({"slurm": ("partiton=gpu",)}, "--slurm"),
+    ):
+        for answer in (sweeping.dry_run, sweeping.sweep):
+            with pytest.raises(ParameterError, match=message):
+                answer(found, **options)
+    assert not found.directory.exists()
+    sweeping.dry_run(found, workers=2)
+    assert "in all" not in capsys.readouterr().out
+
+
+def test_a_metric_that_is_not_logged_is_named_at_once_and_the_right_one_finds_the_runs(
+    stub, tmp_path, instantly, capsys
+):
+    launcher = instantly(lambda params: {"metrics": {"val_accuracy": params["lr"], "val_loss": 1 - params["lr"]}})
+    assert not sweeping.sweep(read(stub, tmp_path, ("lr", "0.1,0.2"), objective="val_acuracy"))
+    said = capsys.readouterr().out.splitlines()
+    assert "complete, but it logs no val_acuracy (did you mean 'val_accuracy'?) in 1.0 s" in said[0]
+    figures = {}
+    for objective in ("val_accuracy", "val_loss"):
+        assert sweeping.sweep(read(stub, tmp_path, ("lr", "0.1,0.2"), objective=objective))
+        figures[objective] = (tmp_path / "s" / "figures" / "ranking.png").read_bytes()
+    assert len(launcher.started) == 2
+    assert figures["val_accuracy"] != figures["val_loss"]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "file/s"])
+def test_a_folder_that_cannot_be_made_is_one_line(stub, tmp_path, name):
+    (tmp_path / "file").touch()
+    found = dataclasses.replace(read(stub, tmp_path, ("lr", "0.1,0.2")), directory=tmp_path / name)
+    with pytest.raises(DataError, match=r"cannot be made \(.*\): name another folder"):
+        sweeping.sweep(found)
+
+
 def test_workers_share_cores_and_gpus(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert local.environments(1, 1) == [{}]
     assert local.environments(3, 1) == [{"OMP_NUM_THREADS": "2"}] * 3
+    with pytest.raises(ValueError, match="--gpus-per-run 2: there are 0 here"):
+        local.environments(1, 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
     assert [e["CUDA_VISIBLE_DEVICES"] for e in local.environments(3, 2)] == ["4,5", "6,7", "4,5"]
     assert [e["CUDA_VISIBLE_DEVICES"] for e in local.environments(2, 1)] == ["4", "5"]

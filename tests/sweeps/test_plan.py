@@ -94,6 +94,9 @@ def test_the_name_follows_from_what_is_run_and_from_nothing_else(stub):
     assert read(stub, ("lr", "0.1,0.20")).name == name
     assert len({name, read(stub, ("lr", "0.1,0.3")).name, read(stub, ("lr", "0.1,0.2"), seeds="1").name}) == 3
     assert read(stub, searched=[("lr", "0:1")], trials=5).name == read(stub, searched=[("lr", "0:1")]).name
+    # Judged by another metric a grid's runs are the same, a search's are not.
+    assert read(stub, ("lr", "0.1,0.2"), objective="val_loss").name == name
+    assert len({read(stub, searched=[("lr", "0:1")], objective=metric).name for metric in ("val_a", "val_b")}) == 2
     assert read(stub, ("lr", "0.1,0.2"), recipe=recipe(stub, "epochs: 2")).name != "mine"  # it sweeps nothing itself
 
 
@@ -124,16 +127,31 @@ GRID = (("lr", "0.1,0.2"),)
         ((("seed", "0,1"),), {}, "seeds are no setting: give --seeds 0,1,2"),
         (GRID, {"seeds": "a"}, "--seeds a: whole numbers"),
         (GRID, {"trials": 3}, "--trials belongs to a search"),
-        (GRID, {"objective": "test_accuracy"}, "measured on test images. Who chooses by them has trained on them"),
-        (GRID, {"objective": "shifted_accuracy"}, "measured on test images"),
-        (GRID, {"objective": "ood_knn_accuracy"}, "measured on test images"),
-        (GRID, {"objective": "knn_accuracy"}, "measured on test images"),
-        (GRID, {"name": "a/b"}, "--name a/b: it is to be a folder's name"),
+        (GRID, {"objective": "test_accuracy"}, "begin with val_. Who chooses by test images has trained on them"),
+        (
+            GRID,
+            {"objective": "shifted_accuracy"},
+            "--objective shifted_accuracy: metrics of validation",
+        ),
+        (GRID, {"objective": "ood_knn_accuracy"}, "begin with val_"),
+        (GRID, {"objective": "knn_accuracy"}, "begin with val_"),
+        (GRID, {"objective": "fine_tuned_accuracy"}, "begin with val_"),
+        (GRID, {"objective": "pixel_knn_accuracy"}, "begin with val_"),
+        (GRID, {"name": "a/b"}, "--name 'a/b': it is to be a folder's name"),
+        (GRID, {"name": ""}, "--name '': it is to be a folder's name"),
+        (GRID, {"name": "a\nb"}, "it is to be a folder's name"),
+        (GRID, {"seeds": "-1,0"}, "--seeds -1,0: a seed lies between 0 and"),
+        (GRID, {"seeds": "0,4294967296"}, "a seed lies between 0 and"),
+        ((("lr", "0.1"), ("lr", "0.2")), {}, "lr is given twice, as -p 0.1 and -p 0.2: write all of its values"),
+        (GRID, {"searched": [("lr", "0.1:1")]}, "lr is given twice, as -p 0.1,0.2 and -s 0.1:1"),
+        ((("kind", "a,b"), *GRID), {}, r"-p kind a,b: several values that are text go in brackets: -p kind '\[a,b\]'"),
+        ((("kind", "a| b"),), {}, r"-p kind '\[a,b\]'"),
         ((), {"searched": [("lr", "1:0.1")]}, "-s lr 1:0.1: write LOW:HIGH"),
         ((), {"searched": [("lr", "0:1:log")]}, "with LOW above 0"),
         ((), {"searched": [("lr", "0.1:1:lin")]}, "write LOW:HIGH, or LOW:HIGH:log"),
         ((), {"searched": [("epochs", "1:2.5")]}, "parameter epochs takes int, not '2.5'"),
         ((), {"searched": [("kind", "adamw")]}, r"-s kind adamw: write choices, as 'a\|b'"),
+        ((), {"searched": [("kind", "adamw|")]}, "write choices"),
         ((), {"searched": [("bend", "yes|maybe")]}, "parameter bend takes bool, not 'maybe'"),
     ],
 )
@@ -156,6 +174,18 @@ def test_what_cannot_be_is_refused_before_anything_runs(stub, given, options, me
 def test_recipes_that_contradict_themselves(stub, text, given, message):
     with pytest.raises(ParameterError, match=message):
         read(stub, *given, recipe=recipe(stub, text))
+
+
+def test_text_with_a_comma_is_one_value_where_it_is_a_place_or_in_brackets(stub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a,b.safetensors").touch()
+    for text, value in (("a,b.safetensors", None), ("folder:a,b", None), ('["a,b"]', "a,b")):
+        assert read(stub, ("kind", text), *GRID).studies[0].base["kind"] == (value or text)
+
+
+def test_a_recipe_of_a_notebook_that_has_none_beside_it(stub):
+    with pytest.raises(ParameterError, match=r"no recipe 'smoke': .*recipes holds none"):
+        read(stub, *GRID, recipe="smoke")
 
 
 def test_every_notebook_must_have_what_is_swept(stub):

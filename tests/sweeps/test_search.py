@@ -61,6 +61,29 @@ def test_a_search_tries_so_many_settings_and_finds_a_good_one(stub, tmp_path, in
     assert len(launcher.started) == len(trials(found)) == 22
 
 
+def test_a_search_by_a_metric_that_is_not_logged_ends_with_its_first_run(stub, tmp_path, instantly):
+    launcher = instantly(value)
+    found = read(stub, tmp_path, objective="val_acuracy")
+    with pytest.raises(ParameterError, match=r"98_stub logs no val_acuracy \(did you mean 'val_accuracy'\?\); it has"):
+        sweeping.sweep(found)
+    assert len(launcher.started) == 1
+    assert table(tmp_path).status.tolist() == ["complete"]
+
+
+def test_a_setting_that_is_proposed_again_is_one_row_and_is_ranked(stub, tmp_path, instantly, capsys):
+    launcher = instantly(value)
+    found = read(stub, tmp_path, searched=[("limit", "none|5")], trials=8, seeds="0,1")
+    assert sweeping.sweep(found)
+    assert (len(trials(found)), len(launcher.started)) == (8, 4)
+    assert sorted(table(tmp_path).limit) == ["5", "5", "none", "none"]
+    said = capsys.readouterr().out.splitlines()
+    assert said[-1] == f"4 runs: 4 complete; {tmp_path / 's'}"
+    assert said[-2] == f"the best, whole: labutil run {stub}"
+    for _ in range(2):
+        assert sweeping.sweep(found)
+    assert len(launcher.started) == 4
+
+
 def test_pruned_settings_are_those_behind_the_median_and_never_before_five(stub, tmp_path, instantly):
     instantly(value)
     found = read(stub, tmp_path, ("epochs", "6"))
@@ -234,6 +257,7 @@ def test_a_storage_that_is_away_is_waited_for_with_one_line(monkeypatch, capsys)
     [
         ("sqlite:///a.db", "--storage takes postgresql://USER@HOST/DATABASE"),
         ("postgresql://nobody:secret@127.0.0.1:9/x", "--storage: no answer"),
+        ("postgresql://nobody:secret@127.0.0.1:port/x", "--storage takes postgresql://USER@HOST/DATABASE"),
     ],
 )
 def test_a_storage_that_cannot_be(stub, tmp_path, url, message):
@@ -241,5 +265,6 @@ def test_a_storage_that_cannot_be(stub, tmp_path, url, message):
     with pytest.raises(ParameterError, match=message) as caught:
         sweeping.sweep(read(stub, tmp_path), storage=url)
     assert "secret" not in str(caught.value)
+    assert not list(tmp_path.glob("s/*"))
     with contextlib.suppress(FileNotFoundError):
         assert "secret" not in (tmp_path / "s" / "sweep.yaml").read_text()
