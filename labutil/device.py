@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import nn
+from torch import distributed, nn
 
 from labutil.paths import check_choice
 
@@ -47,6 +47,11 @@ def accelerator() -> Accelerator:
 def get_device() -> torch.device:
     """The device to compute on: cuda, then mps, then cpu (`ACCELERATE_USE_CPU=1` forces the last)."""
     return accelerator().device
+
+
+def process_count() -> int:
+    """How many processes share the work; 1 where none were joined (accelerate joins those on CPUs, but counts 1)."""
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 def default_precision() -> str:
@@ -85,7 +90,7 @@ def prepare(*modules: nn.Module) -> nn.Module | tuple[nn.Module, ...]:
 
     For several processes with a GPU each, batch norms become torch's `SyncBatchNorm`; on CPUs `fit` synchronises them.
     """
-    if accelerator().num_processes > 1 and get_device().type == "cuda":
+    if get_device().type == "cuda" and process_count() > 1:
         from timm.layers import convert_sync_batchnorm  # torch's own would drop the activation in timm's batch norms
 
         modules = tuple(map(convert_sync_batchnorm, modules))
@@ -193,7 +198,7 @@ def progress_bar(total: int | None, text: str, unit: str = "it", initial: int = 
 
 def describe() -> dict[str, str]:
     """Device, precision and versions, for the run record."""
-    kind, count = get_device().type, accelerator().num_processes
+    kind, count = get_device().type, process_count()
     name = torch.cuda.get_device_name() if kind == "cuda" else f"{kind}, {torch.get_num_threads()} threads"
     return {
         "device": f"{count} x {name}" if count > 1 else name,

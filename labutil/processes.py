@@ -18,14 +18,10 @@ from torch import Tensor, distributed, nn
 from torch.overrides import TorchFunctionMode
 
 from labutil import device as dev
+from labutil.device import process_count as count
 
 T = TypeVar("T")
 _batch: tuple[int, slice] | None = None  # inside `split`: images in the whole batch, and which of them are ours
-
-
-def count() -> int:
-    """How many processes share the work; 1 where none were joined."""
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 def rank() -> int:
