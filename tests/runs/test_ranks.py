@@ -111,8 +111,8 @@ def test_two_notebooks_on_two_processes_and_found_again(tmp_path):
 @pytest.mark.parametrize(
     ("action", "who", "message"),
     [
-        ("raise ValueError('here')", 1, "process 1 of 3: 99_lesson failed in cell [3] (Training): ValueError: here"),
-        ("raise ValueError('here')", 0, "99_lesson failed in cell [3] (Training): ValueError: here"),
+        ("raise ValueError('here')", 1, "process 1 of 3: 99_lesson failed in cell [4] (Training): ValueError: here"),
+        ("raise ValueError('here')", 0, "99_lesson failed in cell [4] (Training): ValueError: here"),
         ("os._exit(3)", 2, "process 2 of 3: 99_lesson: its kernel died"),
         ("os.kill(int(os.environ['JPY_PARENT_PID']), 9)", 1, "interrupted"),  # the command itself: torchrun stops all
     ],
