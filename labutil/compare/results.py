@@ -22,6 +22,7 @@ from labutil import evaluation, paths, runs
 from labutil.data import load_dataset
 from labutil.paths import DataError
 from labutil.runs.predict import load_model
+from labutil.runs.record import image_passes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -138,15 +139,6 @@ def _efforts(known: Sequence[tuple[Path, dict[str, Any]]]) -> pd.DataFrame:
     ]  # fmt: skip
     table = pd.DataFrame(rows, columns=["name", "trials", "image_passes", "hours"])
     return table.groupby("name").agg({"trials": "nunique", "image_passes": "sum", "hours": "sum"})
-
-
-def image_passes(directory: Path, record: dict[str, Any]) -> int:
-    """Images times epochs, over all fits of a run; of a fit that did not end, the epochs that history.csv has."""
-    fits = {k: v for k, v in (record.get("fits") or {}).items() if isinstance(v, dict) and v.get("images")}
-    epochs = {name: fit["epochs_run"] for name, fit in fits.items() if "epochs_run" in fit}
-    if len(epochs) < len(fits) and (directory / "history.csv").exists():
-        epochs = pd.read_csv(directory / "history.csv").fit.value_counts().to_dict() | epochs
-    return sum(fit["images"] * epochs.get(name, 0) for name, fit in fits.items())
 
 
 def settings_key(record: dict[str, Any], *without: str) -> str:

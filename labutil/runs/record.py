@@ -63,9 +63,10 @@ class Run:
         write_json(self.dir / "run.json", self.record)
 
     def save_fit(self, name: str, settings: dict[str, Any]) -> None:
-        """Record what a `fit` was run with: a comparison makes a table of it."""
-        self.record["fits"][name] = settings
-        self.save()
+        """Record what a `fit` was run with: a comparison makes a table of it. What is known already is not written."""
+        if self.record["fits"].get(name) != settings:
+            self.record["fits"][name] = settings
+            self.save()
 
     def save_history(self, name: str, history: pd.DataFrame) -> None:
         """Put a fit's history into history.csv: one row an epoch, the fit's name in the first column."""
@@ -189,6 +190,17 @@ def read_records(root: Path) -> tuple[list[tuple[Path, dict[str, Any]]], list[Pa
     """Every run below a directory, (its directory, run.json), by path; and directories whose run.json is none."""
     found = [(file.parent, read_record(file.parent)) for file in sorted(root.glob("**/run.json"))]
     return [(d, r) for d, r in found if r is not None], [d for d, r in found if r is None]
+
+
+def image_passes(directory: Path, record: dict[str, Any]) -> int:
+    """Images times epochs, over all fits of a run; of a fit that did not end, the epochs that history.csv has."""
+    import pandas as pd
+
+    fits = {k: v for k, v in (record.get("fits") or {}).items() if isinstance(v, dict) and v.get("images")}
+    epochs = {name: fit["epochs_run"] for name, fit in fits.items() if "epochs_run" in fit}
+    if len(epochs) < len(fits) and (directory / "history.csv").exists():
+        epochs = pd.read_csv(directory / "history.csv").fit.value_counts().to_dict() | epochs
+    return sum(fit["images"] * epochs.get(name, 0) for name, fit in fits.items())
 
 
 def run_id(

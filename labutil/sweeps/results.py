@@ -14,6 +14,8 @@ import yaml
 
 from labutil import paths
 from labutil.runs import locks
+from labutil.runs.parameters import NOTEBOOKS
+from labutil.runs.record import image_passes
 from labutil.sweeps.plan import Job, Plan, Range, Study, lacking, spell
 
 if TYPE_CHECKING:
@@ -111,7 +113,7 @@ def _row(plan: Plan, job: Job) -> dict[str, Any]:
         "value": value,
         **{name: value for name, value in metrics.items() if name not in values},
         "epochs_run": fits[0]["epochs_run"] if fits else None,
-        "image_passes": sum(fit["epochs_run"] * fit["images"] for fit in fits) or None,
+        "image_passes": image_passes(job.directory, record) or None,
         "seconds": record["seconds"],
         "path": str(job.directory.relative_to(plan.directory.resolve())),
         "error": error,
@@ -184,8 +186,6 @@ def tell(plan: Plan, table: pd.DataFrame, jobs: Sequence[Job]) -> None:
 
 
 def _name(notebook: Path) -> str:
-    from labutil.runs.parameters import NOTEBOOKS
-
     return notebook.stem if notebook.parent == NOTEBOOKS else str(notebook)
 
 
