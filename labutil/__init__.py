@@ -4,11 +4,20 @@ Nothing is imported before it is used: `import labutil as lab`, then `lab.losses
 """
 
 import importlib
+import os
 import pkgutil
+import platform
 import sys
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
+
+# Threads that share an operation wait for each other at its end. libgomp, which torch brings on Linux, lets them turn
+# in a loop 300,000 times (10 ms) before they sleep, which beside one other busy program makes two threads slower than
+# one, up to ten times. 2,000 turns still bridge the gaps between operations. It is read when torch is loaded, here and
+# in every process that is started from here. Elsewhere a turn has another length (ARM), or nobody knows the name.
+if platform.machine() == "x86_64" and "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 
 def on_demand(package: str, offered: dict[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:

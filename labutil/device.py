@@ -200,6 +200,8 @@ def describe() -> dict[str, str]:
     """Device, precision and versions, for the run record."""
     kind, count = get_device().type, process_count()
     name = torch.cuda.get_device_name() if kind == "cuda" else f"{kind}, {torch.get_num_threads()} threads"
+    if kind == "cpu" and (turns := os.environ.get("GOMP_SPINCOUNT")):  # how long threads wait awake: `labutil` sets it
+        name += f" (GOMP_SPINCOUNT={turns})"
     return {
         "device": f"{count} x {name}" if count > 1 else name,
         "precision": default_precision(),

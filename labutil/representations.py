@@ -70,22 +70,22 @@ def signed_root(x: np.ndarray) -> np.ndarray:
 def principal_axes(h: Array) -> np.ndarray:
     """Signed roots of features on their leading principal axes, centred, float (N, min(AXES, D, N - 1)). With all axes
     the mean squared length is 100, so that one `decay` of `logistic_regression` suits all features."""
-    _, x, power = _fit_axes(to_numpy(h))
-    return x / np.sqrt(power)
+    _, x, scale = _fit_axes(to_numpy(h))
+    return x / scale
 
 
 def logistic_regression(
-    x: np.ndarray, labels: np.ndarray, *, decay: float, power: float = 1.0, sample_weight: np.ndarray | None = None
+    x: np.ndarray, labels: np.ndarray, *, decay: float, sample_weight: np.ndarray | None = None
 ) -> LogisticRegression:
-    """Multinomial logistic regression, fitted: least mean cross-entropy + decay * power * |W|^2 (no penalty of biases).
+    """Multinomial logistic regression, fitted: least mean cross-entropy + decay * |W|^2 (no penalty of biases).
 
-    labels: two classes at least. power: the mean squared length of x (N, D), in hundreds, so that one `decay` suits
-    all features; 1 for `principal_axes`. sample_weight: (N,), multiplies each row's cross-entropy.
+    x: (N, D), of a mean squared length near 100, as `principal_axes`: one `decay` then suits all features, and the
+    solver goes equally far. labels: two classes at least. sample_weight: (N,), multiplies each row's cross-entropy.
     """
     from sklearn.linear_model import LogisticRegression
 
     with threadpool_limits(1):  # small products: threads that wait for each other cost more than they bring
-        model = LogisticRegression(C=1 / (2 * decay * len(x) * power), max_iter=1000, tol=1e-3)
+        model = LogisticRegression(C=1 / (2 * decay * len(x)), max_iter=1000, tol=1e-3)
         return model.fit(x, labels, sample_weight=sample_weight)
 
 
@@ -98,13 +98,16 @@ def linear_probe(h: Array, labels: Array, *, decay: float = 0.002) -> Pipeline:
     labels: two classes at least. decay: L2 penalty, for features scaled to a mean squared length of 100; 0.001 to 0.01
     suits most sets. Returns a fitted pipeline, "signed_root", "axes" (PCA) and "classifier", for NumPy arrays.
     """
-    probe, x, power = _fit_axes(to_numpy(h))
-    probe.steps.append(("classifier", logistic_regression(x, to_numpy(labels), decay=decay, power=power)))
+    probe, x, scale = _fit_axes(to_numpy(h))
+    classifier = logistic_regression(x / scale, to_numpy(labels), decay=decay)
+    classifier.coef_ /= scale  # it gets what the axes give
+    probe.steps.append(("classifier", classifier))
     return probe
 
 
 def _fit_axes(h: np.ndarray) -> tuple[Pipeline, np.ndarray, float]:
-    """The first steps of a linear probe, fitted; h as they leave it; the mean squared length of its roots / 100."""
+    """The first steps of a linear probe, fitted; h as they leave it; by what to divide it for a mean squared length of
+    100 (of all its axes, kept or not)."""
     from sklearn.decomposition import PCA
     from sklearn.pipeline import Pipeline
     from sklearn.preprocessing import FunctionTransformer
@@ -114,7 +117,7 @@ def _fit_axes(h: np.ndarray) -> tuple[Pipeline, np.ndarray, float]:
     axes = PCA(min(AXES, d, max(1, n - 1)), svd_solver=solver)
     steps = Pipeline([("signed_root", FunctionTransformer(signed_root)), ("axes", axes)])
     with threadpool_limits(1):
-        return steps, steps.fit_transform(h), max(signed_root(h).var(0).sum() / 100, 1e-12)
+        return steps, steps.fit_transform(h), np.sqrt(max(signed_root(h).var(0).sum() / 100, 1e-12))
 
 
 def probe_head(probe: Pipeline, n_classes: int) -> nn.Sequential:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -100,3 +104,28 @@ def test_labutil_precision_overrides_the_hardware(monkeypatch):
     monkeypatch.setenv("LABUTIL_PRECISION", "fp23")
     with pytest.raises(ValueError, match=r"LABUTIL_PRECISION='fp23'.*fp32"):
         device.default_precision()
+
+
+@pytest.mark.skipif(
+    (sys.platform, platform.machine()) != ("linux", "x86_64"), reason="libgomp's turns are for Linux on x86"
+)
+@pytest.mark.parametrize(
+    ("wish", "first", "turns"),
+    [
+        ({}, "labutil", "2000"),
+        ({"GOMP_SPINCOUNT": "7"}, "labutil", "7"),
+        ({"OMP_WAIT_POLICY": "passive"}, "labutil", "0"),
+        ({}, "torch", None),  # too late: then neither the library nor the record may say 2000
+    ],
+)
+def test_threads_wait_awake_for_a_short_while_only(wish, first, turns):
+    unset = {k: v for k, v in os.environ.items() if k not in {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}}
+    environment = unset | wish | {"OMP_DISPLAY_ENV": "verbose", "ACCELERATE_USE_CPU": "1"}  # libgomp tells what it read
+    program = f"import {first}\nfrom labutil import device\nprint(device.describe()['device'])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+    told = [line.strip() for line in done.stderr.splitlines() if "GOMP_SPINCOUNT" in line]
+    if turns is None:
+        assert told[0] != "GOMP_SPINCOUNT = '2000'" and "GOMP" not in done.stdout
+    else:
+        assert told[0] == f"GOMP_SPINCOUNT = '{turns}'"
+        assert ("GOMP_SPINCOUNT=" + turns in done.stdout) == ("OMP_WAIT_POLICY" not in wish)

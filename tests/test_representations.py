@@ -255,6 +255,14 @@ def test_linear_probe_is_the_least_penalised_loss_on_scaled_roots():
     np.testing.assert_array_equal(excess(0.1)[1].predict_proba(h), probe.predict_proba(h))
 
 
+@pytest.mark.parametrize("unit", [1e-6, 1e4])
+def test_features_in_another_unit_have_the_same_probe(unit):
+    """Small ones must not end the solver early: a random encoder's lie near 0.001."""
+    (h, y), (h_val, _) = blobs(300), blobs(100, seed=1)
+    probes = [rep.linear_probe(h * factor, y).predict_proba((h_val * factor).numpy()) for factor in (1, unit)]
+    np.testing.assert_allclose(*probes, atol=2e-3)
+
+
 def test_linear_probe_keeps_to_its_axes_and_classes(monkeypatch):
     monkeypatch.setattr(rep, "AXES", 4)
     h, y = np.random.default_rng(1).normal(size=(20, 40)), np.repeat([2, 5], 10)
