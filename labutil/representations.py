@@ -75,17 +75,18 @@ def principal_axes(h: Array) -> np.ndarray:
 
 
 def logistic_regression(
-    x: np.ndarray, labels: np.ndarray, *, decay: float, sample_weight: np.ndarray | None = None
+    x: np.ndarray, labels: np.ndarray, *, decay: float, sample_weight: np.ndarray | None = None, tol: float = 1e-3
 ) -> LogisticRegression:
     """Multinomial logistic regression, fitted: least mean cross-entropy + decay * |W|^2 (no penalty of biases).
 
     x: (N, D), of a mean squared length near 100, as `principal_axes`: one `decay` then suits all features, and the
     solver goes equally far. labels: two classes at least. sample_weight: (N,), multiplies each row's cross-entropy.
+    tol: the largest gradient that may be left.
     """
     from sklearn.linear_model import LogisticRegression
 
     with threadpool_limits(1):  # small products: threads that wait for each other cost more than they bring
-        model = LogisticRegression(C=1 / (2 * decay * len(x)), max_iter=1000, tol=1e-3)
+        model = LogisticRegression(C=1 / (2 * decay * len(x)), max_iter=1000, tol=tol)
         return model.fit(x, labels, sample_weight=sample_weight)
 
 
@@ -99,7 +100,7 @@ def linear_probe(h: Array, labels: Array, *, decay: float = 0.002) -> Pipeline:
     suits most sets. Returns a fitted pipeline, "signed_root", "axes" (PCA) and "classifier", for NumPy arrays.
     """
     probe, x, scale = _fit_axes(to_numpy(h))
-    classifier = logistic_regression(x / scale, to_numpy(labels), decay=decay)
+    classifier = logistic_regression(x / scale, to_numpy(labels), decay=decay, tol=1e-4)
     classifier.coef_ /= scale  # it gets what the axes give
     probe.steps.append(("classifier", classifier))
     return probe
