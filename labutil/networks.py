@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,9 +29,28 @@ class Normalize(nn.Module):
         return (x - self.mean) / self.std
 
 
-class BasicCNN(nn.Module):
-    """Three blocks of (3x3 convolution, batch norm, ReLU, 2x2 max pool), then two fully connected layers.
+class Dropout(nn.Dropout):
+    """torch's dropout, with a mask that is cheap to draw on a CPU.
 
+    There torch draws a number for each value, one after the other: a third of a small autoencoder's step. Here 64
+    random bits are for four values, each dropped when its 16 bits, read as a number, lie below p * 65,536 (rounded).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or x.device.type != "cpu":
+            return super().forward(x)
+        seed = int(torch.randint(2**63 - 1, ()))  # from torch's own state, which checkpoints hold
+        bits = np.random.SFC64(seed).random_raw(-(-x.numel() // 4)).view(np.int16)
+        dropped = min(round(self.p * 2**16), 2**16 - 1)
+        kept = torch.from_numpy(bits)[: x.numel()] >= dropped - 2**15
+        mask = kept.to(x.dtype).mul_(2**16 / (2**16 - dropped))
+        return x * mask.as_strided(x.shape, torch.empty_like(x).stride())  # laid out in memory as x is
+
+
+class BasicCNN(nn.Module):
+    """Three blocks of (3x3 convolution, batch norm, 2x2 max pool, ReLU), then two fully connected layers.
+
+    Pooling before ReLU gives the same values and gradients as after it, and leaves ReLU a quarter of the pixels.
     image_size: pixels a side, or (height, width), at least 8; the last maps of larger images are averaged to about 4x4.
     num_classes=0 leaves out the second fully connected layer: the model returns representations (N, 256).
     """
@@ -55,7 +75,7 @@ class BasicCNN(nn.Module):
         layers = []
         for c_in, c_out in pairwise([channels, 32, 64, 128]):
             layers += [nn.Conv2d(c_in, c_out, 3, padding=1, bias=False), nn.BatchNorm2d(c_out)]
-            layers += [nn.ReLU(inplace=True), nn.MaxPool2d(2)]
+            layers += [nn.MaxPool2d(2), nn.ReLU(inplace=True)]
         self.blocks = nn.Sequential(*layers)
         self.pool = nn.AvgPool2d(window)
         self.fc1 = nn.Linear(128 * (rows // window) * (columns // window), 256)
@@ -192,8 +212,9 @@ BATCH_NORMS = ("conv", "pool", "none")
 class ConvAutoencoder(nn.Module):
     """x -> h = encode(x) -> decode(h), logits of the size of x; their sigmoid is the image.
 
-    The encoder repeats (convolution, batch norm, ReLU, halving, dropout) once for each entry of `filters`; the decoder
-    mirrors it with doublings, and one more convolution makes the image.
+    The encoder repeats (convolution, batch norm, halving, ReLU, dropout) once for each entry of `filters`; the decoder
+    mirrors it with doublings, which follow ReLU, and one more convolution makes the image. (Max pooling before ReLU
+    gives the same as after it, see `BasicCNN`.)
 
     filters: output channels of each layer, the first layer first. image_size: pixels a side, or (height, width), any.
     kernel_size: odd. dropout: probability that a value of the maps is dropped, after each halving and doubling.
@@ -231,16 +252,16 @@ class ConvAutoencoder(nn.Module):
         sizes = [tuple(-(-side // 2**i) for side in sides) for i in range(len(filters) + 1)]
         maps, pool, padding = (filters[-1], *sizes[-1]), halving == "pool", kernel_size // 2
 
-        def block(convolution: nn.Module, resize: list[nn.Module]) -> list[nn.Module]:
+        def block(convolution: nn.Module, halve: Sequence[nn.Module] = (), double: Sequence[nn.Module] = ()) -> list:
             norm = [nn.BatchNorm2d(convolution.out_channels)] if batch_norm != "none" else []
             early, late = (norm, []) if batch_norm == "conv" else ([], norm)
-            drop = [nn.Dropout(dropout)] if dropout else []
-            return [convolution, *early, nn.ReLU(inplace=True), *resize, *late, *drop]
+            drop = [Dropout(dropout)] if dropout else []
+            return [convolution, *early, *halve, nn.ReLU(inplace=True), *double, *late, *drop]
 
         layers: list[nn.Module] = []
         for c_in, c_out in pairwise([channels, *filters]):
             convolution = nn.Conv2d(c_in, c_out, kernel_size, 1 if pool else 2, padding)
-            layers += block(convolution, [nn.MaxPool2d(2, ceil_mode=True)] if pool else [])
+            layers += block(convolution, halve=[nn.MaxPool2d(2, ceil_mode=True)] if pool else [])
         code = nn.Linear(math.prod(maps), code_size) if code_size else nn.Identity()
         self.encoder = _Encoder(OrderedDict(layers=nn.Sequential(*layers), code=code))
         self.num_features = self.encoder.num_features = code_size or math.prod(maps)
@@ -251,10 +272,11 @@ class ConvAutoencoder(nn.Module):
         # Each layer's channels are those that the encoder had at the same place: 256 -> 256, then 256 -> 128.
         for (c_in, c_out), size in zip(pairwise([filters[-1], *reversed(filters)]), sizes[-2::-1], strict=True):
             if pool:
-                layers += block(nn.Conv2d(c_in, c_out, kernel_size, padding=padding), [nn.Upsample(size)])
+                convolution = nn.Conv2d(c_in, c_out, kernel_size, padding=padding)
+                layers += block(convolution, double=[nn.Upsample(size)])
             else:
                 missing = [1 - side % 2 for side in size]  # m pixels become 2m - 1, and an even side is 2m
-                layers += block(nn.ConvTranspose2d(c_in, c_out, kernel_size, 2, padding, missing), [])
+                layers += block(nn.ConvTranspose2d(c_in, c_out, kernel_size, 2, padding, missing))
         layers.append(nn.Conv2d(filters[0], channels, kernel_size, padding=padding))
         self.decoder = _Decoder(OrderedDict(code=code, unflatten=nn.Unflatten(1, maps), layers=nn.Sequential(*layers)))
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from labutil import device, models, training
 from labutil.checkpoint import ResumeError
+from labutil.networks import Dropout
 from labutil.training import OPTIMIZERS, fit, lr_factor, make_optimizer
 
 
@@ -47,7 +48,7 @@ class Killed(Exception):
 def make(seed=0, dropout=0.2, die_in=None):
     """A model and a step that draws from every source of randomness; after `die_in` steps it is killed."""
     device.seed_everything(seed)
-    middle = (nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(dropout))
+    middle = (nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), Dropout(dropout))
     model, seen = device.prepare(nn.Sequential(nn.Conv2d(1, 4, 3), *middle, nn.Linear(4 * 6 * 6, 3))), []
 
     def step(x, y):
