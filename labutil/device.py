@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import datetime
 import functools
 import importlib.metadata
@@ -27,6 +28,19 @@ if TYPE_CHECKING:
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _seed = 0
 _generators: dict[str, torch.Generator] = {}
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep up to 512 MiB of freed memory, and take tensors below 64 MiB from it. As it comes, it gives memory
+    of a few MB back to Linux at once, so that each tensor pays for the pages of the one before anew: up to two thirds
+    of an augmentation's time on a CPU, a fifth of a small network's step. Other C libraries are left alone."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-3, 64 << 20)  # M_MMAP_THRESHOLD
+        mallopt(-1, 512 << 20)  # M_TRIM_THRESHOLD
+
+
+_keep_freed_memory()
 
 
 @functools.cache
