@@ -50,7 +50,7 @@ def _losses(ours, theirs, n: int, name: str) -> Contest:
     return Contest(side(ours), side(theirs), n, f"{name}, fp32, as many threads", flops=operations, precision="fp32")
 
 
-def features_vs_bare_forward(n: int = 512) -> Contest:
+def features_vs_bare_forward(n: int = 2000) -> Contest:
     images, size = pictures(n, 96), 96
     network = models.encoder(representations.DEFAULT, pretrained=True, input_size=size)
     network = network.to(device.get_device(), memory_format=torch.channels_last).eval()
