@@ -70,8 +70,8 @@ def features_vs_bare_forward(n: int = 2000) -> Contest:
     )
 
 
-def knn_vs_sklearn(bank: int = 10_000, n: int = 2000, d: int = 512) -> Contest:
-    """Embeddings around ten centres, k = 20, votes weighed by exp(cosine / 0.1)."""
+def knn_vs_sklearn(bank: int = 10_000, n: int = 2000, d: int = 128) -> Contest:
+    """As many numbers an image as resnet8 gives, around ten centres; k = 20, votes weighed by exp(cosine / 0.1)."""
     g = torch.Generator().manual_seed(0)
     y = torch.arange(bank + n) % 10
     h = torch.randn(10, d, generator=g)[y] + 3 * torch.randn(bank + n, d, generator=g)
