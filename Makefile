@@ -40,8 +40,9 @@ lint: $(STAMP)
 lab: $(STAMP)
 	$(PY) -m labutil lab
 
+# Ours against others: all workloads, or ONLY="NAME..."; with CIFAR10=folder:PATH also k-NN accuracy against minutes.
 bench: $(STAMP)
-	$(PY) tests/benchmarks/run.py
+	$(PY) tests/benchmarks/run.py $(ONLY) $(if $(CIFAR10),--cifar10 $(CIFAR10)) $(if $(MINUTES),--minutes $(MINUTES))
 
 # Execute every lesson with its quick values and put the result, with outputs, in its place (before a commit).
 notebooks: $(STAMP)

@@ -121,9 +121,11 @@ class Augment:
         return x if out is x else clamped_like(out, x)
 
     def _apply(self, x: Tensor, size: tuple[int, int], g: torch.Generator) -> Tensor:
-        moves = (self.crop_scale, self.crop_padding, self.flip, self.vertical_flip, self.rotation, self.zoom)
-        if any(moves) or self.translation or size != tuple(x.shape[2:]):
-            x = warp(x, self._draw_affine(x, size, g), size, self.padding_mode)
+        leaves = self.crop_padding or self.rotation or self.zoom or self.translation
+        if leaves or self.crop_scale or self.flip or self.vertical_flip or size != tuple(x.shape[2:]):
+            # Where nothing leaves the image nothing is mirrored, and repeating the edge, the same, is cheaper.
+            mode = "border" if self.padding_mode == "reflection" and not leaves else self.padding_mode
+            x = warp(x, self._draw_affine(x, size, g), size, mode)
         jitter = self.jitter_p and (self.brightness or self.contrast or self.saturation or self.hue)
         if jitter or self.grayscale or self.channel_shift or (self.stretch and self.stretch_p):
             x = apply_colour(x, *self._draw_colour(x, g))

@@ -74,6 +74,13 @@ def test_padded_crop_equals_torchvision(ours, theirs, side):
             assert torch.equal(y, expected)
 
 
+def test_views_that_stay_inside_are_those_that_a_mirror_would_give():
+    x, views = noise_images(), augment.simclr_views(24)
+    views = Augment(crop_scale=views.crop_scale, size=views.size, flip=views.flip)
+    mirrored = warp(x, views._draw_affine(x, (24, 24), rng()), (24, 24), padding_mode="reflection")
+    torch.testing.assert_close(views(x, rng()), mirrored.clamp(0, 1), atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("size", [(32, 32), (20, 45), (80, 64)])
 def test_resized_crop_equals_torchvision(size):
     x = noise_images(3, height=40, width=56)

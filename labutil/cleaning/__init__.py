@@ -6,6 +6,7 @@ __getattr__, __dir__ = on_demand(
     __name__,
     {
         "near_duplicates": "duplicates",  # the same picture twice, most alike first
+        "perceptual_hash": "hashing",  # 64 bits that survive small changes
         "outliers": "detectors",  # images that do not belong, worst first
         "image_quality": "detectors",  # dark, bright, blank, blurred
         "copies": "detectors",  # which of the near-duplicates to remove

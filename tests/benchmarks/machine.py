@@ -1,0 +1,47 @@
+"""What this machine is, and the switches under which it is measured."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+from labutil import device
+
+SWITCHES = ("LABUTIL_PRECISION", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+PEERS = ("lightly", "kornia", "pytorch-metric-learning", "scikit-learn", "ImageHash", "pillow")
+
+
+def environment() -> dict[str, str | int]:
+    """Processor, threads, instruction sets, precision, switches and versions, for the results and their heading."""
+    cpu = _cpuinfo()
+    sets = [
+        flag for flag in ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16") if flag in cpu.get("flags", "").split()
+    ]
+    facts = device.describe()
+    return {
+        "processor": cpu.get("model name") or platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "instruction set": torch.backends.cpu.get_cpu_capability(),
+        "precision": facts["precision"],
+        "device": facts["device"],
+        "the processor has": " ".join(sets) or "not known",
+        "switches": " ".join(f"{name}={os.environ[name]}" for name in SWITCHES if name in os.environ) or "none",
+        "versions": ", ".join(
+            [f"Python {platform.python_version()}", f"torch {torch.__version__}"]
+            + [f"{name} {importlib.metadata.version(name)}" for name in PEERS]
+        ),
+    }
+
+
+def _cpuinfo() -> dict[str, str]:
+    """The first processor's lines of /proc/cpuinfo; none where there is no such file."""
+    try:
+        first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
