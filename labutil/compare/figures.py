@@ -102,7 +102,7 @@ def cost(table: pd.DataFrame) -> Figure:
     """Accuracy against training time and against parameters, as `methods.summary` gives them, NaN where unknown; a line
     joins the methods that no other beats (Pareto)."""
     figure, cells = plt.subplots(1, 2, figsize=(WIDTH, 3.4), sharey=True)
-    costs = {"train_seconds": "training time (s)", "parameters": "parameters"}
+    costs = {"seconds": "training time (s)", "parameters": "parameters"}
     for cell, (column, label) in zip(cells, costs.items(), strict=True):
         front = table[pareto(table[column], table.accuracy)].sort_values(column, kind="stable")
         line = {"color": PALE, "lw": 4, "marker": "o", "ms": 16, "zorder": 0, "label": "no other is cheaper and better"}
