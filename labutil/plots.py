@@ -11,7 +11,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -111,6 +110,8 @@ def lines(
     table: numbers, indexed by what goes along the x axis, columns named as the legend shows them; NaN is left out.
     std: same rows and columns; NaN where there was a single run. log_x: logarithmic x axis, each index value a tick.
     """
+    import seaborn as sns  # here and below: with scipy.stats, which it brings, the slowest of all imports but torch
+
     figure, axes = plt.subplots(figsize=(WIDTH, 3.6))
     for name, look in zip(table, looks(table), strict=True):
         values = table[name].astype(float)
@@ -185,6 +186,8 @@ def confusion(matrix: Any, classes: Sequence[str]) -> Figure:
     matrix: counts (K, K), true classes down, predicted ones across; a class without images has a gray row.
     Of more than 20 classes those 20 with most errors are shown, each still scaled to all its images.
     """
+    import seaborn as sns
+
     matrix = np.asarray(matrix, float)
     total = matrix.sum(1, keepdims=True)
     rates = 100 * np.divide(matrix, total, out=np.full_like(matrix, np.nan), where=total > 0)
@@ -212,6 +215,8 @@ def tsne(xy: Any, labels: Any, classes: Sequence[str], *, seed: int = 0, title: 
 
     xy: (N, 2), such as `evaluation.tsne` gives. labels: (N,); -1 (unlabelled) stays gray. seed: which 20 classes.
     """
+    import seaborn as sns
+
     xy, labels = to_numpy(xy), to_numpy(labels)
     chosen = present = np.unique(labels[labels >= 0])
     if len(present) > MOST_CLASSES:
@@ -286,6 +291,8 @@ def matrices(
     panels: {title: (M, N)}, rows down, columns across; NaN is gray. label: of the colours. title: of the whole figure.
     limits: values of the darkest colours; with a negative one the scale is red and blue with white at their middle.
     """
+    import seaborn as sns
+
     columns = min(3, len(panels))
     figure, cells = _panels(len(panels), 3, min(6.6 / columns, 4) + (1.3 if label else 0.5))
     look = {"vmin": limits[0], "vmax": limits[1], "cmap": "RdBu" if limits[0] < 0 else "Blues", "cbar": False}

@@ -13,7 +13,6 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-import torchvision.transforms.v2.functional as tv
 from torch import Tensor
 
 from labutil import augment, device
@@ -184,6 +183,18 @@ def _solarize(x: Tensor, _: Tensor, amounts: Tensor) -> Tensor:
     return (x - (x >= amounts[:, None, None, None] / 255).float()).abs()  # 1 - x, or x
 
 
+def _autocontrast(x: Tensor, *_: Tensor) -> Tensor:
+    from torchvision.transforms.v2 import functional as tv  # takes a second, for two operations of many
+
+    return tv.autocontrast(x)
+
+
+def _equalize(x: Tensor, *_: Tensor) -> Tensor:
+    from torchvision.transforms.v2 import functional as tv
+
+    return tv.equalize((x * 255).round().to(torch.uint8)).float() / 255
+
+
 # What is computed together, and by what.
 _KINDS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor] | None] = {
     "identity": None,
@@ -192,8 +203,8 @@ _KINDS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor] | None] = {
     "sharpness": _sharpness,
     "posterize": _posterize,
     "solarize": _solarize,
-    "autocontrast": lambda x, *_: tv.autocontrast(x),
-    "equalize": lambda x, *_: tv.equalize((x * 255).round().to(torch.uint8)).float() / 255,
+    "autocontrast": _autocontrast,
+    "equalize": _equalize,
 }
 _KIND = [next(i for i, names in enumerate(_KINDS) if name in names.split()) for name in OPERATIONS]
 

@@ -4,10 +4,12 @@ floats (N, D), labels integers (N,), 0 to K - 1: torch tensors, NumPy arrays or 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -210,15 +212,21 @@ def state_hash(module: nn.Module) -> str:
     return total.hexdigest()[:16]
 
 
-def frozen_features(
+def frozen_features(images: Array, **settings: Any) -> Tensor:
+    """The features of `timed_features` alone: float32 (N, D), CPU. settings: as it takes them."""
+    return timed_features(images, **settings)[0]
+
+
+def timed_features(
     images: Array,
     *,
     encoder: str = DEFAULT,
     size: int | None = None,
     weights: str | Path | None = None,
     cache: bool = True,
-) -> Tensor:
-    """Representations of images by a network that was trained on ImageNet, in evaluation mode: float32 (N, D), CPU.
+) -> tuple[Tensor, float]:
+    """Representations of images by a network that was trained on ImageNet, in evaluation mode: float32 (N, D), CPU;
+    and the seconds that computing them took, also where they come from the cache.
 
     images: uint8 (N, C, H, W), C = 1 or 3; N = 0 is allowed. encoder: any that `models.encoder` has pretrained weights
     for; D = 1280 for the default. size: pixels a side to which images are scaled first (None: `feature_size`); larger
@@ -229,23 +237,26 @@ def frozen_features(
     size = feature_size(images.shape[2:]) if size is None else int(size)
     check_number("size", size, 1, whole=True)
     if cache:
-        path, found = data_dir() / "cache" / "features" / f"{_key(images, encoder, size, weights)}.npy", None
-        with suppress(OSError, ValueError, EOFError):  # none yet, or one that a full disk cut short
-            found = torch.from_numpy(np.load(path))
+        path, found = data_dir() / "cache" / "features" / f"{_key(images, encoder, size, weights)}.npz", None
+        # none yet, or one that a full disk cut short
+        with suppress(OSError, ValueError, EOFError, KeyError, BadZipFile), np.load(path) as file:
+            found = torch.from_numpy(file["features"]), float(file["seconds"])
         if all(processes.from_each(found is not None)):  # else all processes compute them together
             return found
     with torch.random.fork_rng(devices=[]):  # a new network draws its first weights, though others replace them
         network = models.encoder(encoder, pretrained=True, weights=weights, input_size=size)
     network = network.to(device.get_device(), memory_format=torch.channels_last)
+    began = time.perf_counter()
     h = evaluation.predict(network, images, batch_size=batch_size(size))
+    seconds = time.perf_counter() - began
     if cache and processes.rank() == 0:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(path, lambda temporary: np.save(temporary, h.numpy()))
+            replace_file(path, lambda temporary: np.savez(temporary, features=h.numpy(), seconds=seconds))
         except OSError as error:
             why = f"{path.parent} cannot be written ({error.strerror or error})"
             raise DataError(f"{why}: make room, or set LABUTIL_DATA to another folder") from error
-    return h
+    return h, seconds
 
 
 def feature_size(image_shape: tuple[int, int]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -216,11 +217,14 @@ def make_optimizer(name: str, parameters: ParamsT, lr: float, weight_decay: floa
 
     weight_decay is for all parameters, biases and norms too.
     """
-    from timm.optim import create_optimizer_v2
-
     check_choice("optimizer", name, OPTIMIZERS)
-    name = "momentum" if name == "sgd" else name  # timm's "sgd" is Nesterov's
-    return create_optimizer_v2(parameters, name, lr, weight_decay, 0.9)
+    if name == "lion":
+        from timm.optim import Lion  # timm is slow to import, so the others, which it takes from torch, do without
+
+        return Lion(parameters, lr, weight_decay=weight_decay)
+    sgd = partial(torch.optim.SGD, momentum=0.9)
+    kind = {"sgd": sgd, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
+    return kind(parameters, lr, weight_decay=weight_decay)
 
 
 def lr_factor(schedule: str, epoch: float, epochs: int, warmup: float = 0.0, step_epochs: int = 20) -> float:

@@ -11,7 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from labutil import cli, paths, runs
-from labutil.runs import execute
+from labutil.runs import execute, parameters
+
+HEAVY = {"torch", "pandas", "papermill", "nbformat", "matplotlib", "sklearn", "numpy", "scipy", "PIL", "accelerate"}
 
 
 def call(*args):
@@ -75,8 +77,22 @@ def test_the_command_line_imports_nothing_heavy():
     """A finished run must be found at once, so torch, pandas and papermill wait until a run starts."""
     code = "import sys; from labutil import cli; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    heavy = {"torch", "pandas", "papermill", "matplotlib", "sklearn", "numpy", "PIL", "accelerate"}
-    assert not heavy & set(loaded)
+    assert not HEAVY & set(loaded)
+
+
+@pytest.mark.parametrize("notebook", ["01", "03", "06"])
+def test_a_finished_run_is_found_without_anything_heavy(notebook):
+    path = parameters.find_notebook(notebook)
+    directory = execute.run_directory(path, parameters.plan(path, None, {}), None, core=False)
+    directory.mkdir(parents=True)
+    record = runs.new_record(path.stem, None, {}) | {"status": "complete", "metrics": {"test_accuracy": 0.875}}
+    runs.write_json(directory / "run.json", record)
+    code = f"""import sys; from labutil import cli
+cli.main(["run", "{notebook}"], standalone_mode=False)
+print(*sys.modules)"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "already complete" in told and "0.8750" in told
+    assert not HEAVY & set(told.split())
 
 
 def test_a_full_disk_is_one_line(monkeypatch):

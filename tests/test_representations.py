@@ -73,7 +73,7 @@ def test_a_second_call_reads_the_file(computed):
     second = rep.frozen_features(pictures().numpy(), size=32)  # the same bytes in an array
     assert computed == [3]
     assert torch.equal(first, second) and second.dtype == torch.float32
-    assert [path.suffix for path in cached()] == [".npy"]
+    assert [path.suffix for path in cached()] == [".npz"]
     second.add_(1)  # the caller's own: not a view of the file
     assert torch.equal(rep.frozen_features(pictures(), size=32), first)
 
@@ -118,11 +118,24 @@ def test_a_file_cut_short_is_computed_anew_and_none_is_kept_without_the_cache(qu
     rep.frozen_features(pictures())
     (path,) = cached()
     whole = path.read_bytes()
-    for left in (0, 3, 100, 140):
+    for left in (0, 3, 100, 140, len(whole) - 1):
         path.write_bytes(whole[:left])
         assert torch.equal(rep.frozen_features(pictures()), h)
-        assert path.read_bytes() == whole
-    assert computed == [3] * 6 and len(whole) > 140
+        assert path.stat().st_size == len(whole)
+    assert computed == [3] * 7 and len(whole) > 141
+
+
+def test_what_comes_from_the_cache_costs_what_it_cost(quick, computed, monkeypatch):
+    times = iter([10.0, 12.5, 50.0, 50.25])
+    monkeypatch.setattr(rep.time, "perf_counter", lambda: next(times))  # only computing looks at the clock
+    h, seconds = rep.timed_features(pictures())
+    for _ in range(2):
+        again, told = rep.timed_features(pictures())
+        assert torch.equal(again, h) and told == seconds == 2.5
+    (path,) = cached()
+    np.savez(path, features=h.numpy())  # one that does not know is no answer
+    assert [rep.timed_features(pictures())[1] for _ in range(2)] == [0.25, 0.25]
+    assert computed == [3, 3]
 
 
 def test_wrong_images_and_settings_are_named(tmp_path):
@@ -137,14 +150,14 @@ def test_wrong_images_and_settings_are_named(tmp_path):
 
 @pytest.mark.parametrize("kind", ["a file in its place", "full"])
 def test_a_cache_that_cannot_be_written(kind, quick, monkeypatch, own_folders):
-    def half(path, _):
+    def half(path, **_):
         path.write_bytes(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     if kind == "a file in its place":
         (own_folders / "data").write_text("not a folder")
     else:
-        monkeypatch.setattr(np, "save", half)
+        monkeypatch.setattr(np, "savez", half)
     before = [path for path in own_folders.rglob("*") if path.is_file()]
     with pytest.raises(DataError) as caught:
         rep.frozen_features(pictures())

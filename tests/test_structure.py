@@ -84,14 +84,31 @@ def test_imports_make_no_circles():
 def test_the_core_imports_no_wing_and_nothing_heavy_before_it_is_used():
     script = """
 import sys
-from labutil import augment, evaluation, losses, models, representations, training
+from labutil import augment, evaluation, losses, models, policies, representations, training
 loaded = set(sys.modules)
-heavy = {"pandas", "matplotlib", "sklearn", "seaborn"} & loaded
+heavy = {"pandas", "matplotlib", "sklearn", "seaborn", "scipy.stats", "timm", "torchvision", "accelerate"} & loaded
 wings = {m for m in loaded if m.startswith(("labutil.data", "labutil.runs", "labutil.cleaning", "labutil.compare"))}
 print(heavy, wings)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["set()", "set()"], done.stdout
+
+
+@pytest.mark.parametrize(
+    ("lessons", "slow"),
+    [
+        (NOTEBOOKS[:1], {"timm", "torchvision", "seaborn", "accelerate"}),
+        (NOTEBOOKS[1:], {"timm", "torchvision", "seaborn", "accelerate", "sklearn", "scipy.stats"}),
+    ],
+    ids=["01, which imports scikit-learn", "the others"],
+)
+def test_a_lessons_first_cell_imports_nothing_slow_that_can_wait(lessons, slow):
+    """It is what a reader waits for first. Each of these takes a good part of a second, torchvision and timm more."""
+    cells = [next(c for c in json.loads(p.read_text())["cells"] if c["cell_type"] == "code") for p in lessons]
+    source = re.sub(r"(?m)^(\s+)!.*", r"\1pass", "\n".join("".join(c["source"]) for c in cells))
+    code = f"{source}\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not slow & set(done.stdout.split())
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

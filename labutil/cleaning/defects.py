@@ -15,8 +15,6 @@ import numpy as np
 import torch
 from numpy.random import Generator
 from PIL import Image, ImageFilter
-from sklearn.datasets import load_sample_image
-from torchvision.ops import box_iou
 
 Shape = tuple[int, int, int]  # channels, height, width
 Box = tuple[float, float, float, float]  # left, top, right, bottom
@@ -131,6 +129,9 @@ def foreign_picture(shape: Shape, rng: Generator) -> np.ndarray:
 
 def photographs(count: int, shape: Shape, rng: Generator) -> Iterator[np.ndarray]:
     """Parts, of several scales, of scikit-learn's two photographs, some of them mirrored; they overlap little."""
+    from sklearn.datasets import load_sample_image
+    from torchvision.ops import box_iou
+
     pictures = [Image.fromarray(load_sample_image(name)).convert(_MODES[shape[0]]) for name in _PHOTOGRAPHS]
     taken: list[list[Box]] = [[] for _ in pictures]
     for _ in range(count):

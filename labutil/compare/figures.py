@@ -9,7 +9,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
@@ -103,7 +102,7 @@ def cost(table: pd.DataFrame) -> Figure:
     """Accuracy against training time and against parameters, as `methods.summary` gives them, NaN where unknown; a line
     joins the methods that no other beats (Pareto)."""
     figure, cells = plt.subplots(1, 2, figsize=(WIDTH, 3.4), sharey=True)
-    costs = {"train_seconds": "training time (s)", "parameters": "parameters"}
+    costs = {"seconds": "training time (s)", "parameters": "parameters"}
     for cell, (column, label) in zip(cells, costs.items(), strict=True):
         front = table[pareto(table[column], table.accuracy)].sort_values(column, kind="stable")
         line = {"color": PALE, "lw": 4, "marker": "o", "ms": 16, "zorder": 0, "label": "no other is cheaper and better"}
@@ -129,6 +128,8 @@ def cost(table: pd.DataFrame) -> Figure:
 def heat(table: pd.DataFrame, *, label: str) -> Figure:
     """A table of shares as colours, with the numbers in %; gray where there is none. Of more than 20 rows, the 20 in
     which the columns differ most (then: the lowest) are drawn."""
+    import seaborn as sns  # here and below: slow, for it brings scipy.stats
+
     if len(table) > MOST_CLASSES:
         spread = table.max(axis=1) - table.min(axis=1)
         kept = np.sort(np.lexsort((table.mean(axis=1), -spread))[:MOST_CLASSES])
@@ -142,6 +143,8 @@ def heat(table: pd.DataFrame, *, label: str) -> Figure:
 def differences(pairs: pd.DataFrame) -> Figure:
     """Every method against every other, as `methods.pairs` gives them: row minus column, in points; a star where there
     is evidence of a difference."""
+    import seaborn as sns
+
     turned = pairs.rename(columns={"a": "b", "b": "a"}).assign(difference=-pairs.difference)
     both = pd.concat([pairs, turned])
     both["points"] = (100 * both.difference).round(1) + 0.0  # no -0.0
@@ -156,6 +159,8 @@ def differences(pairs: pd.DataFrame) -> Figure:
 
 def matrix(table: pd.DataFrame, title: str, cell: float, words: Any = True, **look: Any) -> Figure:
     """A heat map with its numbers, in columns of `cell` inches or more; cells without a number are gray."""
+    import seaborn as sns
+
     names, columns = ([wrap(short(str(name), 44), 24) for name in axis] for axis in (table.index, table.columns))
     size = max(WIDTH, 2.6 + cell * len(columns)), 1.9 + sum(0.32 + 0.2 * name.count("\n") for name in names)
     figure, axes = plt.subplots(figsize=size)
@@ -172,6 +177,8 @@ def matrix(table: pd.DataFrame, title: str, cell: float, words: Any = True, **lo
 def calibrations(y_true: Any, probabilities: Mapping[str, Any]) -> Figure:
     """Accuracy of predictions by their confidence, a line a method; below the diagonal: too sure. y_true: (N,).
     probabilities: {name: (N, K)}. Of eight bins those with fewer than ten images are left out."""
+    import seaborn as sns
+
     figure, axes = plt.subplots(figsize=(WIDTH, 3.8))
     axes.plot([0, 1], [0, 1], ":", color="black", label="as right as confident")
     for (name, p), look in zip(probabilities.items(), _looks(probabilities), strict=True):

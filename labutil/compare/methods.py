@@ -64,8 +64,9 @@ def pairs(board: Board, *, replicates: int = significance.REPLICATES) -> pd.Data
 def summary(board: Board, *, replicates: int = significance.REPLICATES) -> pd.DataFrame:
     """A row a method: notebook, recipe, seeds; accuracy, macro_f1, macro_auc in [0, 1], means over seeds, each with its
     _std, NaN for a single run; low and high, the accuracy's 95% interval over images and seeds, for a single run
-    Wilson's (images only); train_seconds and parameters, means, NaN where unknown; trials, image_passes and hours, of
-    all runs of its name."""
+    Wilson's (images only); train_seconds, feature_seconds (of frozen features, when they were computed) and parameters,
+    means, NaN where unknown; seconds, of training and features together; trials, image_passes and hours, of all runs of
+    its name."""
     rows = {}
     for method, (scores, resampled) in resample(board, "accuracy", replicates).items():
         right = int((method.y_pred[0] == board.y_true).sum())
@@ -77,11 +78,20 @@ def summary(board: Board, *, replicates: int = significance.REPLICATES) -> pd.Da
             **scores_of(board, method.probabilities),
             "low": ends[0],
             "high": ends[1],
-            "train_seconds": method.metric("train_seconds").mean(),
+            **_costs(method),
             "parameters": np.mean([count_parameters(d / "model.safetensors") for d in method.dirs]),
             **board.efforts.loc[method.name],
         }
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _costs(method: Method) -> dict[str, float]:
+    """Of a method's runs the means of train_seconds and feature_seconds, and their sum, `seconds`, which is unknown
+    where some of the runs charge for features and others do not say."""
+    trained, features = method.metric("train_seconds"), method.metric("feature_seconds")
+    used = 0.0 if np.isnan(features).all() else features  # most methods compute none
+    names = ("train_seconds", "feature_seconds", "seconds")
+    return dict(zip(names, (trained.mean(), features.mean(), (trained + used).mean()), strict=True))
 
 
 def scores_of(board: Board, probabilities: np.ndarray) -> dict[str, float]:

@@ -134,11 +134,16 @@ def _images(record: dict[str, Any]) -> tuple:
 def _efforts(known: Sequence[tuple[Path, dict[str, Any]]]) -> pd.DataFrame:
     """What runs that have ended, well or not, took together, by their method's name."""
     rows = [
-        (r.get("label") or r["notebook"], settings_key(r), image_passes(d, r), (r.get("seconds") or 0) / 3600)
+        (r.get("label") or r["notebook"], settings_key(r), image_passes(d, r), _seconds(r) / 3600)
         for d, r in known if r["status"] != "running"
     ]  # fmt: skip
     table = pd.DataFrame(rows, columns=["name", "trials", "image_passes", "hours"])
     return table.groupby("name").agg({"trials": "nunique", "image_passes": "sum", "hours": "sum"})
+
+
+def _seconds(record: dict[str, Any]) -> float:
+    """What a run took, and would have taken more without features in the cache."""
+    return (record.get("seconds") or 0) + (record.get("metrics") or {}).get("cached_seconds", 0)
 
 
 def settings_key(record: dict[str, Any], *without: str) -> str:

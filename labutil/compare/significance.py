@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from labutil.paths import check_choice
 
@@ -38,6 +37,8 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     Example:
         wilson(90, 100)  # (0.826, 0.945)
     """
+    from scipy import stats  # here and below: slow to import
+
     found = stats.binomtest(right, n).proportion_ci(LEVEL, method="wilson")
     return float(found.low), float(found.high)
 
@@ -52,6 +53,8 @@ def mcnemar(right_a: Sequence[bool] | np.ndarray, right_b: Sequence[bool] | np.n
     Example:
         only_a, only_b, p = mcnemar(p_a.argmax(1) == y_true, p_b.argmax(1) == y_true)
     """
+    from scipy import stats
+
     a, b = np.asarray(right_a, bool), np.asarray(right_b, bool)
     if a.shape != b.shape or a.ndim != 1:
         raise ValueError(f"right_a {a.shape} and right_b {b.shape}: expected the same images, (N,) each")
@@ -122,6 +125,8 @@ def difference(
     Example:
         difference((score(y, a), score(y, b)), (resample(y, a), resample(y, b)))
     """
+    from scipy import stats
+
     value = float(np.mean(scores[0])) - float(np.mean(scores[1]))
     total, doubt = float(np.var(resampled[0].mean(0) - resampled[1].mean(0), ddof=1)), 0.0
     alike = total == 0 and value == 0  # the same predictions, twice, are no two trainings

@@ -91,7 +91,7 @@ def summary_table(board: Board, summary: pd.DataFrame) -> pd.DataFrame:
     shown = pd.DataFrame({
         "recipe": table.recipe.fillna(""), "seeds": text("{:.0f}", "seeds"), "accuracy": accuracy,
         "95% interval": text("{:.3f} to {:.3f}", "low", "high"), "macro F1": f1, "macro AUC": auc,
-        "seconds": text("{:,.1f}", "train_seconds"), "parameters": text("{:,.0f}", "parameters"),
+        "seconds": text("{:,.1f}", "seconds"), "parameters": text("{:,.0f}", "parameters"),
         "trials": text("{:.0f}", "trials"), "image passes": text("{:,.0f}", "image_passes"),
         "hours": text("{:,.3f}", "hours"),
     }, index=table.index)  # fmt: skip

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from labutil.data import cells, decoding, folders, published, readers, splits, store
-from labutil.data.sources import GENERATED, Source, files, parse
+from labutil.data.sources import CELLS_VERSION, GENERATED, Source, files, parse
 from labutil.images import Dataset, ImageSet
 from labutil.paths import DataError, check_number, is_number
 
@@ -131,7 +131,7 @@ def to_channels(images: np.ndarray, channels: int) -> np.ndarray:
 def _load_arrays(
     source: Source, size: tuple[int, int] | None, data_seed: int, *, lenient: bool = False
 ) -> store.Stored:
-    content, found = f"{source.kind}:{source.number} version {cells.VERSION} seed {data_seed}", []
+    content, found = f"{source.kind}:{source.number} version {CELLS_VERSION} seed {data_seed}", []
     if source.kind not in GENERATED:
         found = files(source) if source.paths else published.published_files(source)
         content = store.content(found)

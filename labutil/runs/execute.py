@@ -145,6 +145,8 @@ def _papermill(notebook: Path, params: dict[str, Any], directory: Path, core: bo
                 source, target, params, kernel_name="python3", language="python",
                 progress_bar=sys.stderr.isatty() and not ranks.rank(),
                 store_widget_state=False, extra_arguments=["--IPKernelApp.log_level=50"], config=config,
+                # All is on the disk; Python's own end, module by module, takes a second or two.
+                shutdown_kernel="immediate" if ranks.count() == 1 else "graceful",
             )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         above = parameters.read_cells(output)[: error.cell_index + 1]

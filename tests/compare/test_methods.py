@@ -39,7 +39,16 @@ def test_summary_is_mean_and_spread_over_seeds(tmp_path):
             right = round(accuracies[0] * len(Y))
             assert (row.low, row.high) == pytest.approx(significance.wilson(right, len(Y)))
     assert table.seeds.tolist() == [3, 1]
-    assert table.train_seconds.tolist() == [11, 10]
+    assert table.train_seconds.tolist() == table.seconds.tolist() == [11, 10]
+    assert table.feature_seconds.isna().all()
+
+
+def test_features_are_charged_and_what_only_some_runs_say_is_unknown(tmp_path):
+    for seed, seconds in enumerate((40.0, 50.0)):
+        leave_run(tmp_path, "03_transfer_learning", seed=seed, metrics={"feature_seconds": seconds})
+    assert methods.summary(board_of(tmp_path)).seconds.tolist() == [10.5 + 45]
+    leave_run(tmp_path, "03_transfer_learning", seed=2)  # of a version that did not say
+    assert methods.summary(board_of(tmp_path)).seconds.isna().all()
 
 
 def test_pairs_are_the_statistics_of_every_two(tmp_path):

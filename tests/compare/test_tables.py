@@ -77,6 +77,8 @@ def test_effort_is_that_of_all_runs_of_a_name_and_unequal_effort_is_marked(tmp_p
     assert summary[["trials", "image_passes", "hours"]].to_numpy().tolist() == [
         [2, 18000, 0], [2, 18000, 0], [4, 8000 + 3000 + 27, 1.5],
     ]  # fmt: skip
+    leave_run(tmp_path / "cached", "03_transfer_learning", metrics={"feature_seconds": 40.0, "cached_seconds": 36.0})
+    assert methods.summary(board_of(tmp_path / "cached")).hours.tolist() == [0.01]
     table = tables.summary_table(board, summary)
     assert table.loc["chance", "trials"] == table.iloc[-1].trials == ""
     assert table["trials"].tolist()[1:4] == ["* 2", "* 2", "4"]

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from labutil.data import cells
+from labutil.data import cells, sources
 
-# Of generate(24, seed=7), VERSION 1. When a drawing changes on purpose: raise it, then put the new digests here.
+# Of generate(24, seed=7), version 1. When a drawing changes on purpose: raise it, then put the new digests here.
 DIGESTS = {
     ("home", "known"): "47d1e161a63ab2f7",
     ("home", "unseen"): "840e6fbe207b8812",
@@ -51,7 +51,7 @@ def morphology():
 def test_same_bytes_on_every_machine(laboratory, kinds):
     images, labels, _ = cells.generate(24, 7, laboratory, kinds)
     digest = hashlib.sha256(images.tobytes() + labels.astype("<i8").tobytes()).hexdigest()[:16]
-    assert cells.VERSION == 1 and digest == DIGESTS[laboratory, kinds]
+    assert sources.CELLS_VERSION == 1 and digest == DIGESTS[laboratory, kinds]
 
 
 @pytest.mark.parametrize("kinds", cells.KINDS)
