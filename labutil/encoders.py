@@ -52,7 +52,8 @@ def table() -> pd.DataFrame:
 
     keys = ("label", "epochs", "minutes", "precision", "parameters", "features")
     found = {name: facts(name) for name in present()}
-    return pd.DataFrame({name: {key: f[key] for key in keys} | f["scores"] for name, f in found.items()}).T
+    rows = {name: {key: f[key] for key in keys} | f["scores"] for name, f in found.items()}
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def curves(measure: str = "linear_accuracy") -> pd.DataFrame:
