@@ -61,7 +61,7 @@ def curves(measure: str = "linear_accuracy") -> pd.DataFrame:
     column an encoder, by its label; NaN where one was not measured. measure: linear_accuracy or knn_accuracy.
 
     Example:
-        plots.lines(encoders.curves().drop(0), xlabel="epochs", ylabel="validation accuracy", log_x=True)
+        plots.lines(encoders.curves().loc[[8, 16, 32, 64, 128, 200]], xlabel="epochs", log_x=True)
     """
     import pandas as pd
 
