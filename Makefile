@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 # Rewritten by every set-up; newer than pyproject.toml means nothing to install.
 STAMP := $(VENV)/.installed
 
-.PHONY: setup run test test-long lab bench lint notebooks clean
+.PHONY: setup run test test-long lab bench lint notebooks encoders clean
 
 setup: $(STAMP)
 
@@ -48,6 +48,10 @@ bench: $(STAMP)
 notebooks: $(STAMP)
 	$(call lessons,--force --out .executed)
 	for n in notebooks/[0-9]*.ipynb; do $(PY) tests/commit_notebook.py $$n .executed; done
+
+# The encoders that come with the workbook, trained for long: hours. The same command continues what was cut off.
+encoders: $(STAMP)
+	$(PY) notebooks/encoders/make.py
 
 clean:
 	rm -rf $(VENV) .executed .pytest_cache .ruff_cache

@@ -136,14 +136,16 @@ def data(spec: str) -> None:
 def predict(run_name: str, spec: str, part: str | None, out: Path | None) -> None:
     """Let a finished run's model say what is on images, and write it as CSV: name, class, probabilities.
 
-    RUN: a run's directory, its id or the beginning of one, or a notebook (02) for its newest complete run.
+    RUN: a run's directory, its id or the beginning of one, a notebook (02) for its newest complete run, or an encoder
+    that comes with the workbook (simclr_long), whose table goes below runs/.
     SPEC: as for `labutil data`, or the path of a folder of images in any order, or of one image; labels are not needed.
     """
     from labutil.runs.predict import find_run, parse_source, predict_images, summary
 
     directory = find_run(run_name)
     name = re.sub(r"[^\w.@-]+", "_", "_".join(filter(None, ("predictions", parse_source(spec).name, part))))
-    path = paths.target(out or directory / f"{name}.csv")
+    folder = directory if directory.is_dir() else paths.runs_dir() / directory.stem
+    path = paths.target(out or paths.make_folder(folder) / f"{name}.csv")
     table = predict_images(directory, spec, part)
     paths.replace_file(path, lambda temporary: table.to_csv(temporary, index=False, float_format="%.6g"))
     images = "1 image" if len(table) == 1 else f"{len(table):,} images"

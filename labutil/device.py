@@ -210,14 +210,24 @@ def progress_bar(total: int | None, text: str, unit: str = "it", initial: int = 
     )  # fmt: skip
 
 
+def processor() -> str:
+    """What the processor calls itself, such as "AMD Ryzen 5 5500U"."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
 def describe() -> dict[str, str]:
-    """Device, precision and versions, for the run record."""
+    """Device, processor, precision and versions, for the run record."""
     kind, count = get_device().type, process_count()
     name = torch.cuda.get_device_name() if kind == "cuda" else f"{kind}, {torch.get_num_threads()} threads"
     if kind == "cpu" and (turns := os.environ.get("GOMP_SPINCOUNT")):  # how long threads wait awake: `labutil` sets it
         name += f" (GOMP_SPINCOUNT={turns})"
     return {
         "device": f"{count} x {name}" if count > 1 else name,
+        "processor": processor(),
         "precision": default_precision(),
         "python": platform.python_version(),
         "torch": torch.__version__,

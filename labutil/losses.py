@@ -64,7 +64,8 @@ def byol(p: Tensor, z: Tensor) -> Tensor:
     """BYOL's loss for one direction (Grill et al. 2020, arXiv:2006.07733, equation 2): 2 - 2 cos(p, z), averaged.
 
     p: float (N, D), the predictor's output for one view. z: float (N, D), the target network's for the other; it gets
-    no gradient. From 0 (all predicted) to 4. In several processes it stays with the process's own images.
+    no gradient. SimSiam (Chen and He 2021, arXiv:2011.10566): the same loss, with z from the online network itself.
+    From 0 (all predicted) to 4. In several processes it stays with the process's own images.
 
     Example:
         loss = byol(predictor(z_a), target_b) + byol(predictor(z_b), target_a)

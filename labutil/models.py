@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from labutil import encoders
 from labutil.networks import RESNETS, BasicCNN, ConvAutoencoder, Mirrored, Normalize, Resized, ResNet, TimmEncoder
 from labutil.paths import DataError, replace_file
 from labutil.weights import load_weights, normalisation
@@ -39,7 +40,9 @@ def encoder(
 ) -> nn.Module:
     """An encoder: images (N, C, H, W) in [0, 1] -> representations h (N, `encoder.num_features`).
 
-    name: basic_cnn, resnet8 (0.3 M parameters, for CPUs), resnet18, resnet34, resnet50, or any timm model name.
+    name: basic_cnn, resnet8 (0.3 M parameters, for CPUs), resnet18, resnet34, resnet50, or any timm model name. Or one
+    that this workbook trained: simclr_long and the like (`encoders.NAMES`), or the directory of a run. Such a one
+    brings all it needs: it scales images to the size that it was trained on, and takes gray ones as three channels.
     image_size: pixels a side, or (height, width); it chooses a ResNet's stem. mean, std: normalisation per channel; 0.5
     and 0.25 when left out. pretrained: ImageNet weights (tf_efficientnet_lite0's are installed). weights: a file to
     take them from instead, see `weights.load_weights`. Both bring the stem and the normalisation that the weights were
@@ -50,6 +53,10 @@ def encoder(
     Example:
         h = encoder("resnet8", channels=1, image_size=28)(torch.rand(8, 1, 28, 28))  # (8, 128)
     """
+    if (file := encoders.find(name)) is not None:
+        if weights is not None:
+            raise ValueError(f"encoder={name!r} has its own weights: leave weights out, or name a network")
+        return _encoder_of(file, channels, image_size, input_size)
     trained = pretrained or weights is not None
     if trained and name in {"basic_cnn", "resnet8"}:
         raise ValueError(f"encoder={name!r} has no pretrained weights: choose resnet18, tf_efficientnet_lite0, ...")
@@ -70,6 +77,27 @@ def encoder(
     made.settings = {
         "encoder": name, "channels": channels, "image_size": image_size, "input_size": input_size, "imagenet_stem": stem
     }  # fmt: skip
+    return made
+
+
+def _encoder_of(file: Path, channels: int, image_size: int | tuple[int, int], input_size: int | None) -> nn.Module:
+    """The encoder of the classifier in a file, with the weights that it has there, for images of other sizes, too."""
+    body = load(file, kind=Classifier).encoder
+    own = body.settings
+    side, needs = own.get("input_size") or own["image_size"], 3 if own.get("imagenet_stem") else own["channels"]
+    if not isinstance(side, int):
+        side = side[0] if side[0] == side[1] else tuple(side)
+    if channels > needs:
+        raise ValueError(f"{file} is for gray images, these have {channels} channels: choose another encoder")
+    pools = isinstance(body, ResNet | TimmEncoder)  # over maps of any size
+    if input_size not in {None, side} and not pools:
+        raise ValueError(f"input_size={input_size}: the encoder in {file} sees images at {side} pixels alone")
+    if own.get("input_size") or (image_size == side and input_size in {None, side} and channels == needs):
+        return body
+    if not isinstance(input_size or side, int):
+        raise ValueError(f"{file} is for images of {side} pixels (height, width): set image_size, or choose another")
+    made = Resized(body, input_size or side, needs)
+    made.settings = own | {"image_size": image_size, "input_size": made.side}
     return made
 
 
@@ -191,14 +219,17 @@ def byol_momentum(progress: float, base: float = 0.996) -> float:
     return 1 - (1 - base) * (math.cos(math.pi * progress) + 1) / 2
 
 
-def save(model: nn.Module, path: Path | str) -> dict[str, Any]:
+def save(model: nn.Module, path: Path | str, *, half: bool = False) -> dict[str, Any]:
     """Write a model into one safetensors file, whole or not at all: its weights and, in the header, how it was built.
 
-    model: a `Classifier`, encoder or `ConvAutoencoder`; of any other the weights alone are kept. Returns the settings,
-    {} where none are known. Raises DataError when the file cannot be written.
+    model: a `Classifier`, encoder or `ConvAutoencoder`; of any other the weights alone are kept. half: weights of
+    layers as float16, which halves the file; `load` makes float32 of them. Returns the settings, {} where none are
+    known. Raises DataError when the file cannot be written.
     """
     settings = getattr(model, "settings", {})
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    if half:  # biases and norms are few, and some of a norm's variances too small for float16
+        weights |= {name: weights[name].half() for name, value in model.named_parameters() if value.ndim > 1}
     # One entry: the order of several differs from process to process, and equal models should be equal files.
     header = {"settings": json.dumps(settings)} if settings else None
     try:
@@ -262,6 +293,9 @@ def rebuild(settings: Mapping[str, Any]) -> nn.Module:
         if key not in known or key not in network:
             raise ValueError(f"model setting {key!r} is missing, or none of {', '.join(known)}")
     made = ConvAutoencoder(**whole).encoder if whole else encoder(name, **network)
+    if whole and network.get("input_size"):
+        made = Resized(made, network["input_size"], whole["channels"])
+        made.settings = {"encoder": name, "autoencoder": whole, **network}
     layers = mlp_head(made.num_features, outputs=classes, **head) if head else None
     made = Mirrored(made) if mirror else made
     return Classifier(made, classes, layers) if classes else made

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from labutil import encoders
 from labutil.paths import check_choice, check_number, did_you_mean
 
 
@@ -154,7 +155,7 @@ class TimmEncoder(nn.Module):
         import timm
 
         if name not in timm.list_models():
-            ours = ["basic_cnn", *RESNETS]
+            ours = ["basic_cnn", *RESNETS, *encoders.NAMES]
             hint = did_you_mean(name, [*ours, *timm.list_models()])
             raise ValueError(f"encoder={name!r}{hint} is none of {', '.join(ours)}, nor a timm model")
         self.body = timm.create_model(name, in_chans=channels, num_classes=0)
@@ -170,14 +171,17 @@ class TimmEncoder(nn.Module):
 
 
 class Resized(nn.Module):
-    """An encoder that first scales images to `side` pixels a side (bicubic), as a pretrained one expects them."""
+    """An encoder that first scales images to `side` pixels a side (bicubic), as a pretrained one expects them.
+    channels: 3 for one that needs them, of gray images too."""
 
-    def __init__(self, encoder: nn.Module, side: int) -> None:
+    def __init__(self, encoder: nn.Module, side: int, channels: int = 1) -> None:
         super().__init__()
-        self.encoder, self.side, self.num_features = encoder, side, encoder.num_features
+        self.encoder, self.side, self.num_features, self.channels = encoder, side, encoder.num_features, channels
 
     def resize(self, x: Tensor) -> Tensor:
-        """x (N, C, H, W) in [0, 1] -> (N, C, side, side)."""
+        """x (N, C, H, W) in [0, 1] -> (N, C or 3, side, side)."""
+        if x.shape[1] < self.channels:
+            x = x.expand(-1, self.channels, -1, -1)
         if x.shape[2:] == (self.side, self.side):
             return x
         # Antialiasing matters where pixels are lost; bicubic overshoots, pixels do not.

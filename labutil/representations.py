@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from labutil import device, evaluation, models, processes
+from labutil import device, encoders, evaluation, models, processes
 from labutil.geometry import CHUNK, check_embeddings
 from labutil.images import ImageSet, check_images, stratified_sample, to_numpy
 from labutil.paths import DataError, check_number, data_dir, replace_file
@@ -176,6 +176,23 @@ def linear_layer(
     return layer, history
 
 
+def scores(encoder: nn.Module, train: ImageSet, **parts: ImageSet) -> dict[str, float]:
+    """What a frozen encoder is worth, by two readers that know the labels of (at most 5,000 of) `train`:
+    {"<part>_knn_accuracy", "<part>_linear_accuracy"} for the images of each of `parts`; the second by `linear_probe`.
+
+    Example:
+        scores(encoder, data.train, val=data.val)  # {"val_knn_accuracy": 0.62, "val_linear_accuracy": 0.7}
+    """
+    index, found = torch.as_tensor(stratified_sample(train.labels, 5000)), {}
+    bank, y = evaluation.predict(encoder, train.images[index]), train.labels[index]
+    probe = linear_probe(bank, y)
+    for name, part in parts.items():
+        h = evaluation.predict(encoder, part.images)
+        found[f"{name}_knn_accuracy"] = knn_accuracy(bank, y, h, part.labels)
+        found[f"{name}_linear_accuracy"] = float(probe.score(h.numpy(), to_numpy(part.labels)))
+    return found
+
+
 def few_labels(labels: Array, n: int, seed: int = 0) -> np.ndarray:
     """Indices of n images in which every class keeps its share and at least one image (`images.stratified_sample`
     leaves rare classes out where n is small): int64, rising."""
@@ -225,16 +242,17 @@ def timed_features(
     weights: str | Path | None = None,
     cache: bool = True,
 ) -> tuple[Tensor, float]:
-    """Representations of images by a network that was trained on ImageNet, in evaluation mode: float32 (N, D), CPU;
-    and the seconds that computing them took, also where they come from the cache.
+    """Representations of images by a network that was trained before, in evaluation mode: float32 (N, D), CPU; and the
+    seconds that computing them took, also where they come from the cache.
 
     images: uint8 (N, C, H, W), C = 1 or 3; N = 0 is allowed. encoder: any that `models.encoder` has pretrained weights
-    for; D = 1280 for the default. size: pixels a side to which images are scaled first (None: `feature_size`); larger
-    ones give better features, at a cost like size squared. weights: a file, as `models.encoder` takes it. cache: keep
-    them under `data/cache/features` and read them next time; DataError when that cannot be written.
+    for, those of this workbook too; D = 1280 for the default. size: pixels a side to which images are scaled first
+    (None: `feature_size`); larger ones give better features, at a cost like size squared. weights: a file, as
+    `models.encoder` takes it. cache: keep them under `data/cache/features` and read them next time; DataError when that
+    cannot be written.
     """
     images = check_images("images", images)
-    size = feature_size(images.shape[2:]) if size is None else int(size)
+    size = feature_size(images.shape[2:], encoder) if size is None else int(size)
     check_number("size", size, 1, whole=True)
     if cache:
         path, found = data_dir() / "cache" / "features" / f"{_key(images, encoder, size, weights)}.npz", None
@@ -259,9 +277,13 @@ def timed_features(
     return h, seconds
 
 
-def feature_size(image_shape: tuple[int, int]) -> int:
+def feature_size(image_shape: tuple[int, int], encoder: str = DEFAULT) -> int:
     """Pixels a side at which a pretrained network sees images of this height and width: the larger of the two, to the
-    nearest multiple of 32, from 96 (small images are seen better enlarged) to 224."""
+    nearest multiple of 32, from 96 (small images are seen better enlarged) to 224. One of `encoders.NAMES` sees all
+    images at the size that it was trained on."""
+    if encoder in encoders.NAMES:
+        side = encoders.facts(encoder)["model"]["image_size"]
+        return side if isinstance(side, int) else side[0]
     return min(224, max(96, 32 * round(max(image_shape) / 32)))
 
 
@@ -274,6 +296,7 @@ def batch_size(size: int) -> int:
 
 def _key(images: Tensor, encoder: str, size: int, weights: str | Path | None) -> str:
     facts = [FORMAT, encoder, size, tuple(images.shape), device.default_precision()]
+    weights = weights or encoders.find(encoder)
     if weights is not None:
         file = Path(weights).expanduser()
         facts += [str(file), file.exists() and (file.stat().st_size, file.stat().st_mtime_ns)]

@@ -13,7 +13,10 @@ from labutil.compare.results import Board
 
 # What lessons call their methods (04: by its parameter `method`) and what their trainings minimise.
 LABELS = {"02": "supervised", "03": "transfer", "05": "SupCon", "06": "autoencoder"}
-METHODS = {"simclr": ("SimCLR", "InfoNCE"), "byol": ("BYOL", "BYOL"), "barlow_twins": ("Barlow Twins", "Barlow Twins")}
+METHODS = {
+    "simclr": ("SimCLR", "InfoNCE"), "byol": ("BYOL", "BYOL"), "simsiam": ("SimSiam", "SimSiam"),
+    "barlow_twins": ("Barlow Twins", "Barlow Twins"),
+}  # fmt: skip
 CLASSES = ("basophil", "eosinophil", "erythroblast", "lymphocyte")
 Y = np.arange(240) % 4
 

@@ -158,12 +158,15 @@ Array = np.ndarray
 Draw = Callable[[object, object], Array]
 
 
-def generate(n: int, seed: int, laboratory: str = "home", kinds: str = "known") -> tuple[Array, Array, tuple[str, ...]]:
+def generate(
+    n: int, seed: int, laboratory: str = "home", kinds: str = "known", *, further: bool = False
+) -> tuple[Array, Array, tuple[str, ...]]:
     """Draw `n` images of blood cells.
 
     laboratory: `"home"`, or `"shifted"` with other cells, stain, white balance, optics, noise and framing. kinds:
     `"known"` for `CLASSES`, which come with `FREQUENCIES`, or `"unseen"` for `UNSEEN_CLASSES`, equally often. Image and
-    label i depend on `seed`, `laboratory`, `kinds` and i alone, not on `n`.
+    label i depend on `seed`, `laboratory`, `kinds`, `further` and i alone, not on `n`. further: from a stream of its
+    own, of which no image is among the others, however many those are.
 
     Returns images uint8 (n, 3, 96, 96), labels int64 (n,), and the class names that labels index. Raises ValueError
     when an argument is out of range.
@@ -179,7 +182,7 @@ def generate(n: int, seed: int, laboratory: str = "home", kinds: str = "known") 
 
     def draw_chunk(start: int) -> None:
         stop = min(start + _CHUNK, n)
-        streams = [_stream(seed, i, laboratory, kinds) for i in range(start, stop)]
+        streams = [_stream(seed, i, laboratory, kinds, further) for i in range(start, stop)]
         uniforms = np.stack([_uniforms(stream, _DRAWS) for stream in streams])
         labels[start:stop], row = _choose(uniforms, kinds)
         noise = np.stack([stream.random_raw(2 * images[0].size // 8).view(np.uint8) for stream in streams])
@@ -191,10 +194,10 @@ def generate(n: int, seed: int, laboratory: str = "home", kinds: str = "known") 
     return images, labels, CLASSES if kinds == "known" else UNSEEN_CLASSES
 
 
-def _stream(seed: int, index: int, laboratory: str, kinds: str) -> np.random.PCG64:
+def _stream(seed: int, index: int, laboratory: str, kinds: str, further: bool) -> np.random.PCG64:
     """One image's own random numbers; the raw output of a bit generator is the same in every release of NumPy."""
     entropy = (seed, LABORATORIES.index(laboratory), KINDS.index(kinds))
-    return np.random.PCG64(np.random.SeedSequence(entropy, spawn_key=(index,)))
+    return np.random.PCG64(np.random.SeedSequence(entropy, spawn_key=(index, 1) if further else (index,)))
 
 
 def _uniforms(stream: np.random.PCG64, count: int) -> Array:

@@ -31,6 +31,7 @@ def load_dataset(
     val_fraction: float = 0.1,
     subset: int | None = None,
     data_seed: int = 0,
+    unlabelled: int = 0,
 ) -> Dataset:
     """Load a data set by name or path (the table in `labutil.data.sources`), split and ready.
 
@@ -47,7 +48,8 @@ def load_dataset(
     images have one (of 8 to 1024 pixels), else the median of the shorter sides, at most 224. val_fraction: in (0, 1),
     of the images that are not test. subset: keep at most this many training images, stratified and nested (a smaller
     subset is in every larger one), validation in proportion, as many unlabelled, test whole. data_seed: at least 0;
-    drives generated images and the splits.
+    drives generated images and the splits. unlabelled: so many further generated cells, without labels, as
+    `.unlabelled`: none is in any split of any `cells:N`, and `subset` leaves them whole.
 
     Raises DataError for a parameter out of range, an unknown name, or data that cannot be used: one line that says
     which file, what is wrong and what to do.
@@ -61,10 +63,13 @@ def load_dataset(
         check_number("image_size", 8 if image_size is None else image_size, 8, 1024, whole=True)
         check_number("subset", 1 if subset is None else subset, 1, whole=True)
         check_number("data_seed", data_seed, 0, whole=True)
+        check_number("unlabelled", unlabelled, 0, whole=True)
     except ValueError as error:
         raise DataError(str(error)) from error
     image_size, data_seed = image_size and int(image_size), int(data_seed)  # numbers of NumPy are no JSON
     source = parse(spec)
+    if unlabelled and source.kind not in GENERATED:
+        raise DataError(f"unlabelled={unlabelled}: {source.name} is not generated; lay such images into unlabelled/")
     stored = load_source(source, image_size, data_seed)
     for note in stored.notes:
         print(f"note: {note}")
@@ -73,6 +78,10 @@ def load_dataset(
     if subset is not None:
         rows = splits.take_subset(rows, stored.labels, source.name, subset, data_seed)
     sets = {"unlabelled": None} | {part: _image_set(stored, index) for part, index in rows.items()}
+    if unlabelled:
+        size = image_size and (image_size, image_size)
+        more = _load_arrays(replace(source, number=int(unlabelled)), size, data_seed, further=True)
+        sets["unlabelled"] = _image_set(more, np.arange(unlabelled))
     channels, height, width = stored.images.shape[1:]
     mean, std = mean_std(sets["train"].images, stored.sums[:, rows["train"]])
     return Dataset(
@@ -129,9 +138,11 @@ def to_channels(images: np.ndarray, channels: int) -> np.ndarray:
 
 
 def _load_arrays(
-    source: Source, size: tuple[int, int] | None, data_seed: int, *, lenient: bool = False
+    source: Source, size: tuple[int, int] | None, data_seed: int, *, lenient: bool = False, further: bool = False
 ) -> store.Stored:
+    """further: of a generated source, images of the stream of its own, without labels."""
     content, found = f"{source.kind}:{source.number} version {CELLS_VERSION} seed {data_seed}", []
+    content += ", further" * further
     if source.kind not in GENERATED:
         found = files(source) if source.paths else published.published_files(source)
         content = store.content(found)
@@ -139,7 +150,8 @@ def _load_arrays(
 
     def read() -> tuple:
         if source.kind in GENERATED:
-            drawn, labels, classes = cells.generate(source.number, data_seed, *GENERATED[source.kind])
+            drawn, labels, classes = cells.generate(source.number, data_seed, *GENERATED[source.kind], further=further)
+            labels = np.full_like(labels, -1) if further else labels
             arrays = readers.Arrays({"train": drawn}, {"train": labels}, classes)
         elif source.kind == "npz":
             arrays = readers.read_npz(source.paths[0], lenient=lenient)

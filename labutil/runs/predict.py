@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from labutil import device, evaluation, models, paths
+from labutil import device, encoders, evaluation, models, paths
 from labutil.data import loading, sources, splits, store
 from labutil.data.sources import Source
 from labutil.paths import DataError, did_you_mean, printable
@@ -23,11 +23,14 @@ _BATCH = 128  # a network may scale its images up, so fewer at once than stored 
 
 def find_run(name: str) -> Path:
     """A run's directory, by its path; or below `paths.runs_dir()` by its id or the beginning of one, or as the newest
-    complete run of a notebook, by the notebook's name or number. Raises DataError when there is none, or several.
+    complete run of a notebook, by the notebook's name or number. One of `encoders.NAMES` is its .json file, which says
+    what a run's run.json does. Raises DataError when there is none, or several.
 
     Example:
         find_run("02")  # runs/02_supervised_baseline/1a13e63080
     """
+    if name in encoders.NAMES:
+        return encoders.find(name).with_suffix(".json")
     path, base = Path(name).expanduser(), paths.runs_dir()
     if (path / "run.json").is_file():
         return path.resolve()
@@ -44,7 +47,7 @@ def find_run(name: str) -> Path:
         return fits[0]
     if fits:
         raise DataError(f"run {name!r} may be {', '.join(p.name for p in fits[:5])}: write more of its id")
-    hint = did_you_mean(name, {name for p in found for name in (p.parent.name, p.name)})
+    hint = did_you_mean(name, {*encoders.NAMES, *(name for p in found for name in (p.parent.name, p.name))})
     what = "there is no run.json in it" if path.is_dir() else f"none such is in {show_path(base)}"
     raise DataError(f"no run {name!r}{hint}: {what}; give a run's directory, id, or notebook")
 
@@ -55,7 +58,11 @@ def load_model(directory: Path) -> tuple[nn.Module, dict[str, Any]]:
     It maps float32 images (N, C, H, W) in [0, 1], of `record["model"]`'s channels and image_size, to logits (N, K) over
     `record["dataset"]["classes"]`. Raises DataError for a run without a model that can be rebuilt.
     """
-    record, name, file = read_record(directory), show_path(directory), directory / "model.safetensors"
+    name, file = show_path(directory), directory / "model.safetensors"
+    if directory.suffix == ".json":
+        record, file = encoders.facts(directory.stem), directory.with_suffix(".safetensors")
+    else:
+        record = read_record(directory)
     if record is None:
         raise DataError(f"{name} has no run.json that can be read: give another run")
     if record["status"] != "complete":

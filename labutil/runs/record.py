@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labutil import paths
+from labutil import encoders, paths
 from labutil.data import sources
 from labutil.runs import parameters
 
@@ -224,7 +224,8 @@ def run_id(
         files = [(place, f) for place in (root, root.parent / "sweeps") for f in sorted(place.glob("**/run.json"))]
         others = [(str(f.relative_to(p)), f) for p, f in files if notebook.stem not in f.relative_to(p).parts]
         data += json.dumps([(name, *_size_and_time(file)) for name, file in others])
-    files = [Path(v) for k, v in params.items() if k != "dataset" and isinstance(v, str) and Path(v).is_file()]
+    texts = [v for k, v in params.items() if k != "dataset" and isinstance(v, str)]
+    files = [file for v in texts if (file := Path(v) if Path(v).is_file() else encoders.find(v))]
     times = [list(map(_size_and_time, files))] if files else []
     identity = json.dumps([parameters.code_cells(notebook, core), params, data, *times], sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()[:10]

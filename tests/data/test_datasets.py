@@ -110,6 +110,24 @@ def test_generated_and_bundled_images_are_each_in_one_split_with_their_label(spe
     assert not label_of
 
 
+def test_further_cells_are_in_no_split_and_change_none() -> None:
+    plain = load_dataset("cells:60", image_size=24, subset=20)
+    data = load_dataset("cells:60", image_size=24, subset=20, unlabelled=50)
+    assert same(plain, data) and plain.fingerprint == data.fingerprint
+    assert len(data.unlabelled) == 50 and (data.unlabelled.labels == -1).all()
+    assert data.unlabelled.classes == data.classes and data.unlabelled.images.shape[1:] == (3, 24, 24)
+    assert load_dataset("cells:60", unlabelled=8).unlabelled.images.shape == (8, 3, 96, 96)
+    # More of them begin with the same, another seed has others, and none is among the images of a larger cells:N.
+    more = load_dataset("cells:200", image_size=24, unlabelled=70)
+    assert (more.unlabelled.images[:50] == data.unlabelled.images).all()
+    further = {image.numpy().tobytes() for image in more.unlabelled.images}
+    other = load_dataset("cells:60", image_size=24, unlabelled=50, data_seed=1).unlabelled
+    for part in (more.train, more.val, more.test, other):
+        assert further.isdisjoint(image.numpy().tobytes() for image in part.images)
+    assert len(further) == 70
+    assert "is not generated" in error_text("mnist5k", unlabelled=5)
+
+
 def test_data_seed_decides_generation_and_splits_and_nothing_else_does() -> None:
     first = load_dataset("cells:40", image_size=24)
     torch.manual_seed(5)
@@ -748,7 +766,8 @@ def data_folder() -> Path:
         {"val_fraction": value} for value in (0, 1, -0.1, 1.5, float("nan"), "0.1", None, True)
     ] + [{"image_size": value} for value in (7, 1025, 0, -32, 32.0, "32", True)]
     + [{"subset": value} for value in (0, -1, 10.0, "10", True)]
-    + [{"data_seed": value} for value in (-1, 0.0, None, "0")],
+    + [{"data_seed": value} for value in (-1, 0.0, None, "0")]
+    + [{"unlabelled": value} for value in (-1, 2.0, None, True)],
 )  # fmt: skip
 def test_parameters_out_of_range(options: dict) -> None:
     ((name, value),) = options.items()
