@@ -13,9 +13,10 @@ _NAMES = {
     "frame": ("guess",),
     "cleaning": ("hamming", "robust_z", "recall_precision", "label_quality"),  # lesson 01
     "classification": (
-        *("conv_parameters", "cross_entropy", "cross_entropy_gradient", "macro_f1"),  # 02
+        *("cross_entropy", "cross_entropy_gradient", "macro_f1"),  # 02
         *("trainable_parameters", "mix_up", "majority_vote", "grad_cam"),  # 03
     ),
+    "training": ("training_step", "fair_sweep"),  # 02
     "contrastive": (
         *("view_pairs", "info_nce", "collapsed_loss", "target_momentum", "off_diagonal"),  # 04
         *("positives", "l_out", "positives_per_anchor"),  # 05
