@@ -5,6 +5,7 @@ Images are uint8 or float in [0, 1], (N, C, H, W), C = 1 or 3; labels are intege
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -246,7 +247,10 @@ def feature_map(features: Any, labels: Any, classes: Sequence[str], *, seed: int
 @styled
 def roc(y_true: Any, probabilities: Any, classes: Sequence[str]) -> Figure:
     """ROC curves one against the rest: their macro average, and each class that has images (of more than 10, the five
-    worst). y_true, probabilities: (N,) and (N, K)."""
+    worst). Of good curves only the upper left corner is drawn, as much of it as all of them pass through the middle of.
+
+    y_true, probabilities: (N,) and (N, K).
+    """
     found = list(evaluation.roc_curves(y_true, probabilities).items())
     figure, axes = plt.subplots(figsize=(WIDTH, 4))
     grid = np.linspace(0, 1, 201)
@@ -258,8 +262,13 @@ def roc(y_true: Any, probabilities: Any, classes: Sequence[str]) -> Figure:
     for i, (k, (fpr, tpr, auc)) in enumerate(shown):
         dashes, label = "-" if i < len(COLOURS) else "--", f"{short(classes[k])}, {auc:.3f}"
         axes.plot(fpr, tpr, dashes, color=COLOURS[i % len(COLOURS)], lw=1.5, label=label)
-    axes.plot([0, 1], [0, 1], ":", color=GRAY, label="guessing, 0.500")
-    axes.set(xlabel="false positive rate", ylabel="true positive rate", box_aspect=1)
+    # Where as many images are missed as raise a false alarm: there a curve bends, and the worst shall be in sight.
+    middle = max((fpr[np.argmax(fpr + tpr >= 1)] for _, (fpr, tpr, _) in shown), default=1)
+    side = min(1, math.ceil(20 * middle) / 10)
+    if side > 0.5:  # else it lies elsewhere
+        axes.plot([0, 1], [0, 1], ":", color=GRAY, label="guessing, 0.500")
+    axes.set(xlabel="false positive rate", ylabel="true positive rate")
+    axes.set(xlim=(-0.02 * side, side), ylim=(1 - side, 1 + 0.02 * side))
     legend_below(figure, title="area under the curve" + ("" if len(found) <= 10 else ", five worst"))
     return figure
 

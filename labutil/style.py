@@ -42,6 +42,7 @@ GRAY = "#767676"
 METHODS = {
     "supervised": "#68492C", "transfer": "#964D09", "SimCLR": "#0D4EA4", "BYOL": "#5581FA", "SimSiam": "#473769",
     "Barlow Twins": "#E763C0", "SupCon": "#00AB58", "autoencoder": "#B59011", "random encoder": GRAY, "chance": GRAY,
+    "pixels": GRAY,
 }  # fmt: skip
 MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*")
 RIGHT, WRONG, PALE = "#0D4EA4", "#B33C00", "#BBBBBB"  # PALE is for what carries no text
@@ -188,7 +189,8 @@ def show(figure: Figure | None, name: str, alt: str, run: Any = None) -> None:
     """
     if figure is None:
         return
-    if alt.strip() in ("", name):
+    alt = " ".join(alt.split())
+    if alt in ("", name):
         raise ValueError(f"alt: {alt!r} says no more than the figure's name {name!r}; say what the figure shows")
     if run is not None:
         run.save_figure(figure, name)

@@ -128,6 +128,17 @@ def test_confusion_of_many_classes_shows_the_worst():
 def test_roc_names_the_area_of_every_class():
     figure = plots.roc([0, 0, 1, 1], [[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.2, 0.8]], ["cat", "dog"])
     assert legend(figure) == ["macro average, 0.750", "cat, 0.750", "dog, 0.750", "guessing, 0.500"]
+    assert figure.axes[0].get_xlim()[1] == 1
+
+
+def test_roc_of_good_predictions_is_drawn_as_large_as_its_worst_curve_allows():
+    y, score = np.arange(200) % 2, np.arange(200) % 2 + 0.0
+    score[:16] = np.tile([1.0, 0.0], 8)  # of each class 8 of 100 are taken for the other: the curve bends at 0.08
+    figure = plots.roc(y, np.stack([1 - score, score], 1), ["cat", "dog"])
+    axes = figure.axes[0]
+    assert (axes.get_xlim()[1], axes.get_ylim()[0]) == (0.2, 0.8)
+    assert all((line.get_xdata() < 0.2).any() and (line.get_ydata() > 0.8).any() for line in axes.lines)
+    assert legend(figure)[1:] == ["cat, 0.920", "dog, 0.920"]
 
 
 def test_curves_of_several_histories():

@@ -110,11 +110,46 @@ def steps(p, *, cut=True, running=True, back=True):
     return values[np.argsort(np.argsort(p))] if back else values
 
 
+def surprise(z, y):
+    return -z.log_softmax(1)[range(len(y)), y]
+
+
+def by_backward(z, y):
+    z = z.clone().requires_grad_()
+    surprise(z, y).mean().backward()
+    return z.grad
+
+
+def update(order, *, reduction="mean", give=lambda loss, again: loss.item()):
+    """A training step that calls zero_grad (z), backward (b) and step (s) in this order."""
+
+    def function(model, optimizer, x, y):
+        loss = F.cross_entropy(model(x), y, reduction=reduction)
+        for call in order:
+            {"z": optimizer.zero_grad, "b": loss.backward, "s": optimizer.step}[call]()
+        return give(loss, lambda: F.cross_entropy(model(x), y))
+
+    return function
+
+
+GRID = {"grid": {"batch_size": [32, 128], "lr": [0.0005, 0.002, 0.008]}}
+
+
 # Written otherwise than the notebooks' solutions.
 ALSO_RIGHT = [
     ("conv_size", lambda n, k, s, p: len(range(0, n + 2 * p - k + 1, s))),
     ("trainable_parameters", head_parameters),
     ("macro_f1", lambda c: f1(c)[0].nan_to_num().mean()),
+    ("training_step", update("bsz")),
+    ("training_step", update("zbs", give=lambda loss, again: loss.detach())),
+    (
+        "fair_sweep",
+        lambda: {
+            "grid": {"lr": [0.1, 0.01, 0.001], "batch_size": [128, 32]},
+            "seeds": (3, 4, 5, 6),
+            "objective": "val_accuracy",
+        },
+    ),
     ("info_nce", nt_xent),
     ("info_nce", losses.info_nce),
     ("off_diagonal", lambda c: c[~eye(len(c))].pow(2).sum()),
@@ -125,26 +160,25 @@ ALSO_RIGHT = [
     ("holm", steps),
 ]
 WRONG = [
-    ("conv_parameters", lambda i, o, k, bias: o * i * k * k, "biases are missing"),
-    ("conv_parameters", lambda i, o, k, bias: o * (i * k * k + 1), "no biases when bias is False"),
-    ("conv_parameters", lambda i, o, k, bias: o * i * k * k + i * bias, "belongs to an output channel"),
-    ("conv_parameters", lambda i, o, k, bias: o * (k * k + bias), "a kernel for each input channel"),
-    ("conv_parameters", lambda i, o, k, bias: o * (i * k + bias), "height times width"),
-    ("conv_parameters", lambda i, o, k, bias: 12345, "2,400 is right, yours is 12,345"),
-    ("conv_parameters", lambda i, o, k, bias: [1, 2], "one number"),
-    ("cross_entropy", lambda z, y: F.cross_entropy(z, y, reduction="none"), "their mean"),
-    ("cross_entropy", lambda z, y: F.cross_entropy(z, y, reduction="sum"), "divide by N"),
-    ("cross_entropy", lambda z, y: -F.cross_entropy(z, y), "sign"),
-    ("cross_entropy", lambda z, y: F.cross_entropy(z, y) / math.log(2), "natural logarithm"),
-    ("cross_entropy", F.nll_loss, "log sum exp is missing"),
-    ("cross_entropy", lambda z, y: F.nll_loss(z.softmax(1), y), "logarithm is missing"),
-    ("cross_entropy", lambda z, y: F.cross_entropy(z.softmax(1), y), "applied twice"),
+    ("cross_entropy", surprise, "their mean"),
+    ("cross_entropy", lambda z, y: surprise(z, y).sum(), "divide by N"),
+    ("cross_entropy", lambda z, y: -surprise(z, y).mean(), "sign"),
+    ("cross_entropy", lambda z, y: surprise(z, y).mean() / math.log(2), "natural logarithm"),
+    ("cross_entropy", lambda z, y: -z[range(len(y)), y].mean(), "log sum exp is missing"),
+    ("cross_entropy", lambda z, y: -z.softmax(1)[range(len(y)), y].mean(), "logarithm is missing"),
+    ("cross_entropy", lambda z, y: surprise(z.softmax(1), y).mean(), "applied twice"),
     ("cross_entropy", lambda z, y: z.exp().sum().log() - z[range(len(y)), y].mean(), "dim=1"),
     ("cross_entropy", lambda z, y: (z.exp().sum(1).log() - z[range(len(y)), y]).mean(), "overflows"),
-    ("cross_entropy", lambda z, y: F.nll_loss(z.softmax(1).log(), y), "but inf .* 500 is right: .*underflows"),
-    ("cross_entropy", lambda z, y: F.nll_loss((z.softmax(1) + 1e-12).log(), y), "but 13.8155 .*only hides"),
+    (
+        "cross_entropy",
+        lambda z, y: -z.softmax(1)[range(len(y)), y].log().mean(),
+        "but inf .* 500 is right: .*underflows",
+    ),
+    ("cross_entropy", lambda z, y: -(z.softmax(1) + 1e-12)[range(len(y)), y].log().mean(), "but 13.8155 .*only hides"),
     ("cross_entropy", lambda z, y: torch.tensor(0.5), "yours is 0.5"),
     ("cross_entropy", lambda z, y: z @ z, "raised RuntimeError"),
+    ("cross_entropy", torch.nn.CrossEntropyLoss(), "cross_entropy is the answer itself"),
+    ("cross_entropy", lambda z, y: F.nll_loss(z.log_softmax(1), y), "nll_loss is the answer itself"),
     ("cross_entropy_gradient", lambda z, y: z.softmax(1) - F.one_hot(y, 4), "divided by N"),
     ("cross_entropy_gradient", lambda z, y: (F.one_hot(y, 4) - z.softmax(1)) / len(y), "sign"),
     ("cross_entropy_gradient", lambda z, y: z.softmax(1) / len(y), "stands alone"),
@@ -152,6 +186,35 @@ WRONG = [
     ("cross_entropy_gradient", lambda z, y: z * 0, "start from -logit_y"),
     ("cross_entropy_gradient", lambda z, y: z.sum(0), r"shape \(6, 4\), yours has \(4,\)"),
     ("cross_entropy_gradient", lambda z, y: 3.0, "must be a tensor"),
+    ("cross_entropy_gradient", torch.func.grad(F.cross_entropy), "cross_entropy is the answer itself"),
+    ("cross_entropy_gradient", lambda z, y: torch.func.grad(lambda q: surprise(q, y).mean())(z), "grad is the answer"),
+    ("cross_entropy_gradient", by_backward, "backward is the answer itself"),
+    ("training_step", update("bs"), "the second batch: the gradient of the batch before .* zero_grad"),
+    ("training_step", update("zs"), "the first batch: no gradient was computed"),
+    ("training_step", update("zb"), r"optimizer.step\(\) is missing"),
+    ("training_step", update("zsb"), "comes before loss.backward"),
+    ("training_step", update("bzs"), "throws the gradient away"),
+    ("training_step", update("zbss"), "did not go one step"),
+    ("training_step", update("zbs", reduction="sum"), "a step by the sum"),
+    ("training_step", update("zbs", give=lambda loss, again: None), "return the loss as well"),
+    ("training_step", update("zbs", give=lambda loss, again: loss), "keeps its whole graph"),
+    ("training_step", update("zbs", give=lambda loss, again: again().item()), "after the update"),
+    ("training_step", update("zbs", give=lambda loss, again: 3.0), "the loss of the first batch: .* yours is 3"),
+    ("fair_sweep", lambda: 3, "a dictionary"),
+    ("fair_sweep", lambda: GRID | {"seeds": 3}, "a dictionary"),
+    ("fair_sweep", lambda: {"grid": {"epoch": [4, 8]}}, "no parameter 'epoch'"),
+    ("fair_sweep", lambda: GRID | {"objective": "test_accuracy"}, "metrics of validation images begin with val_"),
+    (
+        "fair_sweep",
+        lambda: {"grid": {"batch_size": [32, 64], "lr": [0.1, 0.01]}},
+        "rivals are batches of 32 and of 128",
+    ),
+    ("fair_sweep", lambda: {"grid": GRID["grid"] | {"epochs": [4, 8]}}, "epochs changes as well"),
+    ("fair_sweep", lambda: {"grid": {"batch_size": [32, 128]}, "seeds": [0, 1, 2]}, "let each try three"),
+    ("fair_sweep", lambda: {"grid": {"batch_size": [32, 128], "lr": [0.001, 0.002, 0.003]}}, "close together"),
+    ("fair_sweep", lambda: GRID, "one seed does not tell"),
+    ("fair_sweep", lambda: GRID | {"seeds": [0, 1]}, "two seeds do not tell"),
+    ("fair_sweep", lambda: GRID | {"seeds": [0, 1, 2]}, "lesson 02 logs is val_accuracy"),
     ("macro_f1", lambda c: c.diag().sum() / c.sum(), "accuracy"),
     ("macro_f1", lambda c: (f1(c)[0] * c.sum(1) / c.sum()).sum(), "every class counts the same"),
     ("macro_f1", lambda c: f1(c)[1].mean(), "macro precision"),
@@ -417,7 +480,7 @@ def test_mistakes_are_recognised(name, answer, reason):
 
 
 def test_every_exercise_has_its_solution_and_its_mistakes():
-    offered = {name for name in dir(checks) if callable(getattr(checks, name))}
+    offered = {name for name in dir(checks) if callable(getattr(checks, name))} - {"guess"}
     assert offered == {name for name, _ in SOLUTIONS} == {name for name, *_ in WRONG}
 
 

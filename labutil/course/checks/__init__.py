@@ -2,17 +2,21 @@
 
 A check calls the function on inputs it has chosen, compares with an independent answer, and looks for the mistakes that
 people make, so that its message says what is wrong and not only that something is. A stub returns None (or raises
-an empty NotImplementedError); a check never raises, so a notebook runs through with every exercise untouched.
+an empty NotImplementedError); a check never raises, so a notebook runs through with every exercise untouched. Library
+functions that would be the answer raise while a check runs. `checks.NAME(yours).or_use(ours)` is what later cells call:
+yours where it passed. `checks.guess` is for what a learner predicts before a cell runs.
 """
 
 from labutil import on_demand
 
 _NAMES = {
+    "frame": ("guess",),
     "cleaning": ("hamming", "robust_z", "recall_precision", "label_quality"),  # lesson 01
     "classification": (
-        *("conv_parameters", "cross_entropy", "cross_entropy_gradient", "macro_f1"),  # 02
+        *("cross_entropy", "cross_entropy_gradient", "macro_f1"),  # 02
         *("trainable_parameters", "mix_up", "majority_vote", "grad_cam"),  # 03
     ),
+    "training": ("training_step", "fair_sweep"),  # 02
     "contrastive": (
         *("view_pairs", "info_nce", "collapsed_loss", "target_momentum", "off_diagonal"),  # 04
         *("positives", "l_out", "positives_per_anchor"),  # 05

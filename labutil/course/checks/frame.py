@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import functools
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -15,36 +19,128 @@ MARKS = {"passed": "✓", "failed": "✗", "not attempted": "○"}
 
 @dataclass(frozen=True)
 class Result:
-    """What a check found. status: a key of `MARKS`; the notebook shows its mark and the message."""
+    """What a check found. status: a key of `MARKS`; the notebook shows its mark and the message. function: what was
+    examined."""
 
     exercise: str
     status: str
     message: str
+    function: Callable | None = None
 
     def __repr__(self) -> str:
         return f"{MARKS[self.status]} {self.exercise}: {self.message}"
+
+    def or_use(self, ours: Callable) -> Callable:
+        """The learner's function where it passed, else ours; prints what the check found.
+
+        Example:
+            info_nce = lab.checks.info_nce(my_info_nce).or_use(losses.info_nce)
+        """
+        passed = self.status == "passed" and self.function is not None
+        print(f"{self!r}\n  From here on the lesson uses {'yours' if passed else 'its own'}.")
+        return self.function if passed else ours
 
 
 class Wrong(Exception):
     """The answer is wrong; the text says why."""
 
 
-def checked(examine: Callable[[Callable], str]) -> Callable[[Callable], Result]:
-    """Make an examiner, which raises Wrong(reason) or returns a remark, into a check that never raises."""
+def checked(examine: Callable[[Callable], str] | None = None, *, refuses: tuple[str, ...] = ()) -> Callable:
+    """Make an examiner, which raises Wrong(reason) or returns a remark, into a check that never raises.
+
+    refuses: full names of library functions that would be the answer; one that the learner's function calls, or is,
+    makes the answer wrong. `@checked` alone refuses none.
+
+    Example:
+        @checked(refuses=("torch.nn.functional.cross_entropy", "torch.Tensor.backward"))
+        def cross_entropy(function): ...
+    """
+    if examine is None:
+        return functools.partial(checked, refuses=refuses)
     exercise = examine.__name__
 
     def check(function: Callable) -> Result:
         try:
-            return Result(exercise, "passed", f"correct. {examine(function)}")
+            return Result(exercise, "passed", f"correct. {examine(_without(function, refuses))}", function)
         except Wrong as wrong:
-            return Result(exercise, "failed", str(wrong))
+            return Result(exercise, "failed", str(wrong), function)
         except Exception as error:  # whatever a learner's code may raise
             if isinstance(error, NotImplementedError) and not str(error):  # torch's own say what they mean
-                return Result(exercise, "not attempted", "not attempted yet")
-            return Result(exercise, "failed", f"your function raised {type(error).__name__}: {error}")
+                return Result(exercise, "not attempted", "not attempted yet", function)
+            return Result(exercise, "failed", f"your function raised {type(error).__name__}: {error}", function)
 
     check.__name__, check.__doc__ = exercise, examine.__doc__
     return check
+
+
+def _without(function: Callable, names: tuple[str, ...]) -> Callable:
+    """The function, for which library functions of these names raise Wrong while it runs."""
+
+    def guarded(*args: Any) -> Any:
+        known = {name: pkgutil.resolve_name(name) for name in names}
+        own = inspect.unwrap(function)
+        with contextlib.ExitStack() as stack:
+            for name, original in known.items():
+                refusal = _refusal(name)
+                if own is original:
+                    refusal()
+                owner, _, last = name.rpartition(".")
+                stack.enter_context(_replaced(pkgutil.resolve_name(owner), last, refusal))
+                # Where the learner has imported it by name, perhaps by another one.
+                space = getattr(own, "__globals__", {})
+                for alias in [key for key, value in space.items() if value is original]:
+                    stack.callback(space.__setitem__, alias, original)
+                    space[alias] = refusal
+            return function(*args)
+
+    return guarded
+
+
+def _refusal(name: str) -> Callable:
+    def refuse(*args: Any, **settings: Any) -> None:
+        raise Wrong(f"{name} is the answer itself: write out what it does")
+
+    return refuse
+
+
+@contextlib.contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    own = vars(owner).get(name)  # None: inherited, as torch.Tensor's methods are
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if own is None:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, own)
+
+
+def guess(yours: Mapping[str, Any], measured: Mapping[str, Any], *, within: float = 0.0) -> Result:
+    """How predictions that were made before a cell ran compare with what came out.
+
+    yours: {what: a number or a word}; None where nothing was predicted. measured: the same names. within: how far off a
+    number may be.
+
+    Example:
+        lab.checks.guess({"moved": 30}, {"moved": 10}, within=5)   # ✗ guess: moved: you said 30, it is 10
+    """
+    made = {name: value for name, value in yours.items() if value is not None}
+    if not made:
+        return Result("guess", "not attempted", "not attempted yet")
+    lines, right = [], True
+    for name, value in made.items():
+        actual = measured[name]
+        try:
+            good = value == actual if isinstance(actual, str) else abs(float(value) - float(actual)) <= within
+        except (TypeError, ValueError):
+            return Result("guess", "failed", f"{name}: {value!r} is no number")
+        shown = actual if isinstance(actual, str) else f"{actual:.3g}"
+        lines.append(f"{name}: you said {value}, it is {shown}")
+        right &= good
+    if right:
+        return Result("guess", "passed", "; ".join(lines))
+    return Result("guess", "failed", "; ".join(lines) + ". What did you expect that is not so?")
 
 
 def call(function: Callable, *args: Any, raised: Mapping[str, str] | None = None) -> Any:

@@ -21,7 +21,11 @@ def explore(draw: Callable[..., Figure], *others: ipywidgets.Widget, **controls:
     others: widgets that stand below the controls and move them.
     """
     if not device.has_front_end():
-        draw(**{name: control.value for name, control in controls.items()})
+        figure = draw(**{name: control.value for name, control in controls.items()})
+        if IPython.get_ipython() is not None:
+            titles = [figure.get_suptitle(), *(axes.get_title() for axes in figure.axes)]
+            alt = "; ".join(filter(None, titles)) or "what the explorer shows at its first values"
+            plots.show(figure, "explorer", alt)
         return
 
     def show(**values: Any) -> None:
