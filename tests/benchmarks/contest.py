@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import multiprocessing
 import os
 import resource
@@ -10,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -34,10 +37,13 @@ class Contest:
     unit: str = "images"
     flops: float | None = None  # of ours for an item, forward and backward, two for a multiplication and addition
     precision: str | None = None  # of ours; None: the default
+    same: Callable[[], None] | None = None  # raises unless both sides come to the same
 
 
 def compare(contest: Contest) -> dict:
     """The ratio of speeds, ours / peer, and what is behind it: medians of rounds in which each has its turn."""
+    if contest.same:
+        contest.same()
     contest.ours(), contest.peer()
     precision = contest.precision or device.default_precision()
     rounds = []
@@ -105,6 +111,13 @@ def in_fork(function: Callable[[], T]) -> T | None:
         return None
     finally:
         process.join()
+
+
+def forget_peak() -> None:
+    """Let `peak_memory` count from now on: what was freed goes back to Linux, and its record is reset."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory() -> float:

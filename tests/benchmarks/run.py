@@ -94,11 +94,13 @@ def measure(name: str) -> dict:
     function = getattr(importlib.import_module(WORKLOADS[name]), name)
     if WORKLOADS[name] in {"seconds", "answer"}:
         return function()
-    from contest import compare, in_fork, peak_memory
+    from contest import compare, forget_peak, in_fork, peak_memory
 
     def memory(side: str) -> float:
         built = function()
-        getattr(next(iter(built.values())) if isinstance(built, dict) else built, side)()
+        contest = next(iter(built.values())) if isinstance(built, dict) else built
+        forget_peak()  # that of the preparations
+        getattr(contest, side)()
         return peak_memory()
 
     # in fresh copies of this process, before anything but the imports is in it

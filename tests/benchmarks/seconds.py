@@ -12,16 +12,16 @@ from datetime import datetime
 from pathlib import Path
 
 
-def duplicates_10k_vs_50k() -> dict:
-    """`near_duplicates` of 10,000 generated pictures against 50,000 others, 32 px, features computed anew."""
-    from contest import pictures
+def duplicates_10k_vs_50k(n: int = 10_000, m: int = 50_000) -> dict:
+    """`near_duplicates` of generated pictures against others, 32 px, features computed anew; and the memory."""
+    from contest import peak_memory, pictures
 
     from labutil import cleaning
 
-    images, reference = pictures(10_000, 32, seed=1), pictures(50_000, 32)
+    images, reference = pictures(n, 32, seed=1), pictures(m, 32)
     started = time.perf_counter()
     cleaning.near_duplicates(images, reference=reference)
-    return {"seconds": time.perf_counter() - started}
+    return {"seconds": time.perf_counter() - started, "MiB": peak_memory()}
 
 
 def start_to_first_cell(rounds: int = 3) -> dict:

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from contest import in_fork, peak_memory, pictures
+from contest import forget_peak, in_fork, peak_memory, pictures
 from machine import environment
 from run import HERE, MEASURED, title, with_section
 
@@ -94,6 +94,7 @@ STUDIES: dict[str, tuple[str, tuple[int, ...], Callable[[int], Timed]]] = {
 def measure(build: Callable[[int], Timed], n: int) -> tuple[float, float]:
     """Seconds, and MiB at most."""
     run = build(n)
+    forget_peak()
     if n < 30_000:
         run()  # the first call warms up; of long ones that is a small part
     started = time.perf_counter()
