@@ -78,7 +78,7 @@ class BasicCNN(nn.Module):
             layers += [nn.Conv2d(c_in, c_out, 3, padding=1, bias=False), nn.BatchNorm2d(c_out)]
             layers += [nn.MaxPool2d(2), nn.ReLU(inplace=True)]
         self.blocks = nn.Sequential(*layers)
-        self.pool = nn.AvgPool2d(window)
+        self.pool = nn.AvgPool2d(window) if window > 1 else nn.Identity()
         self.fc1 = nn.Linear(128 * (rows // window) * (columns // window), 256)
         self.dropout = nn.Dropout(0.5)
         self.fc2 = nn.Linear(256, num_classes) if num_classes else nn.Identity()
