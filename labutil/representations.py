@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from labutil import device, evaluation, models, processes
 from labutil.geometry import CHUNK, check_embeddings
@@ -232,6 +234,8 @@ def frozen_features(
             return found
     with torch.random.fork_rng(devices=[]):  # a new network draws its first weights, though others replace them
         network = models.encoder(encoder, pretrained=True, weights=weights, input_size=size)
+    if encoder == DEFAULT:  # which lists its layers as it applies them
+        fold_batch_norms(network)
     network = network.to(device.get_device(), memory_format=torch.channels_last)
     h = evaluation.predict(network, images, batch_size=batch_size(size))
     if cache and processes.rank() == 0:
@@ -242,6 +246,18 @@ def frozen_features(
             why = f"{path.parent} cannot be written ({error.strerror or error})"
             raise DataError(f"{why}: make room, or set LABUTIL_DATA to another folder") from error
     return h
+
+
+def fold_batch_norms(network: nn.Module) -> None:
+    """Fold each batch norm into the convolution listed before it, in place: for evaluation the same function, up to
+    rounding, with a pass over the maps less. The network has to apply its layers in the order in which it lists them.
+    """
+    network.eval()
+    for module in network.modules():
+        for (name, conv), (after, norm) in pairwise(list(module.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, name, fuse_conv_bn_eval(conv, norm))
+                setattr(module, after, getattr(norm, "act", nn.Identity()))  # timm's batch norms activate as well
 
 
 def feature_size(image_shape: tuple[int, int]) -> int:

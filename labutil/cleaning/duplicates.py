@@ -290,7 +290,7 @@ def _confirm(x: Tensor, y: Tensor, theta: Tensor) -> Tensor:
     # A fit that ran away is worse than where it began.
     theta = torch.where((after > before)[:, None, None], refined, theta)
     colour = torch.tensor([-1.06, 2.88])
-    return 0.44 + 0.94 * torch.maximum(before, after) + _colours(x, y, theta) @ colour + _unlikeliness(theta)
+    return 0.94 * torch.maximum(before, after) + _colours(x, y, theta) @ colour + _unlikeliness(theta)
 
 
 def _colours(x: Tensor, y: Tensor, theta: Tensor) -> Tensor:
