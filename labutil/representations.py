@@ -270,7 +270,7 @@ def batch_size(size: int) -> int:
     """Images of `size` pixels a side at once. A CPU is fastest when a layer's maps stay in its cache."""
     if device.get_device().type != "cpu":
         return 512
-    return max(8, min(64, (64 * 64 * 64) // size**2 // 8 * 8))
+    return max(8, min(32, (64 * 64 * 64) // size**2 // 8 * 8))
 
 
 def _key(images: Tensor, encoder: str, size: int, weights: str | Path | None) -> str:

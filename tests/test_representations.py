@@ -174,7 +174,7 @@ def test_feature_size_and_batches_that_shrink_as_images_grow(monkeypatch):
     for side, seen in {1: 96, 96: 96, 120: 128, 200: 192, 512: 224}.items():
         assert rep.feature_size((side, 1)) == rep.feature_size((1, side)) == seen
     monkeypatch.setattr(device, "get_device", lambda: torch.device("cpu"))
-    assert [rep.batch_size(size) for size in (32, 64, 96, 128, 224)] == [64, 64, 24, 16, 8]
+    assert [rep.batch_size(size) for size in (32, 64, 96, 128, 224)] == [32, 32, 24, 16, 8]
     monkeypatch.setattr(device, "get_device", lambda: torch.device("cuda"))
     assert rep.batch_size(224) == 512
 
