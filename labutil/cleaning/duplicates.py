@@ -282,8 +282,8 @@ def _confirm(x: Tensor, y: Tensor, theta: Tensor) -> Tensor:
     """Log odds (n,) that each x, aligned, and its y show the same picture.
 
     Weighed by a logistic regression on 894 pairs of photographs judged by eye, and on copies, altered by other code
-    than `_COPIES`, of photographs, blood cells and digits; its constant, 0.44, is left out, so that of blood cells,
-    which are alike by nature, as many pairs as the scores say are copies.
+    than `_COPIES`, of photographs, blood cells and digits; its constant, 0.44, is left out: blood cells are alike
+    by nature, and their scores would be too high with it.
     """
     p, q = _gray(x), _gray(y)
     refined = _refine(p, q, theta)
