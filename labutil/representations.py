@@ -7,6 +7,7 @@ import hashlib
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
@@ -16,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from labutil import device, encoders, evaluation, models, processes
 from labutil.geometry import CHUNK, check_embeddings
@@ -263,6 +265,8 @@ def timed_features(
             return found
     with torch.random.fork_rng(devices=[]):  # a new network draws its first weights, though others replace them
         network = models.encoder(encoder, pretrained=True, weights=weights, input_size=size)
+    if encoder == DEFAULT:  # which lists its layers as it applies them
+        fold_batch_norms(network)
     network = network.to(device.get_device(), memory_format=torch.channels_last)
     began = time.perf_counter()
     h = evaluation.predict(network, images, batch_size=batch_size(size))
@@ -275,6 +279,18 @@ def timed_features(
             why = f"{path.parent} cannot be written ({error.strerror or error})"
             raise DataError(f"{why}: make room, or set LABUTIL_DATA to another folder") from error
     return h, seconds
+
+
+def fold_batch_norms(network: nn.Module) -> None:
+    """Fold each batch norm into the convolution listed before it, in place: for evaluation the same function, up to
+    rounding, with a pass over the maps less. The network has to apply its layers in the order in which it lists them.
+    """
+    network.eval()
+    for module in network.modules():
+        for (name, conv), (after, norm) in pairwise(list(module.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, name, fuse_conv_bn_eval(conv, norm))
+                setattr(module, after, getattr(norm, "act", nn.Identity()))  # timm's batch norms activate as well
 
 
 def feature_size(image_shape: tuple[int, int], encoder: str = DEFAULT) -> int:
@@ -291,7 +307,7 @@ def batch_size(size: int) -> int:
     """Images of `size` pixels a side at once. A CPU is fastest when a layer's maps stay in its cache."""
     if device.get_device().type != "cpu":
         return 512
-    return max(8, min(64, (64 * 64 * 64) // size**2 // 8 * 8))
+    return max(8, min(32, (64 * 64 * 64) // size**2 // 8 * 8))
 
 
 def _key(images: Tensor, encoder: str, size: int, weights: str | Path | None) -> str:

@@ -65,6 +65,23 @@ def test_features_are_the_networks_own(channels, monkeypatch):
         assert h.shape == (0, 1280) and h.dtype == torch.float32
 
 
+def test_folded_batch_norms_change_nothing_but_rounding():
+    g = torch.Generator().manual_seed(0)
+    network = models.encoder(rep.DEFAULT, pretrained=True, input_size=32)
+    mixed = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.BatchNorm2d(4))
+    for norm in (mixed[1], mixed[3]):
+        for values in (norm.running_mean, norm.running_var, norm.weight, norm.bias):
+            values.data.uniform_(0.5, 2, generator=g)
+    for model, left in ((network, 0), (mixed, 1)):  # a batch norm behind no convolution stays
+        x = device.to_float(pictures(), torch.device("cpu"))
+        with torch.inference_mode():
+            expected = model.eval()(x)
+        rep.fold_batch_norms(model)
+        assert sum(isinstance(m, nn.BatchNorm2d) for m in model.modules()) == left
+        with torch.inference_mode():
+            torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_a_second_call_reads_the_file(computed):
     states = torch.get_rng_state(), device.generator("order").get_state()
     first = rep.frozen_features(pictures(), size=32)
@@ -170,7 +187,7 @@ def test_feature_size_and_batches_that_shrink_as_images_grow(monkeypatch):
     for side, seen in {1: 96, 96: 96, 120: 128, 200: 192, 512: 224}.items():
         assert rep.feature_size((side, 1)) == rep.feature_size((1, side)) == seen
     monkeypatch.setattr(device, "get_device", lambda: torch.device("cpu"))
-    assert [rep.batch_size(size) for size in (32, 64, 96, 128, 224)] == [64, 64, 24, 16, 8]
+    assert [rep.batch_size(size) for size in (32, 64, 96, 128, 224)] == [32, 32, 24, 16, 8]
     monkeypatch.setattr(device, "get_device", lambda: torch.device("cuda"))
     assert rep.batch_size(224) == 512
 

@@ -160,7 +160,7 @@ def conflicting_labels(
         conflicts = conflicting_labels(near_duplicates(images), labels)
     """
     labels = np.asarray(labels)
-    sure = pairs[pairs["score"] > threshold]
+    sure = pairs[pairs["score"] > threshold].sort_values("score", ascending=False, kind="stable")
     sure = sure.assign(label=labels[sure["index"]], reference_label=labels[sure["reference_index"]])
     return sure.query("label >= 0 and reference_label >= 0 and label != reference_label").reset_index(drop=True)
 
