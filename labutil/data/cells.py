@@ -194,7 +194,7 @@ def generate(
     return images, labels, CLASSES if kinds == "known" else UNSEEN_CLASSES
 
 
-def _stream(seed: int, index: int, laboratory: str, kinds: str, further: bool) -> np.random.PCG64:
+def _stream(seed: int, index: int, laboratory: str, kinds: str, further: bool = False) -> np.random.PCG64:
     """One image's own random numbers; the raw output of a bit generator is the same in every release of NumPy."""
     entropy = (seed, LABORATORIES.index(laboratory), KINDS.index(kinds))
     return np.random.PCG64(np.random.SeedSequence(entropy, spawn_key=(index, 1) if further else (index,)))
