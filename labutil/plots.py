@@ -156,7 +156,9 @@ def bars(values: pd.Series, *, std: pd.Series | None = None, xlabel: str = "") -
 
 
 @styled
-def dots(values: pd.Series, *, std: pd.Series | None = None, xlabel: str = "", chance: float | None = None) -> Figure:
+def dots(
+    values: pd.Series, *, std: pd.Series | None = None, xlabel: str = "", chance: float | None = None, zero: str = ""
+) -> Figure:
     """A dot for each entry, its interval a line, on an axis that fits them: for values that differ by a few points.
 
     values: numbers, indexed by the names to show; methods have their colours. std: half the width of the intervals; NaN
@@ -171,11 +173,14 @@ def dots(values: pd.Series, *, std: pd.Series | None = None, xlabel: str = "", c
         axes.annotate(word, (1.02, i), xycoords=("axes fraction", "data"), va="center")
     axes.grid(axis="x", color="0.9")
     axes.margins(x=0.08)
+    if zero:
+        axes.axvline(0, color=GRAY, ls="--", lw=1.5, zorder=0, label=zero)
     if chance is not None:
         left, right = axes.get_xlim()
         near = 2 * left - right < chance < 2 * right - left
         label = f"chance, {chance:.3f}" + ("" if near else ", beyond the axis")
         axes.axvline(chance if near else np.nan, color=GRAY, ls="--", lw=1.5, zorder=0, label=label)
+    if zero or chance is not None:
         legend_below(figure)
     return figure
 

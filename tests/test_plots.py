@@ -260,6 +260,8 @@ def test_dots_lie_on_an_axis_that_fits_them():
     assert axes.get_xlim()[0] > 0.83 and axes.get_xlim()[1] < 0.88
     assert legend(axes.figure) == ["chance, 0.125, beyond the axis"]
     assert np.isnan(axes.get_lines()[0].get_xdata()).all()
+    gains = plots.dots(pd.Series([-0.01, 0.02], ["a", "b"]), zero="no gain")
+    assert legend(gains) == ["no gain"] and gains.axes[0].lines[0].get_xdata() == [0, 0]
     near = plots.dots(values, chance=0.83)
     assert near.axes[0].get_lines()[0].get_xdata() == [0.83, 0.83] and not faults(near)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
+import IPython
 import IPython.display
 import ipywidgets
 import matplotlib.pyplot as plt
@@ -267,3 +269,15 @@ def test_encoders_show_the_neighbours_of_a_point(still):
     assert texts(figure) == [{0: "a", 8: "b"}.get(place, "xyz"[y[i]]) for place, i in enumerate(shown)]
     for place, (i, text) in enumerate(zip(shown, figure.axes[0].texts, strict=True)):
         assert text.get_color() == (plots.RIGHT if y[i] == 0 else plots.WRONG) or place % 8 == 0
+
+
+def test_in_a_notebook_a_figure_says_what_it_shows(monkeypatch):
+    said = []
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    monkeypatch.setattr(IPython, "get_ipython", lambda: SimpleNamespace(user_ns={}))
+    monkeypatch.setattr(plots, "show", lambda figure, name, alt: said.append(alt))
+    found = pd.DataFrame({"index": [2, 0, 1], "score": [5.0, 3.0, 1.0]})
+    explore.threshold(pictures(3), found, start=4.0)
+    assert said[0].startswith("Two rows of pictures in order of their scores, ")
+    assert "1 of 3 images lie above 4.00" in said[0]
+    plt.close("all")

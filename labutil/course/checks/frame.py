@@ -128,7 +128,7 @@ def guess(yours: Mapping[str, Any], measured: Mapping[str, Any], *, within: floa
     made = {name: value for name, value in yours.items() if value is not None}
     if not made:
         return Result("guess", "not attempted", "not attempted yet")
-    lines, right = [], True
+    close_to, off = [], []
     for name, value in made.items():
         actual = measured[name]
         try:
@@ -136,11 +136,10 @@ def guess(yours: Mapping[str, Any], measured: Mapping[str, Any], *, within: floa
         except (TypeError, ValueError):
             return Result("guess", "failed", f"{name}: {value!r} is no number")
         shown = actual if isinstance(actual, str) else f"{actual:.3g}"
-        lines.append(f"{name}: you said {value}, it is {shown}")
-        right &= good
-    if right:
-        return Result("guess", "passed", "; ".join(lines))
-    return Result("guess", "failed", "; ".join(lines) + ". What did you expect that is not so?")
+        (close_to if good else off).append(f"{name}: you said {value}, it is {shown}")
+    if off:
+        return Result("guess", "failed", "; ".join(off) + ". What did you expect that is not so?")
+    return Result("guess", "passed", "; ".join(close_to))
 
 
 def call(function: Callable, *args: Any, raised: Mapping[str, str] | None = None) -> Any:

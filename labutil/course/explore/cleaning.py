@@ -45,7 +45,8 @@ def threshold(
             title += f"\nrecall {right[:cut].sum() / max(1, right.sum()):.1%}, precision {precision}"
         return grid(tiles, 8, title)
 
-    explore(draw, value=_score_slider(scores, start))
+    alt = "Two rows of pictures in order of their scores, those just above the threshold and those just below it."
+    explore(draw, alt=alt, value=_score_slider(scores, start))
 
 
 def pairs(
@@ -73,7 +74,8 @@ def pairs(
             title += f"; precision {right[:cut].mean():.1%}" if cut else "; precision of none"
         return grid(tiles, 8, title)
 
-    explore(draw, value=_score_slider(scores, start))
+    alt = "Two rows of pairs of pictures in order of their scores, just above the threshold and just below it."
+    explore(draw, alt=alt, value=_score_slider(scores, start))
 
 
 def _near(scores: np.ndarray, value: float, n: int) -> tuple[int, list[tuple[int, str]]]:

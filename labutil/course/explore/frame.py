@@ -7,7 +7,6 @@ from typing import Any
 
 import IPython.display
 import ipywidgets
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from labutil import device, plots
@@ -15,26 +14,29 @@ from labutil import device, plots
 ALL = "all classes"
 
 
-def explore(draw: Callable[..., Figure], *others: ipywidgets.Widget, **controls: ipywidgets.Widget) -> None:
+def explore(
+    draw: Callable[..., Figure], *others: ipywidgets.Widget, alt: str = "", **controls: ipywidgets.Widget
+) -> None:
     """Show `draw(**values)`: with widgets where a person can move them, else once, at the widgets' first values.
 
-    others: widgets that stand below the controls and move them.
+    others: widgets that stand below the controls and move them. alt: what the figures show, for readers who cannot see
+    them; a figure's own title is added. Outside a notebook the figure stays open.
     """
-    if not device.has_front_end():
-        figure = draw(**{name: control.value for name, control in controls.items()})
-        if IPython.get_ipython() is not None:
-            titles = [figure.get_suptitle(), *(axes.get_title() for axes in figure.axes)]
-            alt = "; ".join(filter(None, titles)) or "what the explorer shows at its first values"
-            plots.show(figure, "explorer", alt)
-        return
 
     def show(**values: Any) -> None:
         figure = draw(**values)
-        IPython.display.display(figure)
-        plt.close(figure)
+        said = f"{alt or 'What the controls choose.'} {figure.get_suptitle()}"
+        plots.show(figure, "explorer", said)
 
-    output = ipywidgets.interactive_output(show, controls)
-    IPython.display.display(ipywidgets.VBox([*controls.values(), *others, output]))
+    if device.has_front_end():
+        output = ipywidgets.interactive_output(show, controls)
+        IPython.display.display(ipywidgets.VBox([*controls.values(), *others, output]))
+        return
+    values = {name: control.value for name, control in controls.items()}
+    if IPython.get_ipython() is None:
+        draw(**values)
+    else:
+        show(**values)
 
 
 def slider(start: float, low: float, high: float, description: str, *, step: float = 1) -> ipywidgets.Widget:

@@ -42,6 +42,7 @@ def errors(images: Tensor, y_true: Tensor, probabilities: Tensor, classes: Seque
         true_class=class_menu(classes),
         least_confidence=slider(0.5, 0, 1, "confidence", step=0.05),
         show=ipywidgets.ToggleButtons(options=["wrong", "right"], description="show"),
+        alt="Images with their true class, what was predicted, and how confidently.",
     )
 
 
