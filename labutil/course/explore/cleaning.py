@@ -59,6 +59,7 @@ def pairs(
     """
     if found.empty:
         raise ValueError("found: no pairs to look at; does the set have two images?")
+    found = found.sort_values("score", ascending=False, kind="stable")
     first, second, scores = (found[c].to_numpy() for c in ("index", "reference_index", "score"))
     known = {frozenset(pair) for pair in truth or ()}
     right = np.array([frozenset(pair) in known for pair in zip(first, second, strict=True)])
