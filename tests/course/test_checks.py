@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy import stats
 
 from labutil import checks, losses
+from labutil.cleaning import faults
+from labutil.course import answers
 
 
 def f1(c):
@@ -39,7 +42,7 @@ def solutions():
         text = "\n".join("".join(cell["source"]) for cell in json.loads(path.read_text())["cells"])
         blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
         for exercise, name in re.findall(r"lab\.checks\.(\w+)\((\w+)\)", text):
-            scope = {"math": math, "torch": torch, "F": F}
+            scope = {"math": math, "np": np, "torch": torch, "F": F}
             exec(next(code for code in blocks if f"def {name}(" in code), scope)
             yield exercise, scope[name]
 
@@ -102,6 +105,14 @@ def chi_square(a, b):
     return math.erfc(max(0, abs(only_a - only_b) - 1) / math.sqrt(2 * (only_a + only_b)))
 
 
+def three(*arms):
+    return dict(zip(("as it came", "cleaned", "control"), arms, strict=True))
+
+
+def drawn(rows, n, seed):
+    return np.random.default_rng(seed).permutation(rows)[:n]
+
+
 def steps(p, *, cut=True, running=True, back=True):
     """Holm's correction, or without one of its steps."""
     values = np.sort(p) * np.arange(len(p), 0, -1)
@@ -137,6 +148,8 @@ GRID = {"grid": {"batch_size": [32, 128], "lr": [0.0005, 0.002, 0.008]}}
 
 # Written otherwise than the notebooks' solutions.
 ALSO_RIGHT = [
+    ("hamming", lambda a, b: a.float() @ (1 - b.float()).T + (1 - a.float()) @ b.float().T),
+    ("arms", lambda r, out, s: three(r, np.array([i for i in r if i not in out]), drawn(r, 48, s))),
     ("conv_size", lambda n, k, s, p: len(range(0, n + 2 * p - k + 1, s))),
     ("trainable_parameters", head_parameters),
     ("macro_f1", lambda c: f1(c)[0].nan_to_num().mean()),
@@ -243,15 +256,33 @@ WRONG = [
     ("robust_z", lambda x: (x - x.median()) * (x - x.median()).abs().median() / 1.4826, "x is .9.0, 1.0"),
     ("robust_z", lambda x: (x - x.median()) / (1.4826 * (x - x.median()).abs().median() ** 2), "x is .9.0, 1.0"),
     ("robust_z", lambda x: x, "x is .9.0, 1.0"),
-    ("recall_precision", lambda f, t: len(f & t) / len(t), "return two numbers"),
-    ("recall_precision", lambda f, t: (len(f & t) / len(f), len(f & t) / len(t)), "exchanged"),
-    ("recall_precision", lambda f, t: (len(f & t), len(f & t)), r"3, 9\]: at \[0\] 0.66666667 is right, yours is 2"),
-    ("recall_precision", lambda f, t: (len(f & t) / len(t), len(f & t) / len(f)), "divides by zero"),
-    ("recall_precision", lambda f, t: (len(f & t) / len(t), len(f & t) / max(1, len(f))), "1 by convention"),
-    ("label_quality", lambda p, y: p[:, y], "pair them"),
-    ("label_quality", lambda p, y: p.amax(1), "the given label's"),
-    ("label_quality", lambda p, y: 1 - right.label_quality(p, y), "quality is the probability itself"),
-    ("label_quality", lambda p, y: p[:, 0] * 0, r"at \[0\] 0.1022.* yours is 0"),
+    ("recall_precision", lambda t, f: len(f & t) / len(t), "return two numbers"),
+    ("recall_precision", lambda t, f: (len(f & t) / len(f), len(f & t) / len(t)), "exchanged"),
+    ("recall_precision", lambda t, f: (len(f & t), len(f & t)), r"3, 4\]: at \[0\] 0.66666667 is right, yours is 2"),
+    ("recall_precision", lambda t, f: (len(f & t) / len(t), len(f & t) / len(f)), "divides by zero"),
+    ("recall_precision", lambda t, f: (len(f & t) / len(t), len(f & t) / max(1, len(f))), "1 by convention"),
+    ("recall_precision", lambda t, f: 2 * faults.score_rows(t, f), "score_rows is the answer itself"),
+    ("hamming", lambda a, b: (a != b).sum(1), "every row of a meets every row of b"),
+    ("hamming", lambda a, b: (a[:, None] != b[None]).sum(), "over everything"),
+    ("hamming", lambda a, b: (a[:, None] != b[None]).sum(1), "over the rows of b"),
+    ("hamming", lambda a, b: (a[:, None] != b[None]).sum(0), "over the rows of a"),
+    ("robust_z", lambda x: (x - x.median()) / (x - x.median()).median(), "take their sizes"),
+    ("robust_z", lambda x: (x - x.median()) / x.std(), "still the ordinary standard deviation"),
+    ("hamming", lambda a, b: torch.cdist(a.float(), b.float(), p=0), "cdist is the answer itself"),
+    ("robust_z", lambda x: x / stats.median_abs_deviation(x, scale="normal"), "median_abs_deviation is the answer"),
+    ("arms", lambda r, out, s: r, "a dictionary with the keys"),
+    ("arms", lambda r, out, s: three(r, np.isin(r, out), r), "'cleaned' must hold row numbers, not bool"),
+    ("arms", lambda r, out, s: three(np.setdiff1d(r, out), r, r), "'as it came' is what you compare with"),
+    ("arms", lambda r, out, s: three(r, np.intersect1d(r, out), r), "keeps what the step removes"),
+    ("arms", lambda r, out, s: three(r, r[13:], r), "no more and no fewer"),
+    ("arms", lambda r, out, s: three(r, np.setdiff1d(r, out), r), "as large as the set as it came"),
+    ("arms", lambda r, out, s: three(r, np.setdiff1d(r, out), np.setdiff1d(r, out)), "the cleaned set again"),
+    ("arms", lambda r, out, s: three(r, np.setdiff1d(r, out), drawn(r, len(r) - len(out), s)), "some of `removed` are"),
+    ("arms", lambda r, out, s: three(r, np.setdiff1d(r, out), drawn(r, 30, s)), "48 of 60 here, not 30"),
+    ("arms", lambda r, out, s: three(r, np.setdiff1d(r, out), drawn(np.arange(900), 48, s)), "not in `rows`"),
+    ("arms", lambda r, out, s: three(r, np.setdiff1d(r, out), np.resize(r, 100)), "a row twice"),
+    ("arms", lambda r, out, s: three(r, np.setdiff1d(r, out), r[:48]), "every seed gives the same control"),
+    ("arms", lambda r, out, s: three(r, np.setdiff1d(r, out), np.random.permutation(r)[:48]), "gives another control"),  # noqa: NPY002
     ("trainable_parameters", lambda d, s, k: head_parameters(d, s, k, norm=0), "batch norms are missing"),
     ("trainable_parameters", lambda d, s, k: head_parameters(d, s, k, norm=1), "learns two numbers"),
     ("trainable_parameters", lambda d, s, k: head_parameters(d, s, k, norm=4), "running mean and variance"),
@@ -482,6 +513,16 @@ def test_mistakes_are_recognised(name, answer, reason):
 def test_every_exercise_has_its_solution_and_its_mistakes():
     offered = {name for name in dir(checks) if callable(getattr(checks, name))} - {"guess"}
     assert offered == {name for name, _ in SOLUTIONS} == {name for name, *_ in WRONG}
+
+
+def test_lessons_go_on_with_what_the_solutions_answer():
+    a, b = (torch.rand(n, 64, generator=torch.Generator().manual_seed(n)) < 0.5 for n in (5, 7))
+    assert answers.hamming(a, b).equal(right.hamming(a, b))
+    x = torch.randn(50, generator=torch.Generator().manual_seed(0))
+    assert answers.robust_z(x).allclose(right.robust_z(x))
+    rows, removed = np.arange(40), np.array([3, 5, 99])
+    for ours, theirs in zip(*(f(rows, removed, 1).values() for f in (answers.arms, right.arms)), strict=True):
+        assert np.array_equal(ours, theirs)
 
 
 def test_an_approximate_pca_passes():

@@ -11,7 +11,7 @@ from labutil import on_demand
 
 _NAMES = {
     "frame": ("guess",),
-    "cleaning": ("hamming", "robust_z", "recall_precision", "label_quality"),  # lesson 01
+    "cleaning": ("hamming", "recall_precision", "robust_z", "arms"),  # lesson 01
     "classification": (
         *("cross_entropy", "cross_entropy_gradient", "macro_f1"),  # 02
         *("trainable_parameters", "mix_up", "majority_vote", "grad_cam"),  # 03
