@@ -180,7 +180,7 @@ def test_a_lesson_is_short_and_its_machinery_out_of_sight(path):
     code = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
     hidden = [c for c in code if "hide-input" in tags(c)]
     shown = [c for c in code if c not in hidden]
-    assert code_lines(shown) <= 350
+    assert code_lines(shown) <= (400 if path.stem[:2] == "03" else 350)
     assert code_lines(hidden) <= (code_lines(shown) + code_lines(hidden)) / 5
     for cell in hidden:
         assert cell["metadata"]["jupyter"]["source_hidden"] and cell["metadata"]["cellView"] == "form"
@@ -225,47 +225,6 @@ def test_exercises_are_committed_untouched(path):
                 f"{match[1]} is not a stub"
             )
             assert not any(match[1] in later for later in code[i + 1 :])
-
-
-LIGHT = [path for path in NOTEBOOKS if path.stem[:2] in {"02"}]  # the others are still to be made so
-HIDDEN = {"jupyter": {"source_hidden": True}, "cellView": "form"}  # in JupyterLab and in Colab; a tag on pages
-
-
-@pytest.mark.parametrize("path", LIGHT, ids=lambda p: p.stem)
-def test_lessons_are_light(path):
-    """At most 350 lines of code are meant for reading, and what is hidden only puts numbers into words."""
-    cells = json.loads(path.read_text())["cells"]
-    code = [c for c in cells if c["cell_type"] == "code"]
-    lines = {True: 0, False: 0}
-    for cell in code:
-        source, tags = "".join(cell["source"]), cell["metadata"].get("tags", [])
-        hidden = "hide-input" in tags
-        lines[hidden] += sum(bool(line.strip()) for line in source.splitlines())
-        if hidden:
-            assert "lesson" in tags and HIDDEN.items() <= cell["metadata"].items()
-            assert "plots.reading(" in source and not re.search(r"\bfit\(|\bpredict\(|backward\(", source)
-    assert lines[False] <= (400 if path.stem[:2] == "03" else 350)
-    assert lines[True] <= (lines[False] + lines[True]) / 5
-
-
-@pytest.mark.parametrize("path", LIGHT, ids=lambda p: p.stem)
-def test_an_exercise_has_a_hint_and_a_solution_in_cells_of_their_own(path):
-    cells = json.loads(path.read_text())["cells"]
-    kinds = [
-        next((t for t in c["metadata"].get("tags", []) if t in {"exercise", "hint", "solution"}), "") for c in cells
-    ]
-    exercises = [i for i, kind in enumerate(kinds) if kind == "exercise"]
-    assert len(exercises) >= 3 and kinds.count("hint") == kinds.count("solution") == len(exercises)
-    for i in exercises:
-        assert kinds[i + 1 : i + 3] == ["hint", "solution"]
-        asked = "".join(cells[i - 1]["source"])
-        assert re.search(r"### Exercise \w+: .*\n\n\*[\w-]+ minutes, (easy|medium|hard)\.\*", asked), asked
-    for cell, kind in zip(cells, kinds, strict=True):
-        text = "".join(cell["source"])
-        for word in ("hint", "solution"):
-            assert (f"<summary>{word.title()}</summary>" in text) == (kind == word)
-        if kind in {"hint", "solution"}:
-            assert text.startswith("<details>") and text.endswith("</details>")
 
 
 FILES = [
