@@ -105,7 +105,8 @@ def test_no_lesson_cell_changes_what_the_core_reads_afterwards(notebook):
     ids=lambda p: p.stem,
 )
 def test_a_core_logs_what_the_whole_lesson_does(notebook, tmp_path):
-    params = parameters.plan(notebook, "smoke", {"dataset": "cells:200", "image_size": 24})
+    own = {"shifted": "cells:200"} if notebook.stem[:2] in ("02", "03") else {}  # theirs is for `cells` alone
+    params = parameters.plan(notebook, "smoke", {"dataset": "cells:200", "image_size": 24} | own)
     metrics = {}
     for core in (False, True):
         directory, record, _ = runs.run_notebook(notebook, params, out=tmp_path, core=core)

@@ -245,7 +245,7 @@ def test_odd_class_names(name):
     shown += [plots.image_grid(images[:8], [name] * 8)]
     for figure in shown:
         assert not faults(figure), faults(figure)[:3]
-    assert [len(legend(figure)) for figure in shown[:2]] == [5, 3]
+    assert [len(legend(figure)) for figure in shown[:2]] == [4, 3]
 
 
 def test_dots_lie_on_an_axis_that_fits_them():
