@@ -38,13 +38,14 @@ def predict(
 
     def outputs(part: torch.Tensor) -> torch.Tensor:
         whole, rows = None, torch.arange(len(part))
-        # an empty set is split into one empty batch, and comes out as (0, ...)
-        for batch, own in zip(part.split(batch_size), rows.split(batch_size), strict=True):
-            with evaluation_mode(model), torch.inference_mode(), autocast(precision, device):
-                found = model(to_float(batch, device)).float().cpu()
-            if whole is None:  # outside inference mode, so that a linear probe can train on it
-                whole = torch.empty(len(part), *found.shape[1:])
-            whole[own] = found  # no list of all batches beside it
+        with evaluation_mode(model), autocast(precision, device):
+            # an empty set is split into one empty batch, and comes out as (0, ...)
+            for batch, own in zip(part.split(batch_size), rows.split(batch_size), strict=True):
+                with torch.inference_mode():
+                    found = model(to_float(batch, device)).float().cpu()
+                if whole is None:  # outside inference mode, so that a linear probe can train on it
+                    whole = torch.empty(len(part), *found.shape[1:])
+                whole[own] = found  # no list of all batches beside it
         return whole
 
     return processes.in_parts(outputs, images)
