@@ -171,7 +171,9 @@ def _texture(half: Tensor) -> Tensor:
 def _nearest(a: Tensor, b: Tensor, k: int, within: bool) -> Tensor:
     """Pairs (P, 2) of each row of `a` and its k nearest rows of `b` by cosine; within one set not itself."""
     k = min(k + within, len(b))
-    near = torch.cat([(part @ b.T).topk(k, 1).indices for part in a.split(max(1, CHUNK // len(b)))])
+    near = torch.empty(len(a), k, dtype=torch.int64)  # whole from the start: pieces would lie between large blocks
+    for rows in torch.arange(len(a)).split(max(1, CHUNK // len(b))):
+        near[rows] = (a[rows] @ b.T).topk(k, 1).indices
     pairs = torch.stack([torch.arange(len(a)).repeat_interleave(k), near.flatten()], 1)
     return pairs[pairs[:, 0] != pairs[:, 1]] if within else pairs
 
