@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
-from pathlib import Path
 
 import torch
 
@@ -17,13 +17,11 @@ PEERS = ("lightly", "kornia", "pytorch-metric-learning", "scikit-learn", "ImageH
 
 def environment() -> dict[str, str | int]:
     """Processor, threads, instruction sets, precision, switches and versions, for the results and their heading."""
-    cpu = _cpuinfo()
-    sets = [
-        flag for flag in ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16") if flag in cpu.get("flags", "").split()
-    ]
+    has = _flags()
+    sets = [flag for flag in ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16") if flag in has]
     facts = device.describe()
     return {
-        "processor": cpu.get("model name") or platform.processor() or platform.machine(),
+        "processor": facts["processor"],
         "threads": torch.get_num_threads(),
         "instruction set": torch.backends.cpu.get_cpu_capability(),
         "precision": facts["precision"],
@@ -37,11 +35,10 @@ def environment() -> dict[str, str | int]:
     }
 
 
-def _cpuinfo() -> dict[str, str]:
-    """The first processor's lines of /proc/cpuinfo; none where there is no such file."""
-    try:
-        first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
-    except OSError:
-        return {}
-    pairs = (line.partition(":") for line in first.splitlines())
-    return {key.strip(): value.strip() for key, _, value in pairs}
+def _flags() -> list[str]:
+    """What the first processor can do, as /proc/cpuinfo names it; nothing where there is no such file."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("flags"):
+                return line.partition(":")[2].split()
+    return []
