@@ -115,14 +115,14 @@ def ensemble(board: Board) -> np.ndarray | None:
 
 
 def label_curves(board: Board) -> pd.DataFrame:
-    """The runs' label_efficiency.csv, together, with the columns CURVE; empty where none has one. Of a file that
-    compares several ways the one with the method's name counts, else the first, so that a method has one line."""
+    """The runs' label_efficiency.csv, together, with the columns CURVE; empty where none has one. A method has one
+    line: of a file that compares several ways only the one with the method's name counts."""
     frames = [pd.DataFrame(columns=CURVE)]
     for name, label, directory in ((m.name, m.label, d) for m in board.methods for d in m.dirs):
         with contextlib.suppress(OSError, ValueError, KeyError):
             frame = pd.read_csv(directory / "label_efficiency.csv")[CURVE]
-            own = name if (frame.method == name).any() else frame.method[0]
-            frames.append(frame[frame.method == own].assign(method=label))
+            own = (frame.method == name) | (frame.method.nunique() == 1)
+            frames.append(frame[own].assign(method=label))
     return pd.concat(frames[1:] or frames, ignore_index=True)
 
 

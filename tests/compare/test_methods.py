@@ -147,16 +147,16 @@ def test_drops_are_of_methods_that_were_tested_elsewhere(tmp_path):
 
 def test_label_curves_are_read_where_they_are(tmp_path):
     leave_run(tmp_path, "02_supervised_baseline")
-    one, two, bad = (
+    one, two, three, bad = (
         leave_run(tmp_path, name, params={"method": "simclr"})
-        for name in ("05_supcon", "04_simclr", "03_transfer_learning")
+        for name in ("05_supcon", "04_simclr", "06_autoencoder", "03_transfer_learning")
     )
     (bad / "label_efficiency.csv").write_text("a,b\n1,2\n")
     assert methods.label_curves(board_of(tmp_path)).empty
     row = {"share": 0.1, "labels": 100, "seed": 0, "accuracy": 0.5, "split": "test"}
-    for place, names in ((one, ["layer", "rival"]), (two, ["from scratch", "SimCLR"])):
+    for place, names in ((one, ["layer"]), (two, ["from scratch", "SimCLR"]), (three, ["SimCLR", "pixels"])):
         frame = pd.DataFrame([row | {"method": name, "labels": 100 + i} for i, name in enumerate(names)])
         frame.to_csv(place / "label_efficiency.csv", index=False)
     curves = methods.label_curves(board_of(tmp_path))
     assert curves.method.tolist() == ["SimCLR", "SupCon"]
-    assert curves.labels.tolist() == [101, 100]  # the one with the method's name, and the first
+    assert curves.labels.tolist() == [101, 100]  # the one with the method's name, and the only one
