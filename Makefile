@@ -45,7 +45,7 @@ bench: $(STAMP)
 	$(PY) tests/benchmarks/run.py $(ONLY) $(if $(CIFAR10),--cifar10 $(CIFAR10)) $(if $(MINUTES),--minutes $(MINUTES))
 
 # Execute every lesson anew with its quick values and put the result, with outputs, in its place (before a commit).
-# 07 compares three runs of each: the lesson, and its core with two further seeds (which adds four minutes).
+# 07 compares three runs of each: the lesson, and its core with two further seeds (some four minutes more).
 notebooks: $(STAMP)
 	rm -rf .executed
 	$(PY) -m labutil run 01 02 03 04 05 06 --out .executed
