@@ -55,6 +55,8 @@ def sheet(
     side = max(32, min(112, room, math.isqrt(PIXEL_BUDGET // max(1, sum(map(len, tiles))))))
     sizes = [[_page_size(tile, side) for tile in row] for row in tiles]
     high, wide = np.max([*itertools.chain(*sizes)] or [(side, side)], axis=0).tolist()
+    words = [word for *_, row in rows for text in row for word in legible(text).split()]
+    room = max(room, min(MOST / 6 - GAP, max(map(text_width, words), default=0)))  # rather than cut a word in two
     titles = [[fit(text, max(wide, min(150, room))) for text in row] for *_, row in rows]
     step = max([wide, *(math.ceil(text_width(text)) for row in titles for text in row)]) + GAP
     width = max(left + columns * step, 480 if title else 0)

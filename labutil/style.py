@@ -41,8 +41,8 @@ GRAY = "#767676"
 # One colour a method, in every lesson and report.
 METHODS = {
     "supervised": "#68492C", "transfer": "#964D09", "SimCLR": "#0D4EA4", "BYOL": "#5581FA", "SimSiam": "#473769",
-    "Barlow Twins": "#E763C0", "SupCon": "#00AB58", "autoencoder": "#B59011", "random encoder": GRAY, "chance": GRAY,
-    "pixels": GRAY,
+    "Barlow Twins": "#E763C0", "SupCon": "#00AB58", "autoencoder": "#B59011", "ensemble": "#000000",
+    "random encoder": GRAY, "chance": GRAY, "pixels": GRAY,
 }  # fmt: skip
 MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*")
 RIGHT, WRONG, PALE = "#0D4EA4", "#B33C00", "#BBBBBB"  # PALE is for what carries no text

@@ -50,9 +50,9 @@ def test_colours_can_be_told_from_the_page_and_from_each_other():
     contrast = {c: 1.05 / (luminance(c) + 0.05) for c in (*style.COLOURS, *style.METHODS.values())}
     assert min(contrast.values()) >= 2.99
     assert all(1.05 / (luminance(c) + 0.05) >= 4.5 for c in (style.RIGHT, style.WRONG, style.GRAY, style.COLOURS[1]))
-    assert set(style.METHODS.values()) == {*style.COLOURS, style.GRAY}
+    assert set(style.METHODS.values()) == {*style.COLOURS, style.GRAY, style.METHODS["ensemble"]}
     methods = [name for name in style.METHODS if style.METHODS[name] != style.GRAY]
-    assert len({style.METHODS[name] for name in methods}) == len(methods) == 8
+    assert len({style.METHODS[name] for name in methods}) == len(methods) == 9
 
 
 def test_a_method_has_one_colour_and_lines_of_a_figure_differ():

@@ -15,7 +15,20 @@ from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from labutil import evaluation, plots
 from labutil.pictures import sheet
-from labutil.style import COLOURS, GRAY, MOST_CLASSES, PALE, STYLE, WIDTH, legend_below, looks, short, styled, wrap
+from labutil.style import (
+    COLOURS,
+    GRAY,
+    MARKERS,
+    MOST_CLASSES,
+    PALE,
+    STYLE,
+    WIDTH,
+    legend_below,
+    looks,
+    short,
+    styled,
+    wrap,
+)
 
 
 def pareto(cost: np.ndarray, score: np.ndarray) -> np.ndarray:
@@ -35,7 +48,7 @@ def intervals(table: pd.DataFrame, *, chance: float, random_encoder: float | Non
     """Accuracy of each method, a dot, with its interval, a line, on an axis that fits them. table: as `methods.summary`
     gives it. chance, random_encoder: lines to compare with, only named where they lie far from all dots."""
     ends = [table[[name]].set_axis([""], axis=1) for name in ("low", "accuracy", "high")]
-    axes, _ = _dots(*ends, [[look["color"] for look in _looks(table.index)]])
+    axes, _ = _dots(*ends)
     for i, row in enumerate(table.itertuples()):
         spread = f" ± {row.accuracy_std:.3f}" if np.isfinite(row.accuracy_std) else ""
         text = f"{row.accuracy:.3f}{spread}, {row.seeds} seed{'s' if row.seeds > 1 else ''}"
@@ -46,10 +59,12 @@ def intervals(table: pd.DataFrame, *, chance: float, random_encoder: float | Non
 
 @styled
 def grouped(table: pd.DataFrame, *, std: pd.DataFrame, chance: float) -> Figure:
-    """Accuracies as dots under each other: a group a row, a colour a column, each with a line of one `std` to either
-    side and its value behind it; NaN has no dot. table, std: as `methods.metric_table` gives them."""
+    """Accuracies under each other: a group a row, in its method's colour, a marker a column, each with a line of one
+    `std` to either side and its value behind it; NaN has none. table, std: as `methods.metric_table` gives them."""
     low, high = table - std.fillna(0), table + std.fillna(0)
-    axes, heights = _dots(low, table, high, COLOURS)
+    axes, heights = _dots(low, table, high)
+    for name, marker in zip(table, MARKERS, strict=False):
+        axes.plot([], [], marker, ms=8, color="black", label=name)
     for i, j in np.argwhere(table.notna().to_numpy()):
         end = (high.iloc[i, j], heights[i, j])
         axes.annotate(f"{table.iloc[i, j]:.3f}", end, (9, 0), textcoords="offset points", va="center")
@@ -60,16 +75,16 @@ def grouped(table: pd.DataFrame, *, std: pd.DataFrame, chance: float) -> Figure:
     return _against(axes, {"chance": chance})
 
 
-def _dots(low: pd.DataFrame, middle: pd.DataFrame, high: pd.DataFrame, colours: Sequence) -> tuple[Axes, np.ndarray]:
+def _dots(low: pd.DataFrame, middle: pd.DataFrame, high: pd.DataFrame) -> tuple[Axes, np.ndarray]:
     """A row of dots for each row of three tables alike, each on the line from low to high; and the dots' heights."""
     rows, columns = middle.shape
     axes = plt.subplots(figsize=(WIDTH, 0.9 + rows * (0.2 + 0.24 * columns)))[1]
     apart = (1 - 1 / columns) / 2
     heights = np.arange(rows)[:, None] + np.linspace(-apart, apart, columns)
-    for j, name in enumerate(middle):
-        colour = colours[j % len(colours)]
-        axes.hlines(heights[:, j], low[name], high[name], colors=colour, lw=2.5)
-        axes.scatter(middle[name], heights[:, j], s=60, c=colour, zorder=3, label=name)
+    colours = [look["color"] for look in _looks(middle.index)]
+    for j, (name, marker) in enumerate(zip(middle, MARKERS, strict=False)):
+        axes.hlines(heights[:, j], low[name], high[name], colors=colours, lw=2.5)
+        axes.scatter(middle[name], heights[:, j], s=60, c=colours, marker=marker, zorder=3)
     axes.set_yticks(range(rows), [wrap(str(name), 26) for name in middle.index])
     axes.set_ylim(rows - 0.5, -0.5)
     axes.grid(axis="x", color="0.9")
@@ -139,24 +154,6 @@ def heat(table: pd.DataFrame, *, label: str) -> Figure:
     return matrix(table * 100, label, 0.4, fmt=".0f", cmap=colours, vmin=0, vmax=100)
 
 
-@styled
-def differences(pairs: pd.DataFrame) -> Figure:
-    """Every method against every other, as `methods.pairs` gives them: row minus column, in points; a star where there
-    is evidence of a difference."""
-    import seaborn as sns
-
-    turned = pairs.rename(columns={"a": "b", "b": "a"}).assign(difference=-pairs.difference)
-    both = pd.concat([pairs, turned])
-    both["points"] = (100 * both.difference).round(1) + 0.0  # no -0.0
-    both["words"] = [f"{p:+.1f}{'*' if e else ''}" for p, e in zip(both.points, both.evidence, strict=True)]
-    names = both.a.unique()
-    table, words = (both.pivot(index="a", columns="b", values=v).loc[names, names] for v in ("points", "words"))
-    most = max(1.0, table.abs().max(axis=None))
-    colours = sns.blend_palette([COLOURS[5], "white", COLOURS[4]], as_cmap=True)  # black numbers can be read on all
-    title = "row minus column, in points\n* evidence of a difference, all pairs considered"
-    return matrix(table, title, 0.62, words, fmt="", cmap=colours, vmin=-most, vmax=most)
-
-
 def matrix(table: pd.DataFrame, title: str, cell: float, words: Any = True, **look: Any) -> Figure:
     """A heat map with its numbers, in columns of `cell` inches or more; cells without a number are gray."""
     import seaborn as sns
@@ -213,11 +210,11 @@ def maps(xy: Mapping[str, np.ndarray], labels: np.ndarray, classes: Sequence[str
 
 @styled
 def only_right(images: Any, found: Mapping[str, np.ndarray], y_true: Any, classes: Sequence[str]) -> Figure:
-    """Images (N, C, H, W) that one method alone has right, six at most in a row a method, with their true classes.
+    """Images (N, C, H, W) that one method alone has right, five at most in a row a method, with their true classes.
     found: as `methods.only_one_right` gives it; empty ones have no row, and not all may be empty."""
     rows = []
     for name, index in found.items():
-        if shown := [int(i) for i in index[:6]]:
+        if shown := [int(i) for i in index[:5]]:
             label = f"{wrap(str(name), 24)}\nimages: {len(index)}"
             rows.append((label, [images[i] for i in shown], [short(classes[y_true[i]]) for i in shown]))
     return sheet(rows)

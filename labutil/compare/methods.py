@@ -49,12 +49,16 @@ def compare(
 
 
 def pairs(board: Board, *, replicates: int = significance.REPLICATES) -> pd.DataFrame:
-    """Accuracies of every two methods: DataFrame(a, b, difference, low, high, p, p_holm, evidence, words). p_holm is
-    corrected for the number of pairs and decides `evidence`; low and high are of each pair alone."""
+    """Accuracies of every two methods: DataFrame(a, b, difference, low, high, p, p_images, p_seeds, p_holm, evidence,
+    words). p counts images and seeds, p_images and p_seeds only one of them. p_holm is p corrected for the number of
+    pairs and decides `evidence`; low and high are of each pair alone."""
     both = list(itertools.combinations(board.methods, 2))
     found = [compare(board, a, b, replicates=replicates) for a, b in both]
     table = pd.DataFrame([(a.label, b.label, *d[:4]) for (a, b), d in zip(both, found, strict=True)],
                          columns=["a", "b", "difference", "low", "high", "p"])  # fmt: skip
+    known = resample(board, "accuracy", replicates)
+    causes = [significance.p_by_cause(*zip(known[a], known[b], strict=True)) for a, b in both]
+    table[["p_images", "p_seeds"]] = np.reshape(causes, (-1, 2))
     table["p_holm"] = significance.holm(table.p)
     table["evidence"] = table.p_holm < 1 - significance.LEVEL
     table["words"] = list(map(significance.in_words, table.a, table.b, found, table.p_holm))
@@ -111,14 +115,14 @@ def ensemble(board: Board) -> np.ndarray | None:
 
 
 def label_curves(board: Board) -> pd.DataFrame:
-    """The runs' label_efficiency.csv, together, with the columns CURVE; empty where none has one. A file that compares
-    several ways keeps their names behind the method's."""
+    """The runs' label_efficiency.csv, together, with the columns CURVE; empty where none has one. A method has one
+    line: of a file that compares several ways only the one with the method's name counts."""
     frames = [pd.DataFrame(columns=CURVE)]
-    for label, directory in ((m.label, d) for m in board.methods for d in m.dirs):
+    for name, label, directory in ((m.name, m.label, d) for m in board.methods for d in m.dirs):
         with contextlib.suppress(OSError, ValueError, KeyError):
             frame = pd.read_csv(directory / "label_efficiency.csv")[CURVE]
-            several = frame.method.nunique() > 1
-            frames.append(frame.assign(method=f"{label}: " + frame.method if several else label))
+            own = (frame.method == name) | (frame.method.nunique() == 1)
+            frames.append(frame[own].assign(method=label))
     return pd.concat(frames[1:] or frames, ignore_index=True)
 
 
@@ -140,6 +144,19 @@ def metric_table(board: Board, columns: dict[str, str]) -> tuple[pd.DataFrame, p
             mean.loc[method.label, column], std.loc[method.label, column] = values.mean(), pd.Series(values).std()
     mean = mean[mean.notna().sum(axis=1) > 1].dropna(axis=1, how="all")
     return mean, std.loc[mean.index, mean.columns]
+
+
+def drops(board: Board) -> pd.DataFrame:
+    """Accuracy at home and on shifted images (metric shifted_accuracy), a row for each method that has both:
+    DataFrame(home, away, difference, low, high, p, seeds), by `significance.drop`."""
+    known = {m.label: (m.metric("test_accuracy"), m.metric("shifted_accuracy")) for m in board.methods}
+    rows = {
+        label: (home.mean(), away.mean(), *significance.drop(home, away, len(board.y_true)))
+        for label, (home, away) in known.items()
+        if np.isfinite(away).all()
+    }
+    names = ["home", "away", "difference", *significance.Difference._fields[1:]]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=names)
 
 
 def class_recall(board: Board) -> pd.DataFrame:

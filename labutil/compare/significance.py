@@ -125,22 +125,50 @@ def difference(
     Example:
         difference((score(y, a), score(y, b)), (resample(y, a), resample(y, b)))
     """
+    value = float(np.mean(scores[0])) - float(np.mean(scores[1]))
+    images = float(np.var(resampled[0].mean(0) - resampled[1].mean(0), ddof=1))
+    alike = images == 0 and value == 0  # the same predictions, twice, are no two trainings
+    return _judged(value, images, scores, 0.0 if alike else seed_std)
+
+
+def drop(home: np.ndarray, away: np.ndarray, images: int) -> Difference:
+    """Accuracies (S,) of a method's runs elsewhere less those at home, on as many other images or more.
+
+    Each run is compared with itself, so seeds count by how far its drop moves, and not at all where there is one run,
+    which is judged as the network that it is. The images' part is binomial: a little too wide for several runs.
+    """
+    p, q = float(np.mean(home)), float(np.mean(away))
+    found = _judged(q - p, (p * (1 - p) + q * (1 - q)) / images, (np.asarray(away) - home,), 0.0)
+    return found._replace(seeds=(len(home), len(away)))
+
+
+def _judged(value: float, images: float, scores: Sequence[np.ndarray], seed_std: float) -> Difference:
+    """A difference whose variance is that by images, and that between the runs of each of `scores`."""
     from scipy import stats
 
-    value = float(np.mean(scores[0])) - float(np.mean(scores[1]))
-    total, doubt = float(np.var(resampled[0].mean(0) - resampled[1].mean(0), ddof=1)), 0.0
-    alike = total == 0 and value == 0  # the same predictions, twice, are no two trainings
+    total, doubt = images, 0.0
     for runs in scores:
         if len(runs) > 1:
             seeds = float(np.var(runs, ddof=1)) / len(runs)
             total, doubt = total + seeds, doubt + seeds**2 / (len(runs) - 1)
-        elif not alike:
+        else:
             total += seed_std**2
     std = math.sqrt(total)
     t = stats.t(total**2 / doubt) if doubt else stats.norm()
     half = float(t.ppf((1 + LEVEL) / 2)) * std
     p = float(2 * t.sf(abs(value) / std)) if std else float(value == 0)
-    return Difference(value, value - half, value + half, p, (len(scores[0]), len(scores[1])))
+    return Difference(value, value - half, value + half, p, tuple(map(len, scores)))
+
+
+def p_by_cause(scores: Sequence[np.ndarray], resampled: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Of the difference of two methods, two-sided p of no difference if luck lay in the test images alone (these
+    very networks, the paired bootstrap), and if it lay in the seeds alone (Welch's t test between the runs; NaN where
+    a method has one). scores, resampled: as of `difference`, which counts both."""
+    over_images = [np.mean(runs, keepdims=True) for runs in scores]
+    images = difference(over_images, resampled, seed_std=0.0).p
+    value = float(np.mean(scores[0])) - float(np.mean(scores[1]))
+    seeds = _judged(value, 0.0, scores, 0.0).p if min(map(len, scores)) > 1 else math.nan
+    return images, seeds
 
 
 def interval(scores: np.ndarray, resampled: np.ndarray) -> tuple[float, float]:

@@ -6,11 +6,9 @@ Those about one setting are judged by runs that differ in nothing else, those ab
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from labutil.compare import methods, significance
@@ -110,15 +108,8 @@ def _verdict(better: set[bool | None]) -> str:
 
 def _drop(board: Board) -> tuple[str, str] | None:
     """Accuracy at home less that on shifted images, of every method that was tested on both; None without any."""
-    texts, better = [], set()
-    for method in board.methods:
-        at_home, shifted = method.metric("test_accuracy"), method.metric("shifted_accuracy")
-        home, away = at_home.mean(), shifted.mean()
-        if math.isfinite(away):
-            # The shifted set may be larger than the board's; then this is on the careful side.
-            by_images = (home * (1 - home) + away * (1 - away)) / len(board.y_true)
-            by_seeds = np.var(at_home - shifted, ddof=1) / len(shifted) if len(shifted) > 1 else 0.0
-            texts.append(f"{method.label}: {home:.1%} at home, {away:.1%} shifted")
-            sure = abs(home - away) > 2 * max(math.sqrt(by_images + by_seeds), 1e-9)
-            better.add(bool(home > away) if sure else None)
+    found = methods.drops(board)
+    texts = [f"{label}: {home:.1%} at home, {away:.1%} shifted" for label, home, away in found.iloc[:, :2].itertuples()]
+    sure = found.p < 1 - significance.LEVEL
+    better = {bool(d < 0) if s else None for d, s in zip(found.difference, sure, strict=True)}
     return ("; ".join(texts), _verdict(better)) if texts else None

@@ -5,6 +5,8 @@ Only those that no other module has; most lessons fall back on a loss or a metri
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from torch import Tensor
 
@@ -28,3 +30,16 @@ def arms(rows: np.ndarray, removed: np.ndarray, seed: int) -> dict[str, np.ndarr
     cleaned = np.setdiff1d(rows, removed)
     control = np.random.default_rng(seed).choice(rows, len(cleaned), replace=False)
     return {"as it came": rows, "cleaned": cleaned, "control": control}
+
+
+def paired_bootstrap(right_a: Tensor, right_b: Tensor, drawn: Tensor) -> Tensor:
+    """Differences in accuracy, float (B,), of two methods, bool (N,), on test sets drawn (B, N) from the images.
+    Lesson 07."""
+    return (right_a.float() - right_b.float())[drawn].mean(1)
+
+
+def seeds_needed(gap: float, seed_std: float, image_std: float) -> float:
+    """Runs of each of two methods, 2 or more, with which four of five experiments find a true gap between them, inf
+    where no number does. seed_std: between a method's runs. image_std: of the difference, by images. Lesson 07."""
+    left = (gap / 2.8) ** 2 - image_std**2
+    return max(2, math.ceil(2 * seed_std**2 / left)) if left > 0 else math.inf

@@ -35,13 +35,10 @@ def test_figures_show_numbers_and_names(tmp_path):
         leave_run(tmp_path, "04_simclr", seed=seed, params={"method": "simclr"}, share=0.5, metrics=metrics)
     leave_run(tmp_path, "06_autoencoder", share=0.6)
     board = board_of(tmp_path)
-    table, pairs = methods.summary(board), methods.pairs(board)
+    table = methods.summary(board)
     shown = texts(figures.intervals(table, chance=0.2, random_encoder=0.25))
     assert f"{table.accuracy.iloc[0]:.3f} ± {table.accuracy_std.iloc[0]:.3f}, 2 seeds" in shown
     assert "1 seed" in shown and "chance, 0.200" in shown and "random encoder, k-NN, 0.250" in shown
-    shown = texts(figures.differences(pairs))
-    assert all(f"{sign * pairs.difference[0] * 100:+.1f}" in shown for sign in (1, -1))
-    assert shown.count("*") == 1 + 2 * pairs.evidence.sum()
     shown = texts(figures.cost(table))
     assert "parameters" in shown and "no other is cheaper and better" in shown and "autoencoder" in shown
     mean, std = methods.metric_table(board, {"home": "test_accuracy", "shifted": "shifted_accuracy"})
@@ -87,6 +84,8 @@ def test_dots_stand_where_their_values_are():
             assert ends == pytest.approx(np.array([(value - spread, height), (value + spread, height)]))
             (text,) = [t for t in axes.texts if t.get_text() == f"{value:.3f}"]
             assert text.xy == pytest.approx((value + spread, height))
+    one_colour = [{tuple(group.get_facecolors()[i]) for group in dots} for i in range(2)]
+    assert [len(colours) for colours in one_colour] == [1, 1] and one_colour[0] != one_colour[1]
     assert axes.get_xlim()[0] > 0.6  # fitted to the dots: chance is far away, so it is only named
     assert "chance, 0.100, beyond the axis" in [t.get_text() for t in axes.figure.legends[0].get_texts()]
     one = pd.DataFrame({"accuracy": [0.5], "accuracy_std": np.nan, "low": 0.4, "high": 0.6, "seeds": 1}, index=["a"])

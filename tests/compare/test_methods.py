@@ -70,6 +70,7 @@ def test_pairs_are_the_statistics_of_every_two(tmp_path):
         resampled = [significance.resample(Y, m.y_pred, replicates=300) for m in (a, b)]
         alone = significance.difference(scores, resampled, seed_std=methods.seed_std(board)[0])
         assert (row.difference, row.low, row.high, row.p) == pytest.approx(alone[:4])
+        assert (row.p_images, row.p_seeds) == pytest.approx(significance.p_by_cause(scores, resampled))
 
 
 def test_spread_between_seeds_is_pooled_or_assumed(tmp_path):
@@ -130,16 +131,32 @@ def test_metric_tables_leave_out_what_nobody_recorded(tmp_path):
         assert std.loc["transfer", "shifted"] == pytest.approx(np.std([0.4, 0.5], ddof=1))
 
 
+def test_drops_are_of_methods_that_were_tested_elsewhere(tmp_path):
+    for seed in (0, 1):
+        leave_run(tmp_path, "02_supervised_baseline", seed=seed)
+        leave_run(tmp_path, "05_supcon", seed=seed, metrics={"shifted_accuracy": 0.4 + seed / 10})
+    board = board_of(tmp_path)
+    table, supcon = methods.drops(board), board.find("SupCon")[0]
+    assert table.index.tolist() == ["SupCon"]
+    home = supcon.metric("test_accuracy")
+    expected = significance.drop(home, np.array([0.4, 0.5]), len(Y))
+    assert table.loc["SupCon", ["home", "away"]].tolist() == pytest.approx([home.mean(), 0.45])
+    assert tuple(table.iloc[0, 2:6]) == pytest.approx(expected[:4])
+    assert methods.drops(plant(tmp_path / "none", supervised=1)).empty
+
+
 def test_label_curves_are_read_where_they_are(tmp_path):
     leave_run(tmp_path, "02_supervised_baseline")
-    one, two, bad = (
+    one, two, three, bad = (
         leave_run(tmp_path, name, params={"method": "simclr"})
-        for name in ("05_supcon", "04_simclr", "03_transfer_learning")
+        for name in ("05_supcon", "04_simclr", "06_autoencoder", "03_transfer_learning")
     )
     (bad / "label_efficiency.csv").write_text("a,b\n1,2\n")
     assert methods.label_curves(board_of(tmp_path)).empty
     row = {"share": 0.1, "labels": 100, "seed": 0, "accuracy": 0.5, "split": "test"}
-    for place, names in ((one, ["supcon"]), (two, ["linear", "from scratch"])):
-        pd.DataFrame([row | {"method": name} for name in names]).to_csv(place / "label_efficiency.csv", index=False)
+    for place, names in ((one, ["layer"]), (two, ["from scratch", "SimCLR"]), (three, ["SimCLR", "pixels"])):
+        frame = pd.DataFrame([row | {"method": name, "labels": 100 + i} for i, name in enumerate(names)])
+        frame.to_csv(place / "label_efficiency.csv", index=False)
     curves = methods.label_curves(board_of(tmp_path))
-    assert curves.method.tolist() == ["SimCLR: linear", "SimCLR: from scratch", "SupCon"]
+    assert curves.method.tolist() == ["SimCLR", "SupCon"]
+    assert curves.labels.tolist() == [101, 100]  # the one with the method's name, and the only one

@@ -128,6 +128,29 @@ def test_difference_where_only_seeds_differ_is_welch():
     assert found.seeds == (3, 4)
 
 
+def test_p_by_cause_is_the_paired_bootstrap_and_welchs_test():
+    y, preds = some_predictions(n=800, s=6)
+    scores = [sig.score(y, p) for p in (preds[:3], preds[3:])]
+    resampled = [sig.resample(y, p) for p in (preds[:3], preds[3:])]
+    images, seeds = sig.p_by_cause(scores, resampled)
+    spread = (resampled[0].mean(0) - resampled[1].mean(0)).std(ddof=1)
+    assert images == pytest.approx(2 * stats.norm.sf(abs(scores[0].mean() - scores[1].mean()) / spread))
+    assert seeds == pytest.approx(stats.ttest_ind(*scores, equal_var=False).pvalue)
+    assert max(images, seeds) <= sig.difference(scores, resampled).p  # which counts both
+    assert math.isnan(sig.p_by_cause([scores[0][:1], scores[1]], [resampled[0][:1], resampled[1]])[1])
+
+
+def test_a_drop_compares_each_run_with_itself():
+    home, away = np.array([0.80, 0.70, 0.75]), np.array([0.71, 0.60, 0.66])
+    found = sig.drop(home, away, 10**9)  # so many images that they explain nothing
+    theirs = stats.ttest_rel(away, home)
+    assert (found.value, found.p) == pytest.approx((-0.28 / 3, theirs.pvalue), rel=1e-3)
+    assert (found.low, found.high) == pytest.approx(tuple(theirs.confidence_interval()), rel=1e-3)
+    alone = sig.drop(home[:1], away[:1], 400)  # one network, two sets of images
+    error = math.sqrt((0.8 * 0.2 + 0.71 * 0.29) / 400)
+    assert alone.p == pytest.approx(2 * stats.norm.sf(0.09 / error)) and alone.seeds == (1, 1)
+
+
 def test_edge_cases():
     y, preds = some_predictions()
     same = compare(y, preds[:1], preds[:1])

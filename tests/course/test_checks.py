@@ -17,6 +17,7 @@ from scipy import stats
 
 from labutil import checks, losses
 from labutil.cleaning import faults
+from labutil.compare import significance
 from labutil.course import answers
 
 
@@ -147,6 +148,11 @@ GRID = {"grid": {"batch_size": [32, 128], "lr": [0.0005, 0.002, 0.008]}}
 
 
 # Written otherwise than the notebooks' solutions.
+def runs_each(gap, seed_std, image_std, *, errors=2.8, methods=2, whole=math.ceil, least=2, never=math.inf):
+    left = (gap / errors) ** 2 - image_std**2
+    return max(least, whole(methods * seed_std**2 / left)) if left > 0 else never
+
+
 ALSO_RIGHT = [
     ("hamming", lambda a, b: a.float() @ (1 - b.float()).T + (1 - a.float()) @ b.float().T),
     ("arms", lambda r, out, s: three(r, np.array([i for i in r if i not in out]), drawn(r, 48, s))),
@@ -171,6 +177,7 @@ ALSO_RIGHT = [
     ("bce_gradient", torch.func.grad(F.binary_cross_entropy_with_logits)),
     ("pca_error", lambda x, k: eigenvalues(x)[:-k].sum() / x.shape[1]),
     ("holm", steps),
+    ("seeds_needed", runs_each),
 ]
 WRONG = [
     ("cross_entropy", surprise, "their mean"),
@@ -443,15 +450,6 @@ WRONG = [
     ("pca_error", lambda x, k: eigenvalues(x)[: -k - 1].sum() / 6, "one component too many"),
     ("pca_error", lambda x, k: eigenvalues(x).sum() / 6, "k = 0"),
     ("pca_error", lambda x, k: 1.5, "yours is 1.5"),
-    ("standard_error", lambda r, n: right.standard_error(r, n) ** 2, "that is the variance"),
-    ("standard_error", lambda r, n: right.standard_error(r, n) * math.sqrt(n), "the spread of a single image"),
-    ("standard_error", lambda r, n: right.standard_error(r, n) * n, "of the number right, not of the share"),
-    ("standard_error", lambda r, n: math.sqrt(r / n / n), "the share of wrong ones is missing"),
-    ("standard_error", lambda r, n: 1.96 * right.standard_error(r, n), "half of a 95% interval"),
-    ("standard_error", lambda r, n: right.standard_error(r, n) * math.sqrt(n / (n - 1)), "with n - 1"),
-    ("standard_error", lambda r, n: 100 * right.standard_error(r, n), "that is in percent"),
-    ("standard_error", lambda r, n: 0.5, "0.01235"),
-    ("standard_error", lambda r, n: [1, 2], "must be one number"),
     ("mcnemar", lambda a, b: exact(a, b, cut=False), "at most 1"),
     ("mcnemar", lambda a, b: exact(a, b, tails=1), "that is one tail"),
     ("mcnemar", lambda a, b: exact(a, b, tail=False), "the chance of exactly"),
@@ -472,6 +470,24 @@ WRONG = [
     ("paired_bootstrap", lambda a, b, d: torch.ones(2) @ torch.ones(3), "raised RuntimeError"),
     ("paired_bootstrap", lambda a, b, d: right.paired_bootstrap(a, b, d).mean(), r"must have shape \(6,\)"),
     ("paired_bootstrap", lambda a, b, d: torch.zeros(6), r"at \[0\] 0.175 is right, yours is 0; row i"),
+    ("mcnemar", lambda a, b: significance.mcnemar(a, b)[2], "significance.mcnemar is the answer itself"),
+    ("mcnemar", lambda a, b: stats.binomtest(int((a & ~b).sum()), int((a ^ b).sum())).pvalue, "the answer itself"),
+    ("paired_bootstrap", answers.paired_bootstrap, "the answer itself"),
+    ("seeds_needed", lambda *a: runs_each(*a, errors=1.96), "half of the experiments find it"),
+    ("seeds_needed", lambda *a: runs_each(*a, methods=1), "both methods have runs"),
+    ("seeds_needed", lambda gap, s, i: runs_each(gap, s, 0.0), r"take image_std\*\*2 off"),
+    ("seeds_needed", lambda gap, s, i: math.ceil(2 * s**2 / (gap / 2.8 - i) ** 2), "standard deviations do not"),
+    ("seeds_needed", lambda *a: runs_each(*a, whole=math.floor), "round up"),
+    ("seeds_needed", lambda *a: runs_each(*a, whole=float), "round up"),
+    ("seeds_needed", lambda *a: runs_each(*a, least=1), "at least 2"),
+    ("seeds_needed", lambda *a: abs(runs_each(*a, never=1e6)), "the answer is math.inf, yours is 1e.06"),
+    (
+        "seeds_needed",
+        lambda gap, s, i: math.ceil(2 * s**2 / max(0.0, (gap / 2.8) ** 2 - i**2)),
+        "the answer is math.inf",
+    ),
+    ("seeds_needed", lambda gap, s, i: 3, "16 is right, yours is 3"),
+    ("holm", significance.holm, "significance.holm is the answer itself"),
     ("holm", lambda p: [min(1, len(p) * x) for x in p], "those are Bonferroni's"),
     ("holm", lambda p: steps(p, running=False), "take the running maximum"),
     ("holm", lambda p: steps(p, cut=False), "a probability is at most 1"),
@@ -520,6 +536,8 @@ def test_lessons_go_on_with_what_the_solutions_answer():
     assert answers.hamming(a, b).equal(right.hamming(a, b))
     x = torch.randn(50, generator=torch.Generator().manual_seed(0))
     assert answers.robust_z(x).allclose(right.robust_z(x))
+    drawn = torch.randint(50, (6, 50), generator=torch.Generator().manual_seed(0))
+    assert answers.paired_bootstrap(x > 0.3, x > 0.6, drawn).allclose(right.paired_bootstrap(x > 0.3, x > 0.6, drawn))
     rows, removed = np.arange(40), np.array([3, 5, 99])
     for ours, theirs in zip(*(f(rows, removed, 1).values() for f in (answers.arms, right.arms)), strict=True):
         assert np.array_equal(ours, theirs)

@@ -113,12 +113,12 @@ def test_neighbours_are_the_nearest(still):
     y, classes = torch.arange(16) // 8, ["round", "square"]
     figure = still(explore.neighbours, pictures(16), h, y, classes)
     assert title(figure) == "queries of all classes: 100% of the neighbours shown share their class"
-    rows = np.array(texts(figure)).reshape(4, 8).tolist()  # each of its class, without itself
-    assert all(row == [f"query: {row[1]}"] + [row[1]] * 7 for row in rows)
+    rows = np.array(texts(figure)).reshape(4, 6).tolist()  # each of its class, without itself
+    assert all(row == [f"query: {row[1]}"] + [row[1]] * 5 for row in rows)
     # A query set of its own may find its twin; asked about wrongly, it is told in the other colour.
     queries = (pictures(1), h[:1] * 3, torch.tensor([1]))
     figure = still(explore.neighbours, pictures(16), h, y, classes, queries=queries)
-    assert texts(figure) == ["query: square", *["round"] * 7]
+    assert texts(figure) == ["query: square", *["round"] * 5]
     assert {t.get_color() for t in figure.axes[0].texts} == {"black", plots.WRONG}
     assert "0% of" in figure.get_suptitle()
 
@@ -264,11 +264,11 @@ def test_encoders_show_the_neighbours_of_a_point(still):
     shown = []
     for h in features.values():
         cosine = (h @ h[0]) / np.linalg.norm(h, axis=1)
-        shown += [0, *[i for i in np.argsort(-cosine) if i][:7]]
+        shown += [0, *[i for i in np.argsort(-cosine) if i][:5]]
     assert corners(figure) == images[shown, :, 0, 0].tolist()
-    assert texts(figure) == [{0: "a", 8: "b"}.get(place, "xyz"[y[i]]) for place, i in enumerate(shown)]
+    assert texts(figure) == [{0: "a", 6: "b"}.get(place, "xyz"[y[i]]) for place, i in enumerate(shown)]
     for place, (i, text) in enumerate(zip(shown, figure.axes[0].texts, strict=True)):
-        assert text.get_color() == (plots.RIGHT if y[i] == 0 else plots.WRONG) or place % 8 == 0
+        assert text.get_color() == (plots.RIGHT if y[i] == 0 else plots.WRONG) or place % 6 == 0
 
 
 def test_in_a_notebook_a_figure_says_what_it_shows(monkeypatch):

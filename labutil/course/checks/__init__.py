@@ -22,6 +22,6 @@ _NAMES = {
         *("positives", "l_out", "positives_per_anchor"),  # 05
     ),
     "autoencoder": ("conv_size", "decoder_parameters", "bce_gradient", "pca_error"),  # 06
-    "comparison": ("standard_error", "mcnemar", "paired_bootstrap", "holm"),  # 07
+    "comparison": ("mcnemar", "paired_bootstrap", "holm", "seeds_needed"),  # 07
 }
 __getattr__, __dir__ = on_demand(__name__, {name: module for module, names in _NAMES.items() for name in names})

@@ -13,26 +13,6 @@ from labutil.compare import significance
 from labutil.course.checks.frame import Wrong, call, checked, close, judge, scalar
 
 
-@checked
-def standard_error(function: Callable[[int, int], float]) -> str:
-    """`function(right, n) -> float`: the standard error of an accuracy, right of n images."""
-    for right, n in ((812, 1000), (90, 100), (1, 4)):
-        p = right / n
-        variance = p * (1 - p)
-        expected = math.sqrt(variance / n)
-        mistakes = {
-            "that is the variance; take its square root": variance / n,
-            "that is the spread of a single image; the mean of n is sqrt(n) times as sure": math.sqrt(variance),
-            "that is the standard error of the number right, not of the share": math.sqrt(n * variance),
-            "the share of wrong ones is missing: p (1 - p)": math.sqrt(p / n),
-            "that is in percent; the accuracy is a share, and so is its standard error": 100 * expected,
-            "that is half of a 95% interval; the standard error is without the 1.96": 1.96 * expected,
-            "with n - 1 it is that of a sample's mean; for a share n is used": math.sqrt(variance / (n - 1)),
-        }
-        judge(call(function, right, n), expected, mistakes, f"{right} right of {n}", rtol=1e-6)
-    return "Four times as many test images halve it."
-
-
 def _images(only_a: int, only_b: int, both: int) -> Tensor:
     """right_a and right_b, bool (2, N), of a test set in which three images are wrong with either."""
     a = [True] * (only_a + both) + [False] * (only_b + 3)
@@ -40,7 +20,7 @@ def _images(only_a: int, only_b: int, both: int) -> Tensor:
     return torch.tensor([a, b])
 
 
-@checked
+@checked(refuses=("labutil.compare.significance.mcnemar", "scipy.stats.binomtest"))
 def mcnemar(function: Callable[[Tensor, Tensor], float]) -> str:
     """`function(right_a, right_b) -> p`: McNemar's exact test, two-sided; right_a, right_b (N,) bool."""
     for only_a, only_b, both in ((1, 5, 30), (12, 3, 40), (4, 4, 10), (0, 0, 5)):
@@ -64,7 +44,7 @@ def mcnemar(function: Callable[[Tensor, Tensor], float]) -> str:
     return "The images that both have right, or both wrong, never enter."
 
 
-@checked
+@checked(refuses=("labutil.course.answers.paired_bootstrap",))
 def paired_bootstrap(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str:
     """`function(right_a, right_b, drawn) -> (B,)`: differences in accuracy on resampled test sets; drawn (B, N) int."""
     g = torch.Generator().manual_seed(1)
@@ -89,7 +69,41 @@ def paired_bootstrap(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> st
     return "Images that are hard for both come and go for both: that is what pairing saves."
 
 
+NEVER = "the images alone leave too much doubt, and no number of runs is enough: the answer is math.inf"
+
+
 @checked
+def seeds_needed(function: Callable[[float, float, float], float]) -> str:
+    """`function(gap, seed_std, image_std) -> S`: how many runs each of two methods needs so that four of five
+    experiments find a true gap between them, math.inf where no number does.
+
+    A gap is found when the measured one is beyond 1.96 standard errors, so it has to be 1.96 + 0.84 of them.
+    """
+    for gap, seed_std, image_std in ((0.03, 0.02, 0.008), (0.05, 0.02, 0.01), (0.02, 0.015, 0.01), (0.1, 0.01, 0.01)):
+        case = f"gap {gap}, seed_std {seed_std}, image_std {image_std}"
+        zero = {"OverflowError": NEVER, "ZeroDivisionError": NEVER}
+        answer = scalar(call(function, gap, seed_std, image_std, raised=zero))
+        error = gap / 2.8  # the largest standard error
+        left = error**2 - image_std**2  # of the variance, for the seeds
+        if left <= 0:
+            if answer != math.inf:
+                raise Wrong(f"{case}: {NEVER}, yours is {answer:g}")
+            continue
+        exact, of_half = (2 * seed_std**2 / ((gap / k) ** 2 - image_std**2) for k in (2.8, 1.96))
+        expected = max(2, math.ceil(exact))
+        mistakes = {
+            "one run says nothing about the spread between runs: at least 2": () if exact > 1 else 1,
+            "round up: with fewer runs the gap is found too seldom": (exact, math.floor(exact)),
+            "then half of the experiments find it; four of five want 2.8 standard errors": math.ceil(of_half),
+            "both methods have runs, so the variance by seeds counts twice": math.ceil(exact / 2),
+            "the test images are luck as well: take image_std**2 off": math.ceil(2 * seed_std**2 / error**2),
+            "variances add up, standard deviations do not": math.ceil(2 * seed_std**2 / (error - image_std) ** 2),
+        }
+        judge(answer, expected, mistakes, case)
+    return "More runs make the seeds' part smaller. The images' part stays, whatever you train."
+
+
+@checked(refuses=("labutil.compare.significance.holm",))
 def holm(function: Callable[[list[float]], list[float]]) -> str:
     """`function(p) -> list`: Holm's corrected p values, in the order given."""
     for p in ([0.01, 0.04, 0.03], [0.2, 0.001, 0.9, 0.04], [0.6, 0.4, 0.9], [0.5]):

@@ -15,7 +15,7 @@ from labutil import device, plots
 from labutil.augment import Augment, simclr_views
 from labutil.course.explore.frame import ALL, class_menu, explore, grid, slider
 
-NEAREST = 7  # neighbours shown
+NEAREST = 5  # neighbours shown: with the query, as many as fit with their classes
 
 
 def strength(images: Tensor, *, views: Callable[[float], Augment] | None = None, start: float = 0.5) -> None:
