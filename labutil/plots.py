@@ -55,12 +55,13 @@ def curves(history: pd.DataFrame | Mapping[str, pd.DataFrame], *, x: str = "epoc
     """Loss and accuracy during training: training dashed, validation solid, what else was measured dotted.
 
     history: as `training.fit` returns it, or {name: history} to compare several, a colour each. Every column that is
-    called, or ends in, `loss` or `accuracy` is drawn; values that are missing (NaN) are left out.
-    x: "epoch", or "seconds" for the time spent so far. lr: add the learning rate, on a logarithmic axis.
+    called, or ends in, `loss`, `accuracy` or `spread` is drawn; values that are missing (NaN) are left out.
+    x: "epoch", another column such as "step", or "seconds" for the time spent so far. lr: add the learning rate, on a
+        logarithmic axis.
     """
     histories = history if isinstance(history, Mapping) else {"": history}
     drawn: dict[str, list] = {}  # {kind: [(whose history, "train", "val", "knn" or "", values indexed by x), ...]}
-    for kind in ("loss", "accuracy", *["lr"] * lr):
+    for kind in ("loss", "accuracy", "spread", *["lr"] * lr):
         for name, frame in histories.items():
             at = frame["seconds"].cumsum() if x == "seconds" else frame[x]
             for column in frame.filter(regex=f"^(.+_)?{kind}$"):
@@ -88,7 +89,7 @@ def curves(history: pd.DataFrame | Mapping[str, pd.DataFrame], *, x: str = "epoc
     handles = [
         plt.Line2D([], [], ls=LINES.get(part, ":"), color="black" if several else styles[part]["color"],
                label=words.get(part, part.replace("_", " ")))
-        for part in parts
+        for part in parts if part or not several
     ]  # fmt: skip
     if several:
         handles += [plt.Line2D([], [], label=wrap(short(name, 60), 30), **styles[name]) for name in histories]
@@ -108,13 +109,17 @@ def lines(
 ) -> Figure:
     """One line a column against the index, each point marked; `std` shades a band, `chance` is a dashed line.
 
-    table: numbers, indexed by what goes along the x axis, columns named as the legend shows them; NaN is left out.
+    table: numbers, indexed by what goes along the x axis, columns named as the legend shows them; NaN is left out. Of
+    several columns of one method, which share its colour, all but the first are dashed.
     std: same rows and columns; NaN where there was a single run. log_x: logarithmic x axis, each index value a tick.
     """
     import seaborn as sns  # here and below: with scipy.stats, which it brings, the slowest of all imports but torch
 
     figure, axes = plt.subplots(figsize=(WIDTH, 3.6))
+    drawn: list[str] = []
     for name, look in zip(table, looks(table), strict=True):
+        look["ls"] = "--" if look["color"] in drawn else "-"
+        drawn.append(look["color"])
         values = table[name].astype(float)
         spread = 0 if std is None else std[name].fillna(0)
         ends = pd.concat([values - spread, values, values + spread])  # the band is from the least to the largest

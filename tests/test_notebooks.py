@@ -40,7 +40,6 @@ OWN_METRICS = {
         "val_knn_accuracy",
         "val_linear_accuracy",
         "val_retrieval_top5",
-        "supervised_accuracy",
     ),
     "05": (
         "knn_accuracy",

@@ -173,6 +173,13 @@ def test_curves_of_other_columns_over_time_with_the_learning_rate():
     assert "0.01" in words(lr.get_yticklabels()) and not faults(figure)
 
 
+def test_curves_of_steps_have_no_empty_name_in_the_legend():
+    steps = pd.DataFrame({"step": [1, 2], "loss": [4.0, 3.0], "spread": [0.8, 0.9]})
+    figure = plots.curves({"SimCLR": steps, "without predictor": steps}, x="step")
+    assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "spread"]
+    assert legend(figure) == ["SimCLR", "without predictor"] and not faults(figure)
+
+
 def test_curves_of_one_epoch_of_nothing_and_of_ten_long_names():
     figure = plots.curves(HISTORY.head(1))
     assert words(t for t, _ in drawn(figure) if t in figure.axes[0].get_xticklabels()) == ["1"] and not faults(figure)
@@ -202,6 +209,13 @@ def test_lines_draw_each_column_with_its_band_and_leave_gaps_out():
     assert (band[:, 1].min(), band[:, 1].max()) == (pytest.approx(0.18), pytest.approx(0.99))
     assert legend(figure) == ["probe", "fine-tuned", "chance"]
     assert words(axes.get_xticklabels()) == ["0.01", "0.1", "1"] and not faults(figure)
+
+
+def test_lines_of_one_method_share_its_colour_and_all_but_the_first_are_dashed():
+    names = ["SimCLR, 4,320 images", "SimCLR, 24,320 images", "supervised"]
+    axes = plots.lines(pd.DataFrame(1.0, index=[1, 10], columns=names)).axes[0]
+    assert axes.lines[0].get_color() == axes.lines[1].get_color() != axes.lines[2].get_color()
+    assert [line.get_linestyle() for line in axes.lines[:3]] == ["-", "--", "-"]
 
 
 def test_tsne_draws_every_point_and_colours_at_most_20_classes():

@@ -6,6 +6,7 @@ import itertools
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 from sklearn.metrics import f1_score
@@ -190,6 +191,37 @@ def test_a_real_difference_is_found():
     for seeds, least in ((3, 40), (5, 47)):
         found = [compare(*simulate(rng, 0.08, seeds), replicates=300) for _ in range(50)]
         assert sum(d.p < 0.05 and d.value < 0 for d in found) >= least
+
+
+def test_accuracies_alone_are_compared_as_if_of_different_images():
+    a, b, n = [0.70, 0.78, 0.74], [0.60, 0.66, 0.63, 0.69], 1200
+    found = sig.of_scores(a, b, n)
+    assert found.value == pytest.approx(np.mean(a) - np.mean(b)) and found.seeds == (3, 4)
+    images = sum(np.mean(x) * (1 - np.mean(x)) / n for x in (a, b))
+    seeds = [np.var(x, ddof=1) / len(x) for x in (a, b)]
+    std = math.sqrt(images + sum(seeds))
+    freedom = std**4 / (seeds[0] ** 2 / 2 + seeds[1] ** 2 / 3)
+    assert found.high - found.value == pytest.approx(stats.t(freedom).ppf(0.975) * std, rel=0.02)
+    assert sig.of_scores(pd.Series(a), 0.5, n).seeds == (3, 1)
+    single = sig.of_scores(0.7, 0.6, n)  # two points between seeds are assumed
+    assert single.high - single.value == pytest.approx(1.96 * math.sqrt(0.21 / n + 0.24 / n + 2 * 0.02**2), rel=0.02)
+    # Never narrower than of the predictions themselves.
+    y, preds = some_predictions(n=800, s=2)
+    of_images = compare(y, preds[:1], preds[1:])
+    alone = sig.of_scores(*(sig.score(y, preds[i : i + 1]) for i in (0, 1)), len(y))
+    assert alone.value == pytest.approx(of_images.value)
+    assert alone.high - alone.low > 0.98 * (of_images.high - of_images.low)
+
+
+def test_a_table_of_differences_corrects_p_and_says_what_is_shown():
+    table = sig.table({"a less b": sig.of_scores([0.7, 0.71, 0.72], [0.6, 0.61, 0.6], 1200),
+                       "a less c": sig.of_scores(0.7, 0.69, 1200)})  # fmt: skip
+    assert table.index.tolist() == ["a less b", "a less c"]
+    assert table["difference in points"].tolist() == pytest.approx([100 * (0.71 - 1.81 / 3), 1.0])
+    alone = [sig.of_scores([0.7, 0.71, 0.72], [0.6, 0.61, 0.6], 1200).p, sig.of_scores(0.7, 0.69, 1200).p]
+    assert table["p, corrected"].tolist() == pytest.approx(sig.holm(alone))
+    assert table["more than luck?"].tolist() == ["yes", "not shown"]
+    assert (table["from"] < table["to"]).all()
 
 
 def test_in_words():

@@ -60,9 +60,14 @@ def unit(*z):
     return F.normalize(torch.cat(z), dim=1)
 
 
+def pairs(n):
+    """Which rows of torch.cat([z_a, z_b]) are the other view of each."""
+    return eye(2 * n).roll(n, 0)
+
+
 def nt_xent(z_a, z_b, tau, *, fill=-torch.inf, positive_in_sum=True):
     """Written with masks and slices, unlike labutil's."""
-    s, positive = unit(z_a, z_b) @ unit(z_a, z_b).T / tau, right.view_pairs(len(z_a))
+    s, positive = unit(z_a, z_b) @ unit(z_a, z_b).T / tau, pairs(len(z_a))
     below = s if fill is None else s.masked_fill(eye(len(s)), fill)
     below = below if positive_in_sum else below.masked_fill(positive, -torch.inf)
     return (below.logsumexp(1) - s[positive]).mean()
@@ -70,11 +75,20 @@ def nt_xent(z_a, z_b, tau, *, fill=-torch.inf, positive_in_sum=True):
 
 def overflows(z_a, z_b, tau):
     e = (unit(z_a, z_b) @ unit(z_a, z_b).T / tau).exp()
-    return -(e[right.view_pairs(len(z_a))] / (e.sum(1) - e.diag())).log().mean()
+    return -(e[pairs(len(z_a))] / (e.sum(1) - e.diag())).log().mean()
 
 
 def one_way(a, b, tau):
-    return F.cross_entropy(unit(a) @ unit(b).T / tau, torch.arange(len(a)))
+    s = unit(a) @ unit(b).T / tau
+    return (s.logsumexp(1) - s.diag()).mean()
+
+
+def cos(p, z):
+    return F.cosine_similarity(p, z, dim=1)
+
+
+def far(p, z):
+    return 2 - 2 * cos(p, z)
 
 
 def l_out(log_p, mask, of_row=lambda log_p: log_p.mean()):
@@ -144,6 +158,7 @@ def update(order, *, reduction="mean", give=lambda loss, again: loss.item()):
     return function
 
 
+TAUS = {"grid": {"tau": [0.05, 0.1, 0.5]}, "seeds": [0, 1, 2], "objective": "val_knn_accuracy"}
 GRID = {"grid": {"batch_size": [32, 128], "lr": [0.0005, 0.002, 0.008]}}
 
 
@@ -170,8 +185,8 @@ ALSO_RIGHT = [
         },
     ),
     ("info_nce", nt_xent),
-    ("info_nce", losses.info_nce),
-    ("off_diagonal", lambda c: c[~eye(len(c))].pow(2).sum()),
+    ("stop_gradient", lambda a, b, p, q: 2 * 5 * F.mse_loss(unit(p, q), unit(b, a).detach())),
+    ("temperature_sweep", lambda: TAUS | {"seeds": (3, 4, 5, 6), "objective": "val_linear_accuracy"}),
     ("l_out", l_out),
     ("decoder_parameters", decoder),
     ("bce_gradient", torch.func.grad(F.binary_cross_entropy_with_logits)),
@@ -344,14 +359,6 @@ WRONG = [
     ("grad_cam", lambda a, g: (g.mean((1, 2)).relu()[:, None, None] * a).sum(0).relu(), "weights keep their signs"),
     ("grad_cam", lambda a, g: (g.mean(0) * a).sum(0).relu(), "not over the channels"),
     ("grad_cam", lambda a, g: a[0] * 0 + 1, r"at \[0, 0\] 0 is right, yours is 1"),
-    ("view_pairs", eye, r"\(2n, 2n\)"),
-    ("view_pairs", lambda n: eye(n).repeat(2, 2), "clear the diagonal"),
-    ("view_pairs", lambda n: eye(2 * n), "pairs a view with itself"),
-    ("view_pairs", lambda n: ~right.view_pairs(n), "marks the negatives"),
-    ("view_pairs", lambda n: eye(n).repeat_interleave(2, 0).repeat_interleave(2, 1) & ~eye(2 * n), "row i \\+ n"),
-    ("view_pairs", lambda n: right.view_pairs(n).triu(), "only one direction"),
-    ("view_pairs", lambda n: torch.rand(2 * n, 2 * n), "True and False only"),
-    ("view_pairs", lambda n: right.view_pairs(n).roll(1, 0), "each row has one True"),
     ("info_nce", lambda a, b, t: nt_xent(a, b, t, fill=None), "with itself are still in the sum"),
     ("info_nce", lambda a, b, t: nt_xent(a, b, t, fill=0.0), r"e\^0 = 1 in the sum: use -inf"),
     ("info_nce", lambda a, b, t: nt_xent(a, b, t, positive_in_sum=False), "positive belongs into the sum"),
@@ -366,37 +373,51 @@ WRONG = [
     ("info_nce", lambda a, b, t: torch.zeros(12), "their mean"),
     ("info_nce", overflows, "overflows; use logsumexp"),
     ("info_nce", lambda a, b, t: 0.3, "yours is 0.3"),
-    ("collapsed_loss", lambda n: math.log(2 * n - 1) if n > 1 else 0.7, "only the positive is left"),
-    ("collapsed_loss", lambda n: math.log(2 * n), "not compared with itself"),
-    ("collapsed_loss", lambda n: 2 * n - 1, "the number of answers; the loss is its logarithm"),
-    ("collapsed_loss", lambda n: math.log(2 * n - 1) - 1 / 0.2, "-1/tau and 1/tau cancel"),
-    ("collapsed_loss", lambda n: math.log(2 * n - 1) + 1 / 0.2, "-1/tau and 1/tau cancel"),
-    ("collapsed_loss", lambda n: n - 1 and math.log(2 * n), "not compared with itself"),
-    ("collapsed_loss", lambda n: n - 1 and math.log(2 * n - 2), "the positive is in the sum too"),
-    ("collapsed_loss", math.log, "two views of each image"),
-    ("collapsed_loss", lambda n: math.log2(2 * n - 1), "bits"),
-    ("collapsed_loss", lambda n: 0.0, "uniform"),
-    ("collapsed_loss", lambda n: -math.log(2 * n - 1), "sign"),
-    ("collapsed_loss", lambda n: n - 1, "for n = 16: 3.4339872 is right, yours is 15"),
-    ("target_momentum", lambda p, base: 1 - (1 - base) * (1 - math.cos(math.pi * p)) / 2, "falls from 1"),
-    ("target_momentum", lambda p, base: base + (1 - base) * p, "straight line"),
-    ("target_momentum", lambda p, base: base, "does not change"),
-    ("target_momentum", lambda p, base: 1 - (1 - base) * (math.cos(math.pi * p) + 1), "halve"),
-    ("target_momentum", lambda p, base: 1 - right.target_momentum(p, base), "share that changes"),
-    ("target_momentum", lambda p, base: 0.5, r"at \[0\] 0.96 is right, yours is 0.5; progress .0.0, .*, base 0.96"),
-    ("off_diagonal", lambda c: c.pow(2).sum(), "diagonal is still"),
-    ("off_diagonal", lambda c: c.diag().pow(2).sum(), "that is the diagonal"),
-    ("off_diagonal", lambda c: c[~eye(5)].sum(), "square each entry: negative"),
-    ("off_diagonal", lambda c: c[~eye(5)].abs().sum(), "not absolute"),
-    ("off_diagonal", lambda c: c[~eye(5)].sum() ** 2, "first, then sum"),
-    ("off_diagonal", lambda c: c.triu(1).pow(2).sum(), "upper"),
-    ("off_diagonal", lambda c: c.tril(-1).pow(2).sum(), "lower"),
-    ("off_diagonal", lambda c: c[~eye(5)].pow(2).mean(), "not the mean"),
-    ("off_diagonal", lambda c: 1.0, "yours is 1$"),
+    ("info_nce", losses.info_nce, "losses.info_nce is the answer itself"),
+    ("info_nce", lambda a, b, t: losses.sup_con(a, b, torch.arange(6), t), "sup_con is the answer itself"),
+    ("info_nce", lambda a, b, t: F.cross_entropy(a @ b.T, torch.arange(6)), "cross_entropy is the answer itself"),
+    ("stop_gradient", lambda a, b, p, q: (far(p, a) + far(q, b)).mean(), "the .other. view's z"),
+    ("stop_gradient", lambda a, b, p, q: far(p, b.detach()).mean(), "only one direction"),
+    ("stop_gradient", lambda a, b, p, q: far(q, a.detach()).mean(), "only one direction"),
+    ("stop_gradient", lambda a, b, p, q: right.stop_gradient(a, b, p, q) / 2, "the equation adds them"),
+    ("stop_gradient", lambda a, b, p, q: (4 - 2 * (p * b + q * a).sum(1)).mean(), "normalise both first"),
+    ("stop_gradient", lambda a, b, p, q: -right.stop_gradient(a, b, p, q), "sign"),
+    ("stop_gradient", lambda a, b, p, q: (4 + 2 * cos(p, b) + 2 * cos(q, a)).mean(), "sign"),
+    ("stop_gradient", lambda a, b, p, q: (cos(p, b) + cos(q, a)).mean() * 2, "sign"),
+    ("stop_gradient", lambda a, b, p, q: -2 * (cos(p, b) + cos(q, a)).mean(), "the cosines alone"),
+    ("stop_gradient", lambda a, b, p, q: (2 - cos(p, b) - cos(q, a)).mean(), "adds them"),
+    ("stop_gradient", lambda a, b, p, q: 2 * far(p, q).mean(), "predictions with each other"),
+    ("stop_gradient", lambda a, b, p, q: 2 * far(a, b).mean(), "projections with each other"),
+    ("stop_gradient", lambda a, b, p, q: (far(p, b) + far(q, a)).sum(), "sum over the images"),
+    ("stop_gradient", lambda a, b, p, q: far(p, b) + far(q, a), "one loss an image"),
+    ("stop_gradient", lambda a, b, p, q: (far(p, b) + far(q, a)).mean(), "a gradient reaches z"),
+    ("stop_gradient", lambda a, b, p, q: (far(p.detach(), b) + far(q.detach(), a)).mean(), "a gradient reaches z"),
+    ("stop_gradient", lambda a, b, p, q: right.stop_gradient(a, b, p, q).detach(), "no gradient comes back to p"),
+    ("stop_gradient", lambda a, b, p, q: right.stop_gradient(a, b, p, q).item(), "no gradient comes back to p"),
+    (
+        "stop_gradient",
+        lambda a, b, p, q: (far(p, b.detach()) + far(q.detach(), a.detach())).mean(),
+        "detach z, and nothing else",
+    ),
+    ("stop_gradient", lambda a, b, p, q: losses.byol(p, b) + losses.byol(q, a), "losses.byol is the answer itself"),
+    ("stop_gradient", lambda a, b, p, q: (p - b).sum(), "is right, yours is"),
+    ("temperature_sweep", lambda: TAUS | {"grid": {"tau": [0.1]}}, "others to compare"),
+    ("temperature_sweep", lambda: TAUS | {"grid": {"tau": [0.05, 0.2, 0.5]}}, "let tau take this value"),
+    ("temperature_sweep", lambda: TAUS | {"grid": {"tau": [0.1, 0.2, 0.5]}}, "at one end"),
+    ("temperature_sweep", lambda: TAUS | {"grid": {"tau": [0.09, 0.1, 0.11]}}, "close to 0.1"),
+    ("temperature_sweep", lambda: TAUS | {"grid": TAUS["grid"] | {"lr": [0.1, 0.2]}}, "lr changes as well"),
+    ("temperature_sweep", lambda: TAUS | {"grid": {"temperature": [0.1]}}, "no parameter 'temperature'"),
+    ("temperature_sweep", lambda: TAUS | {"seeds": [0]}, "one seed does not tell"),
+    ("temperature_sweep", lambda: TAUS | {"objective": "val_loss"}, "tau is in the loss"),
+    ("temperature_sweep", lambda: TAUS | {"objective": "val_retrieval_top5"}, "what the loss asks for"),
+    ("temperature_sweep", lambda: TAUS | {"objective": "test_accuracy"}, "begin with val_"),
+    ("temperature_sweep", lambda: TAUS | {"objective": None}, "say what a setting is judged by"),
+    ("temperature_sweep", lambda: TAUS | {"objective": "val_coarse_accuracy"}, "none that lesson 04 logs"),
+    ("temperature_sweep", lambda: 0.1, "a dictionary"),
     ("positives", lambda y: y[:, None] == y, "each label counts for two rows"),
     ("positives", lambda y: right.positives(y) | eye(10), "clear the diagonal"),
-    ("positives", lambda y: right.view_pairs(5), "SimCLR's mask"),
-    ("positives", lambda y: right.positives(y) & ~right.view_pairs(5), "other view of the same image"),
+    ("positives", lambda y: pairs(5), "SimCLR's mask"),
+    ("positives", lambda y: right.positives(y) & ~pairs(5), "other view of the same image"),
     ("positives", lambda y: ~(right.positives(y) | eye(10)), "marks the negatives"),
     ("positives", lambda y: y.repeat_interleave(2)[:, None].eq(y.repeat_interleave(2)) & ~eye(10), "not interleaved"),
     ("positives", lambda y: eye(10) & False, r"at \[0, 4\] 1 is right, yours is 0; the labels are"),

@@ -16,9 +16,9 @@ _NAMES = {
         *("cross_entropy", "cross_entropy_gradient", "macro_f1"),  # 02
         *("trainable_parameters", "mix_up", "majority_vote", "grad_cam"),  # 03
     ),
-    "training": ("training_step", "fair_sweep"),  # 02
+    "training": ("training_step", "fair_sweep", "temperature_sweep"),  # 02, 02 and 04
     "contrastive": (
-        *("view_pairs", "info_nce", "collapsed_loss", "target_momentum", "off_diagonal"),  # 04
+        *("info_nce", "stop_gradient"),  # 04
         *("positives", "l_out", "positives_per_anchor"),  # 05
     ),
     "autoencoder": ("conv_size", "decoder_parameters", "bce_gradient", "pca_error"),  # 06

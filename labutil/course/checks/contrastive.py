@@ -24,33 +24,17 @@ def _mask(answer: object, n: int, of_images: str) -> Tensor:
     return values.bool()
 
 
-@checked
-def view_pairs(function: Callable[[int], Tensor]) -> str:
-    """`function(n) -> bool (2n, 2n)`: True where two rows of torch.cat([z_a, z_b]) are views of one image, not one
-    row with itself."""
-    for n in (4, 7):
-        own, same_image = _eye(2 * n), _eye(n).repeat(2, 2)
-        expected = same_image & ~own
-        interleaved = _eye(n).repeat_interleave(2, 0).repeat_interleave(2, 1)
-        stacked = "torch.cat([z_a, z_b]) stacks all first views, then all second: row i belongs to row i + n"
-        mistakes = {
-            "every view is its own positive in yours: clear the diagonal, or the loss rewards nothing": same_image,
-            "the diagonal pairs a view with itself; its positive is the *other* view of the image": own,
-            "that marks the negatives; mark the positives": (~expected, ~same_image),
-            "only one direction: if j is the positive of i, i is that of j": (expected.triu(), expected.tril()),
-            stacked: (interleaved & ~own, interleaved),
-        }
-        answer = _mask(call(function, n), n, "there are 2n views, so the mask is (2n, 2n)")
-        judge(answer, expected, mistakes, f"for n = {n}", hint="each row has one True, n columns away")
-    return "One positive a row, 2n - 2 negatives."
-
-
 def _nt_xent(z_a: Tensor, z_b: Tensor, tau: float) -> Tensor:
     z = F.normalize(torch.cat([z_a, z_b]).double(), dim=1)
     return F.cross_entropy((z @ z.mT / tau).fill_diagonal_(-math.inf), torch.arange(len(z)).roll(len(z_a)))
 
 
-@checked
+@checked(
+    refuses=(
+        *("torch.nn.functional.cross_entropy", "torch.nn.functional.nll_loss"),
+        *("labutil.losses.info_nce", "labutil.losses.sup_con"),
+    )
+)
 def info_nce(function: Callable[[Tensor, Tensor, float], Tensor]) -> str:
     """`function(z_a, z_b, tau) -> scalar`: NT-Xent over both views of N images; z_a, z_b (N, D), not normalised."""
     g = torch.Generator().manual_seed(0)
@@ -93,66 +77,47 @@ def info_nce(function: Callable[[Tensor, Tensor, float], Tensor]) -> str:
     return "And stable at tau = 0.01."
 
 
-@checked
-def collapsed_loss(function: Callable[[int], float]) -> str:
-    """`function(n) -> float`: InfoNCE of n images whose 2n projections are all the same."""
-    for n in (16, 256):
-        expected = math.log(2 * n - 1)
-        mistakes = {
-            "that is the number of answers; the loss is its logarithm": 2 * n - 1,
-            "a view is not compared with itself: one less than 2n": math.log(2 * n),
-            "the positive is in the sum too, beside 2n - 2 negatives": math.log(2 * n - 2),
-            "there are two views of each image": (math.log(n), math.log(n - 1)),
-            "that is in bits; use the natural logarithm": math.log2(2 * n - 1),
-            "the sign is turned round": -expected,
-            "equal to the positive means equal to every negative as well: the softmax is uniform": 0.0,
-        }
-        hint = "if a term with tau remains: -1/tau and 1/tau cancel"
-        judge(call(function, n), expected, mistakes, f"for n = {n}", hint=hint)
-    one = scalar(call(function, 1))
-    if not close(one, 0, atol=1e-6):
-        raise Wrong(f"one image has two views: only the positive is left in the sum, log 1 = 0, not {one:.4f}")
-    return "Whatever tau is: it cancels."
+@checked(refuses=("labutil.losses.byol",))
+def stop_gradient(function: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> str:
+    """`function(z_a, z_b, p_a, p_b) -> scalar`: SimSiam's loss of two views' projections z and predictions p, each
+    (N, D): 2 - 2 cos(p, the other view's z), both directions added, the mean over images. No gradient reaches z."""
+    g = torch.Generator().manual_seed(5)
+    z_a, z_b, p_a, p_b = given = [torch.randn(6, 5, generator=g).requires_grad_() for _ in range(4)]
 
+    def apart(p: Tensor, z: Tensor) -> Tensor:
+        return 2 - 2 * F.cosine_similarity(p, z, dim=1)
 
-@checked
-def target_momentum(function: Callable[[float, float], float]) -> str:
-    """`function(progress, base) -> float`: 1 - (1 - base) (cos(pi progress) + 1) / 2, progress in [0, 1]."""
-    points, base = [0.0, 0.25, 0.5, 1.0], 0.96
-    progress = torch.tensor(points, dtype=torch.float64)
-    cosine = (1 - base) * (torch.cos(math.pi * progress) + 1) / 2
-    expected = 1 - cosine
-    falls = "yours falls from 1 to the base: early on the target should follow quickly, later it should rest"
+    def ours() -> Tensor:
+        return (apart(p_a, z_b.detach()) + apart(p_b, z_a.detach())).mean()
+
+    answer, expected = call(lambda: function(*given)), ours().item()
+    own_view = (apart(p_a, z_a) + apart(p_b, z_b)).mean().item()
+    one_way = (apart(p_a, z_b).mean().item(), apart(p_b, z_a).mean().item())
+    dots = (4 - 2 * (p_a * z_b).sum(1) - 2 * (p_b * z_a).sum(1)).mean().item()
+    predictions, projections = (2 * apart(x, y).mean().item() for x, y in ((p_a, p_b), (z_a, z_b)))
     mistakes = {
-        falls: base + cosine,
-        "that is a straight line; the cosine starts and ends gently": base + (1 - base) * progress,
-        "yours does not change with progress": torch.full((4,), base),
-        "the cosine runs from 1 to -1: halve cos + 1": 1 - 2 * cosine,
-        "that is the share that changes, 1 - momentum": cosine,
+        "a prediction is compared with the *other* view's z: p_a with z_b, p_b with z_a": own_view,
+        "only one direction: each view predicts the other": one_way,
+        "that is the mean of the two directions; the equation adds them": expected / 2,
+        "sim is the cosine: normalise both first": dots,
+        "the sign is turned round: the more alike, the lower the loss": (-expected, 8 - expected, 4 - expected),
+        "that compares the predictions with each other; compare them with z": predictions,
+        "that compares the projections with each other; p is the prediction": projections,
+        "the cosines alone: the loss is 2 - 2 cos for each direction": (expected - 4, 2 - expected / 2),
+        "that is the sum over the images; take their mean": 6 * expected,
     }
-    answers = [scalar(call(function, p, base)) for p in points]
-    judge(answers, expected.tolist(), mistakes, hint=f"progress {points}, base {base}", rtol=1e-6)
-    return "At the end the target stands still."
-
-
-@checked
-def off_diagonal(function: Callable[[Tensor], Tensor]) -> str:
-    """`function(c) -> scalar`: sum of the squares of all entries of c (D, D) that are not on its diagonal."""
-    c = torch.randn(5, 5, generator=torch.Generator().manual_seed(3))
-    rest = c.masked_fill(_eye(5), 0)
-    expected = rest.pow(2).sum()
-    mistakes = {
-        "the diagonal is still in the sum": c.pow(2).sum(),
-        "that is the diagonal; everything else is wanted": c.diagonal().pow(2).sum(),
-        "square each entry: negative correlations are correlations too": rest.sum(),
-        "squares, not absolute values": rest.abs().sum(),
-        "square each entry first, then sum": rest.sum().pow(2),
-        "only the upper triangle: C is not symmetric, sum both": c.triu(1).pow(2).sum(),
-        "only the lower triangle: C is not symmetric, sum both": c.tril(-1).pow(2).sum(),
-        "the sum, not the mean: lambda is chosen for it": (expected / 20, expected / 25),
-    }
-    judge(call(function, c), expected, mistakes, "for the check's 5x5 matrix")
-    return "The diagonal has its own term: (1 - C_dd)^2."
+    per_image = {(6,): "that is one loss an image; the batch's loss is their mean"}
+    value = answer.detach() if isinstance(answer, Tensor) else answer
+    judge(value, expected, mistakes, "for a random batch of 6 images", shapes=per_image)
+    if not isinstance(answer, Tensor) or not answer.requires_grad:
+        raise Wrong("the value is right, but no gradient comes back to p: return a tensor, and do not detach p")
+    found = torch.autograd.grad(answer, given, allow_unused=True)
+    if any(gradient is not None and gradient.any() for gradient in found[:2]):
+        raise Wrong("the value is right, but a gradient reaches z, which would walk towards its prediction: z.detach()")
+    right = torch.autograd.grad(ours(), given[2:])
+    if any(mine is None or not close(mine, own).all() for mine, own in zip(found[2:], right, strict=True)):
+        raise Wrong("the value is right, but the gradient of p is not: detach z, and nothing else")
+    return "The network moves towards the target, and the target does not move towards it."
 
 
 @checked

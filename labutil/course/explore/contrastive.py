@@ -35,7 +35,8 @@ def strength(images: Tensor, *, views: Callable[[float], Augment] | None = None,
         titles = ["original", *[""] * 8] * len(images)
         return plots.image_grid(pictures, titles, columns=9, title=f"strength {value:.2f}")
 
-    explore(draw, value=slider(start, 0, 1.5, "strength", step=0.05))
+    alt = "Rows of an image and eight random views of it."
+    explore(draw, alt=alt, value=slider(start, 0, 1.5, "strength", step=0.05))
 
 
 def temperature(images: Tensor, z_a: Tensor, z_b: Tensor, *, start: float = 0.2) -> None:
@@ -65,7 +66,8 @@ def temperature(images: Tensor, z_a: Tensor, z_b: Tensor, *, start: float = 0.2)
         return grid(tiles, 6, title)
 
     tau = ipywidgets.FloatLogSlider(start, min=-2, max=0.3, step=0.05, description="tau", continuous_update=False)
-    explore(draw, image=slider(0, 0, total - 1, "image"), tau=tau)
+    alt = "An anchor, and the images of the views most similar to it, each with its cosine and its weight."
+    explore(draw, alt=alt, image=slider(0, 0, total - 1, "image"), tau=tau)
 
 
 def positives(labels: Tensor, *, batch_size: int = 32) -> None:
@@ -128,7 +130,8 @@ def neighbours(
         title = f"queries of {[*classes, ALL][true_class]}: {share:.0%} of the neighbours shown share their class"
         return grid(tiles, nearest.shape[1] + 1, title)
 
-    explore(draw, true_class=class_menu(classes, "class"), draw_again=slider(0, 0, 50, "draw"))
+    alt = "Rows of a query and its nearest images, each with its class."
+    explore(draw, alt=alt, true_class=class_menu(classes, "class"), draw_again=slider(0, 0, 50, "draw"))
 
 
 def encoders(images: Tensor, features: Mapping[str, Any], labels: Any, classes: Sequence[str]) -> None:
