@@ -19,7 +19,7 @@ _NAMES = {
     "training": ("training_step", "fair_sweep"),  # 02
     "contrastive": (
         *("view_pairs", "info_nce", "collapsed_loss", "target_momentum", "off_diagonal"),  # 04
-        *("positives", "l_out", "positives_per_anchor"),  # 05
+        *("positives", "l_out", "lowest_loss", "fair_views"),  # 05
     ),
     "autoencoder": ("conv_size", "decoder_parameters", "bce_gradient", "pca_error"),  # 06
     "comparison": ("standard_error", "mcnemar", "paired_bootstrap", "holm"),  # 07
