@@ -239,7 +239,7 @@ def fair_views(function: Callable[[], dict[str, Any]]) -> str:
     """`function() -> {"points": [{parameter: value}], "seeds": [numbers], "objective": a metric}`: the sweep of lesson
     05 that asks whether one view of each image is enough for SupCon, and is fair to one and to two."""
     asked = call(function)
-    kinds = {"points": list | tuple, "seeds": list | tuple, "objective": str}  # as a recipe's sweep has them
+    kinds = {"points": list | tuple, "seeds": list | tuple | range, "objective": str}  # as a recipe's sweep has them
     form = '{"points": [{"tau": 0.1}, {"tau": 0.2}], "seeds": [0], "objective": "..."}'
     if not isinstance(asked, dict) or any(not isinstance(asked.get(key), kind) for key, kind in kinds.items()):
         raise Wrong(f"the answer is a dictionary, {form}")
@@ -264,7 +264,7 @@ def fair_views(function: Callable[[], dict[str, Any]]) -> str:
         raise Wrong(f"{n} different seeds do not tell how far luck moves a result: take three")
     if "loss" in asked["objective"]:
         raise Wrong("with fewer positives the least loss is lower (exercise 4): judge by what the encoder can do")
-    if asked["objective"] not in {"val_knn_accuracy", "val_linear_accuracy"}:
+    if asked["objective"] not in {"val_knn_accuracy", "val_linear_accuracy", "val_accuracy"}:
         raise Wrong("judge by a metric of validation images that lesson 05 logs: val_knn_accuracy, val_linear_accuracy")
     runs = len({str(s) for s in settings}) * n
     return f"It is {runs} runs. labutil sweep 05 --recipe views has this question, with a point for equal epochs."
