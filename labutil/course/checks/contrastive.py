@@ -267,4 +267,4 @@ def fair_views(function: Callable[[], dict[str, Any]]) -> str:
     if asked["objective"] not in {"val_knn_accuracy", "val_linear_accuracy", "val_accuracy"}:
         raise Wrong("judge by a metric of validation images that lesson 05 logs: val_knn_accuracy, val_linear_accuracy")
     runs = len({str(s) for s in settings}) * n
-    return f"It is {runs} runs. labutil sweep 05 --recipe views has this question, with a point for equal epochs."
+    return f"It is {runs} runs. labutil sweep 05 --recipe views asks this, with a point for equal epochs."
