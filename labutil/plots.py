@@ -178,6 +178,7 @@ def dots(
         axes.annotate(word, (1.02, i), xycoords=("axes fraction", "data"), va="center")
     axes.grid(axis="x", color="0.9")
     axes.margins(x=0.08)
+    axes.locator_params(axis="x", nbins=5)  # names take the room of more
     if zero:
         axes.axvline(0, color=GRAY, ls="--", lw=1.5, zorder=0, label=zero)
     if chance is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import torch
 from torch import Tensor
 
 
@@ -30,6 +31,25 @@ def arms(rows: np.ndarray, removed: np.ndarray, seed: int) -> dict[str, np.ndarr
     cleaned = np.setdiff1d(rows, removed)
     control = np.random.default_rng(seed).choice(rows, len(cleaned), replace=False)
     return {"as it came": rows, "cleaned": cleaned, "control": control}
+
+
+def positives(labels: Tensor) -> Tensor:
+    """Which rows of torch.cat([z_a, z_b]) attract each other, as views of images with one label, int (N,): bool (2N,
+    2N), False for a row with itself. Lesson 05."""
+    y = labels.repeat(2)
+    return (y[:, None] == y) & ~torch.eye(len(y), dtype=torch.bool)
+
+
+def l_out(log_p: Tensor, mask: Tensor) -> Tensor:
+    """SupCon's loss from log probabilities (M, M), anchors in rows, and their positives, bool (M, M). Lesson 05."""
+    count = mask.sum(1)
+    per_view = -log_p.masked_fill(~mask, 0).sum(1) / count.clamp(min=1)
+    return per_view[count > 0].mean()
+
+
+def lowest_loss(batch_size: int, k: int, views: int) -> float:
+    """What SupCon's loss comes to when k classes of equal size are k points, far from each other. Lesson 05."""
+    return math.log(views * batch_size / k - 1)
 
 
 def paired_bootstrap(right_a: Tensor, right_b: Tensor, drawn: Tensor) -> Tensor:

@@ -160,6 +160,17 @@ def update(order, *, reduction="mean", give=lambda loss, again: loss.item()):
 
 TAUS = {"grid": {"tau": [0.05, 0.1, 0.5]}, "seeds": [0, 1, 2], "objective": "val_knn_accuracy"}
 GRID = {"grid": {"batch_size": [32, 128], "lr": [0.0005, 0.002, 0.008]}}
+VIEWS = {
+    "points": [{"views": 2, "epochs": 4}, {"views": 1, "epochs": 8}],
+    "seeds": [0, 1, 2],
+    "objective": "val_knn_accuracy",
+}
+
+
+def measured_floor(batch_size, k):
+    y = torch.arange(batch_size) % k
+    corners = F.one_hot(y).float()
+    return losses.sup_con(corners, corners, y, 0.01)
 
 
 # Written otherwise than the notebooks' solutions.
@@ -188,6 +199,15 @@ ALSO_RIGHT = [
     ("stop_gradient", lambda a, b, p, q: 2 * 5 * F.mse_loss(unit(p, q), unit(b, a).detach())),
     ("temperature_sweep", lambda: TAUS | {"seeds": (3, 4, 5, 6), "objective": "val_linear_accuracy"}),
     ("l_out", l_out),
+    ("lowest_loss", lambda b, k, v: torch.tensor(v * b / k - 1).log()),
+    (
+        "fair_views",
+        lambda: {
+            "points": [{}, {"views": 1}, {"views": 1, "epochs": 8}],
+            "seeds": range(3, 7),
+            "objective": "val_linear_accuracy",
+        },
+    ),
     ("decoder_parameters", decoder),
     ("bce_gradient", torch.func.grad(F.binary_cross_entropy_with_logits)),
     ("pca_error", lambda x, k: eigenvalues(x)[:-k].sum() / x.shape[1]),
@@ -430,13 +450,32 @@ WRONG = [
     ("l_out", lambda log_p, mask: -(log_p.masked_fill(~mask, 0).sum(1) / mask.sum(1)).mean(), "no positive"),
     ("l_out", lambda log_p, mask: -((log_p * mask).sum(1) / mask.sum(1)).nanmean(), "not finite"),
     ("l_out", lambda log_p, mask: 1.0, "yours is 1$"),
-    ("positives_per_anchor", lambda b, k, v: v * b / k, "not its own positive"),
-    ("positives_per_anchor", lambda b, k, v: b / k - 1, "2 times"),
-    ("positives_per_anchor", lambda b, k, v: b / k, "2 times, and a view"),
-    ("positives_per_anchor", lambda b, k, v: v * (b / k - 1), "other view of the same image"),
-    ("positives_per_anchor", lambda b, k, v: v * b - v * b / k, "negatives"),
-    ("positives_per_anchor", lambda b, k, v: v - 1, "that is SimCLR"),
-    ("positives_per_anchor", lambda b, k, v: 7.5, "63 is right, yours is 7.5"),
+    ("lowest_loss", lambda b, k, v: v * b / k - 1, "the number of positives"),
+    ("lowest_loss", lambda b, k, v: math.log(v * b / k), "not its own positive"),
+    ("lowest_loss", lambda b, k, v: math.log(b / k - 1), "2 times$"),
+    ("lowest_loss", lambda b, k, v: math.log(b / k), "2 times, and a view"),
+    ("lowest_loss", lambda b, k, v: math.log(v * (b / k - 1)), "other view of the same image"),
+    ("lowest_loss", lambda b, k, v: math.log(v * b - 1), "all classes are one point"),
+    ("lowest_loss", lambda b, k, v: 0, "must share it"),
+    ("lowest_loss", lambda b, k, v: -math.log(v * b / k - 1), "sign"),
+    ("lowest_loss", lambda b, k, v: math.log2(v * b / k - 1), "in bits"),
+    ("lowest_loss", lambda b, k, v: math.log(k), "before training"),
+    ("lowest_loss", lambda b, k, v: 7.5, "4.1431347 is right, yours is 7.5"),
+    ("lowest_loss", lambda b, k, v: measured_floor(b, k), "sup_con is the answer itself"),
+    ("fair_views", lambda: [1, 2], "a dictionary"),
+    ("fair_views", lambda: VIEWS | {"seeds": 3}, "a dictionary"),
+    ("fair_views", lambda: VIEWS | {"points": [1, 2]}, "each point is a dictionary"),
+    ("fair_views", lambda: VIEWS | {"grid": {}}, "three keys"),
+    ("fair_views", lambda: VIEWS | {"points": [{"view": 1}]}, "no parameter 'view' .did you mean 'views'"),
+    ("fair_views", lambda: VIEWS | {"points": [{"views": 1}, {"epochs": "many"}]}, "epochs"),
+    ("fair_views", lambda: VIEWS | {"points": [{"views": 1}, {"views": 1, "epochs": 8}]}, "one point of each"),
+    ("fair_views", lambda: VIEWS | {"points": [{"views": 1}, {"views": 2}]}, "half the time"),
+    ("fair_views", lambda: VIEWS | {"points": [{"views": 2, "epochs": 8}, {"views": 1}]}, "half the time"),
+    ("fair_views", lambda: VIEWS | {"points": [{"views": 1, "epochs": 8, "lr": 0.1}, {}]}, "lr changes as well"),
+    ("fair_views", lambda: VIEWS | {"seeds": [0, 1]}, "2 different seeds do not tell"),
+    ("fair_views", lambda: VIEWS | {"seeds": [0, 0, 0]}, "1 different seeds do not tell"),
+    ("fair_views", lambda: VIEWS | {"objective": "val_loss"}, "the least loss is lower"),
+    ("fair_views", lambda: VIEWS | {"objective": "knn_accuracy"}, "validation images that lesson 05 logs"),
     ("conv_size", lambda n, k, s, p: (n + 2 * p - k) / s + 1, "round down, since"),
     ("conv_size", lambda n, k, s, p: math.ceil((n + 2 * p - k) / s) + 1, "not up"),
     ("conv_size", lambda n, k, s, p: (n + 2 * p - k) // s, "add 1"),
@@ -562,6 +601,16 @@ def test_lessons_go_on_with_what_the_solutions_answer():
     rows, removed = np.arange(40), np.array([3, 5, 99])
     for ours, theirs in zip(*(f(rows, removed, 1).values() for f in (answers.arms, right.arms)), strict=True):
         assert np.array_equal(ours, theirs)
+
+
+def test_lesson_05_goes_on_with_what_its_solutions_answer():
+    y = torch.tensor([2, 0, 1, 0, 2])
+    mask = right.positives(y)
+    assert answers.positives(y).equal(mask)
+    log_p = torch.randn(10, 10, generator=torch.Generator().manual_seed(0)).log_softmax(1)
+    for answer in (answers.l_out, right.l_out):
+        assert answer(log_p, mask).isclose(l_out(log_p, mask))
+    assert answers.lowest_loss(64, 8, 2) == pytest.approx(right.lowest_loss(64, 8, 2)) == pytest.approx(math.log(15))
 
 
 def test_an_approximate_pca_passes():

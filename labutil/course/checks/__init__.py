@@ -19,7 +19,7 @@ _NAMES = {
     "training": ("training_step", "fair_sweep", "temperature_sweep"),  # 02, 02 and 04
     "contrastive": (
         *("info_nce", "stop_gradient"),  # 04
-        *("positives", "l_out", "positives_per_anchor"),  # 05
+        *("positives", "l_out", "lowest_loss", "fair_views"),  # 05
     ),
     "autoencoder": ("conv_size", "decoder_parameters", "bce_gradient", "pca_error"),  # 06
     "comparison": ("mcnemar", "paired_bootstrap", "holm", "seeds_needed"),  # 07

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from labutil.course.checks.frame import Wrong, call, checked, close, judge, scalar, tensor
+from labutil.runs import parameters
+from labutil.runs.parameters import ParameterError
 
 
 def _eye(n: int) -> Tensor:
@@ -173,19 +176,60 @@ def l_out(function: Callable[[Tensor, Tensor], Tensor]) -> str:
     return "The logarithm stays inside the sum: that is L_out."
 
 
-@checked
-def positives_per_anchor(function: Callable[[int, int, int], float]) -> str:
-    """`function(batch_size, k, views) -> number`: positives of a view when k classes share a batch equally."""
+@checked(refuses=("labutil.losses.sup_con",))
+def lowest_loss(function: Callable[[int, int, int], float]) -> str:
+    """`function(batch_size, k, views) -> number`: SupCon's loss when k classes share a batch equally, the views of a
+    class are one point, and other classes are too far away to count."""
     for batch, k, views in ((256, 8, 2), (60, 15, 1), (512, 2, 2)):
-        of_class = batch / k
+        of_class = views * batch / k
+        expected = math.log(of_class - 1)
         mistakes = {
-            "a view is not its own positive; one less": views * of_class,
-            f"each image is there {views} times": of_class - 1,
-            f"each image is there {views} times, and a view is not its own positive": of_class,
-            "the other view of the same image is a positive too": views * (of_class - 1),
-            "those are the negatives": views * (batch - of_class),
-            "that is SimCLR; with labels the whole class counts": views - 1,
+            "that is the number of positives; what is the probability of each, and -log of it": of_class - 1,
+            "a view is not its own positive; one less": math.log(of_class),
+            f"each image is there {views} times": math.log(batch / k - 1),
+            f"each image is there {views} times, and a view is not its own positive": math.log(batch / k),
+            "the other view of the same image is a positive too": math.log(views * (batch / k - 1)),
+            "that is the loss when all views of all classes are one point": math.log(views * batch - 1),
+            "no: the softmax sums to 1, so the positives must share it, and -log of a share is above 0": 0.0,
+            "the sign is turned round": -expected,
+            "that is in bits; use the natural logarithm": math.log2(of_class - 1),
+            "that is cross-entropy with K classes before training; here the answer is another view": math.log(k),
         }
-        case = f"batch {batch}, {k} classes, views: {views}"
-        judge(call(function, batch, k, views), views * of_class - 1, mistakes, case, rtol=1e-6)
-    return "SimCLR has one, whatever the batch."
+        judge(call(function, batch, k, views), expected, mistakes, f"batch {batch}, {k} classes, views: {views}")
+    return "SimCLR's is log 1 = 0: one positive shares with nobody."
+
+
+@checked
+def fair_views(function: Callable[[], dict[str, Any]]) -> str:
+    """`function() -> {"points": [{parameter: value}], "seeds": [numbers], "objective": a metric}`: the sweep of lesson
+    05 that asks whether one view of each image is enough for SupCon, and is fair to one and to two."""
+    asked = call(function)
+    kinds = {"points": list | tuple, "seeds": list | tuple | range, "objective": str}  # as a recipe's sweep has them
+    form = '{"points": [{"tau": 0.1}, {"tau": 0.2}], "seeds": [0], "objective": "..."}'
+    if not isinstance(asked, dict) or any(not isinstance(asked.get(key), kind) for key, kind in kinds.items()):
+        raise Wrong(f"the answer is a dictionary, {form}")
+    if not all(isinstance(point, dict) for point in asked["points"]) or len(asked) > len(kinds):
+        raise Wrong(f"each point is a dictionary of parameters, and there are three keys: {form}")
+    try:
+        settings = [parameters.plan(parameters.find_notebook("05"), None, point) for point in asked["points"]]
+    except ParameterError as error:
+        raise Wrong(str(error)) from error
+    costs = {views: {s["epochs"] * views for s in settings if s["views"] == views} for views in (1, 2)}
+    if not all(costs.values()):
+        raise Wrong("the rivals are one view and two: give at least one point of each")
+    for key in settings[0]:
+        if key not in {"views", "epochs"} and len({str(s[key]) for s in settings}) > 1:
+            raise Wrong(f"{key} changes as well: a question of its own, and nobody could tell which of them decided")
+    if not costs[1] & costs[2]:
+        raise Wrong(
+            "one view costs half as much an epoch as two, so with as many epochs it gets half the time: let a point of "
+            "each have the same views * epochs"
+        )
+    if (n := len(set(asked["seeds"]))) < 3:
+        raise Wrong(f"{n} different seeds do not tell how far luck moves a result: take three")
+    if "loss" in asked["objective"]:
+        raise Wrong("with fewer positives the least loss is lower (exercise 4): judge by what the encoder can do")
+    if asked["objective"] not in {"val_knn_accuracy", "val_linear_accuracy", "val_accuracy"}:
+        raise Wrong("judge by a metric of validation images that lesson 05 logs: val_knn_accuracy, val_linear_accuracy")
+    runs = len({str(s) for s in settings}) * n
+    return f"It is {runs} runs. labutil sweep 05 --recipe views asks this, with a point for equal epochs."

@@ -93,6 +93,7 @@ def positives(labels: Tensor, *, batch_size: int = 32) -> None:
 
     explore(
         draw,
+        alt="Two masks of one batch, views in rows and columns: pairs without labels, with labels a block a class.",
         batch_size=slider(min(batch_size, largest), 2, largest, "batch"),
         views=ipywidgets.ToggleButtons(options=[1, 2], value=2, description="views"),
         draw_again=slider(0, 0, 50, "draw"),
