@@ -67,6 +67,7 @@ def test_later_cells_use_what_passed(capsys):
         ({"bits": None}, {"bits": 3}, "○ guess: not attempted yet"),
         ({"bits": 2, "more": None}, {"bits": 3.0, "more": 9}, "✓ guess: bits: you said 2, it is 3"),
         ({"bits": 9}, {"bits": 3}, "✗ guess: bits: you said 9, it is 3. What did you expect that is not so?"),
+        ({"who": "simclr"}, {"who": "SimCLR"}, "✓ guess: who: you said simclr, it is SimCLR"),
         ({"who": "linear"}, {"who": "linear"}, "✓ guess: who: you said linear, it is linear"),
         ({"a": 3, "b": "x"}, {"a": 3, "b": "y"}, "✗ guess: b: you said x, it is y. What did you"),
         ({"bits": "many"}, {"bits": 3}, "✗ guess: bits: 'many' is no number"),

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from labutil import models
-from labutil.course.checks.frame import Wrong, call, checked, close, judge, scalar, tensor
+from labutil.course.checks.frame import Wrong, backpropagates, call, checked, close, judge, scalar, tensor
 
 AUTOGRAD = ("torch.func.grad", "torch.autograd.grad", "torch.autograd.backward", "torch.Tensor.backward")
 
@@ -41,6 +41,7 @@ def cross_entropy(function: Callable[[Tensor, Tensor], Tensor]) -> str:
             "(subtract each row's largest logit first), or p of the right class underflows to 0 (a small constant only "
             "hides that): never form p, compute -z_y + log sum exp z"
         )
+    backpropagates(function, logits, y)
     return "And stable: it survives logits of 1000."
 
 

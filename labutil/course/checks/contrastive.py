@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from labutil.course.checks.frame import Wrong, call, checked, close, judge, scalar, tensor
+from labutil.course.checks.frame import Wrong, backpropagates, call, checked, close, judge, scalar, tensor
 from labutil.runs import parameters
 from labutil.runs.parameters import ParameterError
 
@@ -46,7 +46,7 @@ def info_nce(function: Callable[[Tensor, Tensor, float], Tensor]) -> str:
     expected = _nt_xent(z_a, z_b, tau)
     a, b, z = F.normalize(z_a, dim=1), F.normalize(z_b, dim=1), torch.cat([z_a, z_b])
     s, own = F.normalize(z, dim=1) @ F.normalize(z, dim=1).mT / tau, _eye(2 * n)
-    positive = (a * b).sum(1).repeat(2) / tau
+    positive, others = (a * b).sum(1).repeat(2) / tau, s.masked_fill(own, -math.inf)
     rows = torch.arange(n)
     one_way = F.cross_entropy(a @ b.mT / tau, rows)
     both_ways = (one_way + F.cross_entropy(b @ a.mT / tau, rows)) / 2
@@ -68,8 +68,10 @@ def info_nce(function: Callable[[Tensor, Tensor, float], Tensor]) -> str:
         "views of the same side are negatives too: all 2N - 1 other views belong into the sum": both_ways,
         "divide the similarities by tau, do not multiply": _nt_xent(z_a, z_b, 1 / tau),
         "tau is not used": _nt_xent(z_a, z_b, 1.0),
+        "the similarity of the positive pair is divided by tau, too": below(others) + (1 - tau) * positive.mean(),
+        "views of z_b are asked as well: the mean is over all 2N views": (others.logsumexp(1) - positive)[:n].mean(),
         "sim is the cosine: normalise z first": plain,
-        "the similarity of the positive pair is missing": s.masked_fill(own, -math.inf).logsumexp(1).mean(),
+        "the similarity of the positive pair is missing": others.logsumexp(1).mean(),
         "that is in bits; use the natural logarithm": expected / math.log(2),
     }
     per_view = dict.fromkeys([(n,), (2 * n,)], "that is one loss a view; the batch's loss is their mean")
@@ -77,6 +79,7 @@ def info_nce(function: Callable[[Tensor, Tensor, float], Tensor]) -> str:
     cold = scalar(call(function, z_a, z_b, 0.01))
     if not close(cold, _nt_xent(z_a, z_b, 0.01), rtol=1e-3):
         raise Wrong(f"right at tau 0.5, but {cold} at tau 0.01: exp(1 / 0.01) overflows; use logsumexp")
+    backpropagates(function, z_a, z_b, tau)
     return "And stable at tau = 0.01."
 
 
@@ -123,7 +126,7 @@ def stop_gradient(function: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) 
     return "The network moves towards the target, and the target does not move towards it."
 
 
-@checked
+@checked(refuses=("labutil.course.answers.positives",))
 def positives(function: Callable[[Tensor], Tensor]) -> str:
     """`function(labels) -> bool (2N, 2N)`: True where two rows of torch.cat([z_a, z_b]) have one label, not one row
     with itself; labels (N,)."""
@@ -135,16 +138,18 @@ def positives(function: Callable[[Tensor], Tensor]) -> str:
         "every view is its own positive in yours: clear the diagonal": same,
         "that is SimCLR's mask: images of one class should attract each other too": image & ~own,
         "the other view of the same image is a positive as well": same & ~image,
-        "that marks the negatives; mark the positives": ~same,
+        "that marks the negatives; mark the positives": (~same, ~same | own),
         "first all z_a, then all z_b: repeat(2), not interleaved": (interleaved[:, None] == interleaved) & ~own,
     }
     of_images = "labels are of images, rows of views: each label counts for two rows (repeat it)"
     answer = _mask(call(function, labels), n, of_images)
     judge(answer, same & ~own, mistakes, hint=f"the labels are {labels.tolist()}")
+    if function(labels).dtype != torch.bool:
+        raise Wrong("right, but in numbers; later cells ask for True and False: combine comparisons by & and ~")
     return "With labels that all differ it is SimCLR's mask."
 
 
-@checked
+@checked(refuses=("labutil.course.answers.l_out",))
 def l_out(function: Callable[[Tensor, Tensor], Tensor]) -> str:
     """`function(log_p, mask) -> scalar`: SupCon's L_out; log_p (M, M) log softmax of the similarities, mask (M, M)
     bool, True at positives. Anchors without positives are left out of the mean."""
@@ -173,10 +178,11 @@ def l_out(function: Callable[[Tensor, Tensor], Tensor]) -> str:
         "divide by the number of positives, 1 / |P|": summed[kept].mean(),
     }
     judge(answer, expected, mistakes, f"for the check's {m} views")
+    backpropagates(function, log_p, mask)
     return "The logarithm stays inside the sum: that is L_out."
 
 
-@checked(refuses=("labutil.losses.sup_con",))
+@checked(refuses=("labutil.losses.sup_con", "labutil.course.answers.lowest_loss"))
 def lowest_loss(function: Callable[[int, int, int], float]) -> str:
     """`function(batch_size, k, views) -> number`: SupCon's loss when k classes share a batch equally, the views of a
     class are one point, and other classes are too far away to count."""
@@ -226,7 +232,8 @@ def fair_views(function: Callable[[], dict[str, Any]]) -> str:
             "each have the same views * epochs"
         )
     if (n := len(set(asked["seeds"]))) < 3:
-        raise Wrong(f"{n} different seeds do not tell how far luck moves a result: take three")
+        some = "one seed does" if n == 1 else f"{n} seeds do"
+        raise Wrong(f"{some} not tell how far luck moves a result: take three")
     if "loss" in asked["objective"]:
         raise Wrong("with fewer positives the least loss is lower (exercise 4): judge by what the encoder can do")
     if asked["objective"] not in {"val_knn_accuracy", "val_linear_accuracy", "val_accuracy"}:

@@ -132,7 +132,10 @@ def guess(yours: Mapping[str, Any], measured: Mapping[str, Any], *, within: floa
     for name, value in made.items():
         actual = measured[name]
         try:
-            good = value == actual if isinstance(actual, str) else abs(float(value) - float(actual)) <= within
+            if isinstance(actual, str):
+                good = str(value).casefold() == actual.casefold()
+            else:
+                good = abs(float(value) - float(actual)) <= within
         except (TypeError, ValueError):
             return Result("guess", "failed", f"{name}: {value!r} is no number")
         shown = actual if isinstance(actual, str) else f"{actual:.3g}"
@@ -155,6 +158,13 @@ def call(function: Callable, *args: Any, raised: Mapping[str, str] | None = None
     if answer is None or answer is ...:
         raise NotImplementedError
     return answer
+
+
+def backpropagates(function: Callable, x: Tensor, *others: Any) -> None:
+    """Raise Wrong where no gradient of a loss, whose value is right, comes back to x: later cells train by it."""
+    answer = function(x.clone().requires_grad_() * 1, *others)
+    if not isinstance(answer, Tensor) or not answer.requires_grad:
+        raise Wrong("the value is right, but no gradient comes back: return the tensor, without .item() or .detach()")
 
 
 def scalar(answer: Any, shapes: Mapping[tuple[int, ...], str] | None = None) -> float:
