@@ -7,12 +7,15 @@ networks were trained with. Predictions are class numbers (S, N), a row for each
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from labutil.paths import check_choice
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LEVEL = 0.95  # of all intervals
 REPLICATES = 2000
@@ -141,6 +144,30 @@ def difference(
     half = float(t.ppf((1 + LEVEL) / 2)) * std
     p = float(2 * t.sf(abs(value) / std)) if std else float(value == 0)
     return Difference(value, value - half, value + half, p, (len(scores[0]), len(scores[1])))
+
+
+def of_scores(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray, images: int) -> Difference:
+    """`difference` of two accuracies of which no predictions are kept, as in a sweep's table; a, b: one number, or one
+    for each seed, of so many test images. The luck of the images is drawn for each as if they were different ones: of
+    the same images the interval is a little too wide.
+
+    Example:
+        of_scores([0.61, 0.63, 0.6], [0.55, 0.58, 0.56], images=1200)
+    """
+    rng, runs = np.random.default_rng(0), [np.atleast_1d(np.asarray(x, float)) for x in (a, b)]
+    luck = [rng.normal(0, math.sqrt(x.mean() * (1 - x.mean()) / images), REPLICATES) for x in runs]
+    return difference(runs, [x[:, None] + e for x, e in zip(runs, luck, strict=True)])
+
+
+def table(found: Mapping[str, Difference]) -> pd.DataFrame:
+    """Differences that answer questions asked together, as lessons show them: in points, with the interval, p as
+    `holm` corrects it, and whether that is below 0.05, "yes" or "not shown"."""
+    import pandas as pd
+
+    shown = pd.DataFrame([f[:3] for f in found.values()], list(found), ["difference in points", "from", "to"]) * 100
+    shown["p, corrected"] = holm([f.p for f in found.values()])
+    shown["more than luck?"] = np.where(shown["p, corrected"] < 1 - LEVEL, "yes", "not shown")
+    return shown
 
 
 def interval(scores: np.ndarray, resampled: np.ndarray) -> tuple[float, float]:

@@ -14,9 +14,9 @@ _NAMES = {
     "cleaning": ("hamming", "recall_precision", "robust_z", "arms"),  # lesson 01
     "classification": (
         *("cross_entropy", "cross_entropy_gradient", "macro_f1"),  # 02
-        *("trainable_parameters", "mix_up", "majority_vote", "grad_cam"),  # 03
+        *("fold", "search_report", "grad_cam"),  # 03
     ),
-    "training": ("training_step", "fair_sweep"),  # 02
+    "training": ("training_step", "fair_sweep", "fair_heads"),  # 02, and the last of 03
     "contrastive": (
         *("view_pairs", "info_nce", "collapsed_loss", "target_momentum", "off_diagonal"),  # 04
         *("positives", "l_out", "positives_per_anchor"),  # 05

@@ -1,4 +1,4 @@
-"""Exercise checks of lesson 02: one training step, and the plan of an experiment."""
+"""Exercise checks of lessons 02 and 03: one training step, and plans of experiments."""
 
 from __future__ import annotations
 
@@ -89,7 +89,33 @@ def _why(events: Sequence[str], used: Tensor, gradient: Tensor) -> str:
 def fair_sweep(function: Callable[[], dict[str, Any]]) -> str:
     """`function() -> {"grid": {parameter: [values]}, "seeds": [numbers], "objective": a metric}`: the sweep of lesson
     02 that asks whether batches of 32 train the network better than batches of 128, and is fair to both."""
-    asked = call(function)
+    why = "a batch four times as large makes a quarter of the steps, each with less noise, and wants another lr"
+    return _judge_plan(
+        call(function), "02_supervised_baseline", "batches of 32 and of 128", {"batch_size": {32, 128}}, why,
+        {"val_accuracy": ""},
+    )  # fmt: skip
+
+
+@checked
+def fair_heads(function: Callable[[], dict[str, Any]]) -> str:
+    """As `fair_sweep`: the sweep of lesson 03 that asks whether fine-tuning is better when it starts from the fitted
+    probe than from one random layer."""
+    why = "a fitted head wants small steps, and a random one has everything to learn"
+    better = "val_accuracy is that of the better of probe and fine-tuned network, and hides how the second did; "
+    return _judge_plan(
+        call(function), "03_transfer_learning", "the fitted probe and one random layer", {"head": {"probe", "linear"}},
+        why, {"val_accuracy_fine_tuned": "", "val_accuracy": better},
+    )  # fmt: skip
+
+
+def _judge_plan(
+    asked: Any, notebook: str, both: str, rivals: dict[str, set], why: str, objectives: dict[str, str]
+) -> str:
+    """The command of a sweep that is fair to both rivals, {parameter: its two values}; Wrong says of another why not.
+
+    both: the rivals in words. why: they want different learning rates. objectives: the metric that decides, and others
+    that one may think of, with what is wrong with them.
+    """
     kinds = {"grid": dict, "seeds": list | tuple, "objective": str | None}  # as a recipe's sweep has them
     if (
         not isinstance(asked, dict)
@@ -99,29 +125,26 @@ def fair_sweep(function: Callable[[], dict[str, Any]]) -> str:
         raise Wrong('the answer is a dictionary, {"grid": {"epochs": [4, 8]}, "seeds": [0], "objective": "..."}')
     grid = {key: values if isinstance(values, list | tuple) else [values] for key, values in asked["grid"].items()}
     given = [(key, f"[{','.join(map(str, values))}]") for key, values in grid.items()]
-    seeds = ",".join(map(str, asked.get("seeds") or [0]))
+    seeds, objective = ",".join(map(str, asked.get("seeds") or [0])), asked.get("objective")
     try:
-        notebook, objective = NOTEBOOKS / "02_supervised_baseline.ipynb", asked.get("objective")
-        (study,) = plan.read([notebook], None, given, seeds=seeds, objective=objective).studies
+        (study,) = plan.read([NOTEBOOKS / f"{notebook}.ipynb"], None, given, seeds=seeds, objective=objective).studies
     except ParameterError as error:
         raise Wrong(str(error)) from error
-    batches, rates = ({(study.base | s)[key] for s in study.settings} for key in ("batch_size", "lr"))
-    if batches != {32, 128}:
-        raise Wrong(
-            f"the rivals are batches of 32 and of 128: batch_size is to take these two, not {sorted(batches, key=str)}"
-        )
-    if more := [key for key in study.swept() if key not in {"batch_size", "lr"}]:
+    ((key, wanted),) = rivals.items()
+    found, rates = ({(study.base | s)[name] for s in study.settings} for name in (key, "lr"))
+    if found != wanted:
+        raise Wrong(f"the rivals are {both}: {key} is to take these two, not {sorted(found, key=str)}")
+    if more := [name for name in study.swept() if name not in {key, "lr"}]:
         raise Wrong(f"{more[0]} changes as well: a question of its own, which multiplies the runs of this one")
     if len(rates) < 3:
-        raise Wrong(
-            "a batch four times as large makes a quarter of the steps, each with less noise, and wants another lr: "
-            f"with {len(rates)} for both you would measure whom that suits: let each try three or more"
-        )
+        raise Wrong(f"{why}: with {len(rates)} for both you would measure whom that suits: let each try three or more")
     if max(rates) < 8 * min(rates):
         raise Wrong("the rates lie close together, and the best may lie beyond them: from end to end, a factor of ten")
     if (n := len(study.seeds)) < 3:
         raise Wrong(f"{'one seed does' if n == 1 else 'two seeds do'} not tell how far luck moves a result: take three")
-    if objective != "val_accuracy":
-        raise Wrong("say what a setting is judged by: the objective that lesson 02 logs is val_accuracy")
-    options = " ".join(f'-p {key} "{values}"' for key, values in given)
-    return f"It is {len(study.settings) * len(study.seeds)} runs: labutil sweep 02 {options} --seeds {seeds}"
+    decides, lesson = next(iter(objectives)), notebook[:2]
+    if objective != decides:
+        said = objectives.get(objective, "say what a setting is judged by: ")
+        raise Wrong(f"{said}the objective that lesson {lesson} logs is {decides}")
+    options = " ".join(f'-p {name} "{values}"' for name, values in given)
+    return f"It is {len(study.settings) * len(study.seeds)} runs: labutil sweep {lesson} {options} --seeds {seeds}"
