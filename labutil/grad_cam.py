@@ -41,7 +41,10 @@ def grad_cam(
         for start in range(0, len(images), batch_size):
             x = to_float(images[start : start + batch_size], device)
             classes = None if target is None else target[start : start + batch_size].to(device)
-            heat = _evidence(model, network, x, classes).relu()
+            parts = zip(*_watched(model, network, x, classes), strict=True)
+            heat = [(maps.detach() * g.mean((2, 3), keepdim=True)).sum(1, keepdim=True) for maps, g in parts]
+            # of two, the second is of the mirror image, by `models.Mirrored`
+            heat = (heat[0] if len(heat) == 1 else heat[0] + heat[1].flip(3)).relu()
             found.append(F.interpolate(heat, x.shape[2:], mode="bilinear", align_corners=False)[:, 0].cpu())
     heat = torch.cat(found)
     largest = heat.amax((1, 2), keepdim=True) if len(heat) else heat
@@ -67,18 +70,7 @@ def _inner(model: nn.Module) -> nn.Module:
     return network
 
 
-def _evidence(model: nn.Module, network: nn.Module, x: Tensor, target: Tensor | None) -> Tensor:
-    """(n, 1, h, w): the network's maps, each weighted by the mean gradient of the targets' logits, added up."""
-    heat = [
-        (maps.detach() * g.mean((2, 3), keepdim=True)).sum(1, keepdim=True)
-        for maps, g in zip(*_watched(model, network, x, target), strict=True)
-    ]
-    return heat[0] if len(heat) == 1 else heat[0] + heat[1].flip(3)  # of the mirror image, by `models.Mirrored`
-
-
-def _watched(
-    model: nn.Module, network: nn.Module, x: Tensor, target: Tensor | None
-) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+def _watched(model: nn.Module, network: nn.Module, x: Tensor, target: Tensor | None) -> tuple[Sequence[Tensor], ...]:
     """The network's maps, each time it is asked for them, and the gradients of the targets' logits on each."""
     kept: list[Tensor] = []
     original = network.feature_maps
