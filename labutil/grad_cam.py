@@ -34,26 +34,44 @@ def grad_cam(
         target = torch.as_tensor(target)
         if target.shape != (len(images),) or target.is_floating_point():
             raise ValueError(f"target: expected a class for each image, ({len(images)},), got {tuple(target.shape)}")
-    network = model  # whose maps are wanted: inside a classifier, and inside `Mirrored` and `Resized`
-    while isinstance(inner := getattr(network, "encoder", None), nn.Module):
-        network = inner
-    if not hasattr(network, "feature_maps"):
-        raise ValueError(f"{type(network).__name__} has no feature_maps: choose an encoder that models.encoder makes")
+    network = _inner(model)
     device = next(model.parameters()).device
     found = [torch.zeros(0, *images.shape[2:])]
     with evaluation_mode(model):
         for start in range(0, len(images), batch_size):
             x = to_float(images[start : start + batch_size], device)
             classes = None if target is None else target[start : start + batch_size].to(device)
-            heat = _evidence(model, network, x, classes).relu()
+            parts = zip(*_watched(model, network, x, classes), strict=True)
+            heat = [(maps.detach() * g.mean((2, 3), keepdim=True)).sum(1, keepdim=True) for maps, g in parts]
+            # of two, the second is of the mirror image, by `models.Mirrored`
+            heat = (heat[0] if len(heat) == 1 else heat[0] + heat[1].flip(3)).relu()
             found.append(F.interpolate(heat, x.shape[2:], mode="bilinear", align_corners=False)[:, 0].cpu())
     heat = torch.cat(found)
     largest = heat.amax((1, 2), keepdim=True) if len(heat) else heat
     return heat / torch.where(largest > 0, largest, 1.0)
 
 
-def _evidence(model: nn.Module, network: nn.Module, x: Tensor, target: Tensor | None) -> Tensor:
-    """(n, 1, h, w): the network's maps, each weighted by the mean gradient of the targets' logits, added up."""
+def last_maps(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """What Grad-CAM is made of: the encoder's last maps, and the gradients of the largest logits on them, both float32
+    (N, D, h, w) on the CPU. model, images: as `grad_cam` takes them, in one batch."""
+    x = to_float(check_images("images", images), next(model.parameters()).device)
+    with evaluation_mode(model):
+        maps, gradients = _watched(model, _inner(model), x, None)
+    return maps[0].detach().cpu(), gradients[0].cpu()
+
+
+def _inner(model: nn.Module) -> nn.Module:
+    """The network whose maps are wanted: inside a classifier, and inside `Mirrored` and `Resized`."""
+    network = model
+    while isinstance(inner := getattr(network, "encoder", None), nn.Module):
+        network = inner
+    if not hasattr(network, "feature_maps"):
+        raise ValueError(f"{type(network).__name__} has no feature_maps: choose an encoder that models.encoder makes")
+    return network
+
+
+def _watched(model: nn.Module, network: nn.Module, x: Tensor, target: Tensor | None) -> tuple[Sequence[Tensor], ...]:
+    """The network's maps, each time it is asked for them, and the gradients of the targets' logits on each."""
     kept: list[Tensor] = []
     original = network.feature_maps
 
@@ -72,9 +90,6 @@ def _evidence(model: nn.Module, network: nn.Module, x: Tensor, target: Tensor | 
             target = logits.argmax(1) if target is None else target
             if int(target.min()) < 0 or int(target.max()) >= logits.shape[1]:
                 raise ValueError(f"target: classes must lie between 0 and {logits.shape[1] - 1}")
-            gradients = torch.autograd.grad(logits.gather(1, target[:, None]).sum(), kept)
+            return kept, torch.autograd.grad(logits.gather(1, target[:, None]).sum(), kept)
     finally:
         del network.feature_maps  # the class's own method shows again
-    pairs = zip(kept, gradients, strict=True)
-    heat = [(maps.detach() * g.mean((2, 3), keepdim=True)).sum(1, keepdim=True) for maps, g in pairs]
-    return heat[0] if len(heat) == 1 else heat[0] + heat[1].flip(3)  # of the mirror image, by `models.Mirrored`

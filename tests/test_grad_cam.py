@@ -89,6 +89,9 @@ def test_against_a_loop_over_images_classes_and_channels(name):
     assert seen > 2
     predicted = torch.stack([got[k][i] for i, k in enumerate(model(x.float() / 255).argmax(1))])
     torch.testing.assert_close(grad_cam.grad_cam(model, x), predicted)
+    maps, gradients = grad_cam.last_maps(model, x)
+    by_hand = (maps * gradients.mean((2, 3), keepdim=True)).sum(1)
+    torch.testing.assert_close(scaled(by_hand), predicted, rtol=1e-3, atol=1e-3)
 
 
 def test_a_class_that_nothing_speaks_for_has_an_empty_map():

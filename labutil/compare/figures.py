@@ -130,7 +130,7 @@ def cost(table: pd.DataFrame) -> Figure:
             low, high = known.min(), known.max()
             cell.set_xscale("log")
             if high < 10 * low:  # no power of ten between them: no tick but these
-                cell.set(xticks=[low, high] if high > 1.5 * low else [low], xlim=(low / 1.6, high * 1.6))
+                cell.set(xticks=[low, high] if high > 1.35 * low else [low], xlim=(low / 1.6, high * 1.6))
             cell.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}" if low >= 10 else "{x:,.1f}"))
             cell.xaxis.set_minor_formatter(NullFormatter())
         cell.margins(0.12)

@@ -33,6 +33,22 @@ def arms(rows: np.ndarray, removed: np.ndarray, seed: int) -> dict[str, np.ndarr
     return {"as it came": rows, "cleaned": cleaned, "control": control}
 
 
+def fold(mean: Tensor, axes: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """W (K, D) and b (K,) with W @ x + b = weight @ (axes @ (x - mean)) + bias. Lesson 03; `probe_head` does it too."""
+    folded = weight @ axes
+    return folded, bias - folded @ mean
+
+
+def search_report(val: Tensor, test: Tensor) -> Tensor:
+    """Of settings with these accuracies (S,): the test accuracy of the one that is best on validation. Lesson 03."""
+    return test[val.argmax()]
+
+
+def grad_cam(maps: Tensor, gradients: Tensor) -> Tensor:
+    """Maps (D, h, w) weighted by the mean of their gradients, added up, and cut off at 0: (h, w). Lesson 03."""
+    return (maps * gradients.mean((1, 2), keepdim=True)).sum(0).relu()
+
+
 def positives(labels: Tensor) -> Tensor:
     """Which rows of torch.cat([z_a, z_b]) attract each other, as views of images with one label, int (N,): bool (2N,
     2N), False for a row with itself. Lesson 05."""

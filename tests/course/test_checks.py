@@ -27,16 +27,6 @@ def f1(c):
     return 2 * precision * recall / (precision + recall), precision, recall
 
 
-def head_parameters(d, sizes, k, norm=2, bias=True, last=True):
-    widths = [d, *sizes, k][: None if last else -1]
-    return sum(a * b + b * bias for a, b in pairwise(widths)) + norm * sum(sizes)
-
-
-def mixed(x, y, share_x, share_y, order):
-    a, b = share_x[:, None, None, None], share_y[:, None]
-    return a * x + (1 - a) * x[order], b * y + (1 - b) * y[order]
-
-
 def solutions():
     """(exercise, function) of every solution in the notebooks."""
     for path in sorted((Path(__file__).parents[2] / "notebooks").glob("0*.ipynb")):
@@ -173,6 +163,13 @@ def measured_floor(batch_size, k):
     return losses.sup_con(corners, corners, y, 0.01)
 
 
+HEADS = {
+    "grid": {"head": ["probe", "linear"], "lr": [0.0001, 0.0005, 0.002]},
+    "seeds": [0, 1, 2],
+    "objective": "val_accuracy_fine_tuned",
+}
+
+
 # Written otherwise than the notebooks' solutions.
 def runs_each(gap, seed_std, image_std, *, errors=2.8, methods=2, whole=math.ceil, least=2, never=math.inf):
     left = (gap / errors) ** 2 - image_std**2
@@ -183,7 +180,6 @@ ALSO_RIGHT = [
     ("hamming", lambda a, b: a.float() @ (1 - b.float()).T + (1 - a.float()) @ b.float().T),
     ("arms", lambda r, out, s: three(r, np.array([i for i in r if i not in out]), drawn(r, 48, s))),
     ("conv_size", lambda n, k, s, p: len(range(0, n + 2 * p - k + 1, s))),
-    ("trainable_parameters", head_parameters),
     ("macro_f1", lambda c: f1(c)[0].nan_to_num().mean()),
     ("training_step", update("bsz")),
     ("training_step", update("zbs", give=lambda loss, again: loss.detach())),
@@ -195,6 +191,10 @@ ALSO_RIGHT = [
             "objective": "val_accuracy",
         },
     ),
+    ("fold", lambda m, a, w, b: (torch.einsum("ka,ad->kd", w, a), b - w @ (a @ m))),
+    ("search_report", lambda val, test: float(test[int(np.argmax(val.numpy()))])),
+    ("fair_heads", lambda: HEADS | {"grid": {"lr": [0.01, 0.001, 0.0001], "head": ["linear", "probe"]}}),
+    ("grad_cam", lambda a, g: torch.einsum("d,dhw->hw", g.mean((1, 2)), a).clamp(min=0)),
     ("info_nce", nt_xent),
     ("stop_gradient", lambda a, b, p, q: 2 * 5 * F.mse_loss(unit(p, q), unit(b, a).detach())),
     ("temperature_sweep", lambda: TAUS | {"seeds": (3, 4, 5, 6), "objective": "val_linear_accuracy"}),
@@ -326,42 +326,36 @@ WRONG = [
     ("arms", lambda r, out, s: three(r, np.setdiff1d(r, out), np.resize(r, 100)), "a row twice"),
     ("arms", lambda r, out, s: three(r, np.setdiff1d(r, out), r[:48]), "every seed gives the same control"),
     ("arms", lambda r, out, s: three(r, np.setdiff1d(r, out), np.random.permutation(r)[:48]), "gives another control"),  # noqa: NPY002
-    ("trainable_parameters", lambda d, s, k: head_parameters(d, s, k, norm=0), "batch norms are missing"),
-    ("trainable_parameters", lambda d, s, k: head_parameters(d, s, k, norm=1), "learns two numbers"),
-    ("trainable_parameters", lambda d, s, k: head_parameters(d, s, k, norm=4), "running mean and variance"),
-    ("trainable_parameters", lambda d, s, k: head_parameters(d, s, k, norm=4) + len(s), "running statistics"),
-    ("trainable_parameters", lambda d, s, k: head_parameters(d, s, k, bias=False), "bias for each class"),
-    ("trainable_parameters", lambda d, s, k: head_parameters(d, s, k, bias=not s), "linear layers' biases"),
-    ("trainable_parameters", lambda d, s, k: head_parameters(d, s, k, 0, not s), "biases and batch norms"),
-    ("trainable_parameters", lambda d, s, k: head_parameters(d, s, k, last=not s), "the last layer, to the"),
-    ("trainable_parameters", lambda d, s, k: head_parameters(d, s, k) + 2 * k * bool(s), "no batch norm follows"),
-    ("trainable_parameters", lambda d, s, k: head_parameters(d, s, k) - k * bool(s), "has a bias for each class"),
-    ("trainable_parameters", lambda d, s, k: d, "one linear layer without hidden ones"),
-    ("trainable_parameters", lambda *a: head_parameters(*a) + 7 * bool(a[1]), "822,920 is right, yours is 822,927"),
-    ("trainable_parameters", lambda d, s, k: sum((d + 3) * w for w in s) + (d + 1) * k, "units of the layer before it"),
-    ("trainable_parameters", lambda d, s, k: head_parameters(d, s, k) + len(s), "dropout learns nothing"),
-    ("mix_up", lambda x, y, s, o: s * x + (1 - s) * x[o], r"write share\[:, None, None, None\]"),
-    ("mix_up", lambda x, y, s, o: mixed(x, y, s, s, o)[0], "return two tensors"),
-    ("mix_up", lambda x, y, s, o: mixed(x, y, 1 - s, 1 - s, o), "yours is turned round"),
-    ("mix_up", lambda x, y, s, o: (mixed(x, y, s, s, o)[0], y), "labels are mixed as well"),
-    ("mix_up", lambda x, y, s, o: mixed(x, y, s, 1 - s, o), "same share as the images"),
-    ("mix_up", lambda x, y, s, o: mixed(x, y, s, s.mean().expand(5), o), "its own image's share"),
-    ("mix_up", lambda x, y, s, o: mixed(x, y, s[:1].expand(5), s[:1].expand(5), o), "first one's for all"),
-    ("mix_up", lambda x, y, s, o: mixed(x, y, s, s, o.argsort()), "inverse"),
-    ("mix_up", lambda x, y, s, o: mixed(x, y, s, s, torch.arange(4, -1, -1)), "turns the batch round"),
-    ("mix_up", lambda x, y, s, o: (mixed(x, y, s, s, o)[0], y * 0), "the labels are not"),
-    ("mix_up", lambda x, y, s, o: (x, mixed(x, y, s, s, o)[1]), "the images are not right: they are as they were"),
-    ("mix_up", lambda x, y, s, o: (x + 1, y), r"the images are not right: at \[0, 0, 0, 0\]"),
-    ("mix_up", lambda x, y, *a: tuple(map(torch.Tensor.copy_, (x, y), right.mix_up(x, y, *a))), "have changed"),
-    ("majority_vote", lambda v, k: v.mode(1).values, "a vote for each model"),
-    ("majority_vote", lambda v, k: k - 1 - F.one_hot(v, k).sum(0).flip(1).argmax(1), "right but for ties"),
-    ("majority_vote", lambda v, k: torch.tensor([max(c, key=c.count) for c in v.T.tolist()]), "wins: at .4. 0 .*is 3"),
-    ("majority_vote", lambda v, k: F.one_hot(v, k).sum(0).amax(1), "which class is it"),
-    ("majority_vote", lambda v, k: v.float().mean(0).round(), "mean of the class numbers"),
-    ("majority_vote", lambda v, k: v.median(0).values, "median of the class numbers"),
-    ("majority_vote", lambda v, k: v[0], "first model's vote"),
-    ("majority_vote", lambda v, k: v[0] * 0, r"at \[0\] 2 is right, yours is 0; the votes are"),
-    ("majority_vote", lambda v, k: right.majority_vote(v, k) if len(v) > 1 else v[0] * 0, "single model"),
+    ("fold", lambda m, a, w, b: w @ a, "return two tensors"),
+    ("fold", lambda m, a, w, b: ((w @ a).T, b), "turned round: a row a class"),
+    ("fold", lambda m, a, w, b: (-w @ a, b), "its sign turned"),
+    ("fold", lambda m, a, w, b: (w, b), r"shape \(3, 5\), yours has \(3, 4\)"),
+    ("fold", lambda m, a, w, b: (w @ a * 2, b), r"W: at \[0, 0\]"),
+    ("fold", lambda m, a, w, b: (w @ a, b), "W is right, b is not: the mean is not in it"),
+    ("fold", lambda m, a, w, b: (w @ a, b + w @ a @ m), "the sign is turned round"),
+    ("fold", lambda m, a, w, b: (w @ a, -w @ a @ m), "classifier's own bias is in it as well"),
+    ("fold", lambda m, a, w, b: (w @ a, w @ a @ m), "classifier's own bias is in it as well"),
+    ("fold", lambda m, a, w, b: (w @ a, b - w @ m[:4]), "put x = 0 into the three steps"),
+    ("fold", lambda m, a, w, b: (w @ a, b - a @ m), "raised RuntimeError"),
+    ("search_report", lambda val, test: test.max(), "as Report C did"),
+    ("search_report", lambda val, test: test[test.argmax()], "as Report C did"),
+    ("search_report", lambda val, test: val.max(), "the validation images chose it"),
+    ("search_report", lambda val, test: val[test.argmax()], "are exchanged"),
+    ("search_report", lambda val, test: val.argmax(), "which setting to take"),
+    ("search_report", lambda val, test: test.mean(), "only one setting will be used"),
+    ("search_report", lambda val, test: test[(val + test).argmax()], "had a say in the choice"),
+    ("search_report", lambda val, test: (val.max() + test[val.argmax()]) / 2, "half chosen by"),
+    ("search_report", lambda val, test: test[val.argmin()], "worst on validation"),
+    ("search_report", lambda val, test: test[3], "in another order"),
+    ("search_report", lambda val, test: 0.5, "0.81 is right, yours is 0.5"),
+    ("search_report", lambda val, test: (val, test), "must be one number"),
+    ("fair_heads", lambda: HEADS | {"grid": {"head": ["probe", "linear"]}}, "a fitted head wants small steps"),
+    ("fair_heads", lambda: HEADS | {"grid": {"lr": HEADS["grid"]["lr"]}}, "the fitted probe and one random layer"),
+    ("fair_heads", lambda: HEADS | {"seeds": [0]}, "one seed does not tell"),
+    ("fair_heads", lambda: HEADS | {"objective": "val_accuracy"}, "the better of probe and fine-tuned"),
+    ("fair_heads", lambda: HEADS | {"objective": "val_loss"}, "lesson 03 logs is val_accuracy_fine_tuned"),
+    ("fair_heads", lambda: HEADS | {"objective": "fine_tuned_accuracy"}, "begin with val_"),
+    ("fair_heads", lambda: HEADS | {"grid": HEADS["grid"] | {"layers": [15, 60]}}, "layers changes as well"),
     ("grad_cam", lambda a, g: g.mean((1, 2))[:, None, None] * a, "a map for each channel"),
     ("grad_cam", lambda a, g: (g * a).sum((1, 2)), "the places"),
     ("grad_cam", lambda a, g: (g.mean((1, 2))[:, None, None] * a).sum(0), "ReLU is missing"),
@@ -482,7 +476,7 @@ WRONG = [
     ("fair_views", lambda: VIEWS | {"points": [{"views": 1}, {"views": 2}]}, "half the time"),
     ("fair_views", lambda: VIEWS | {"points": [{"views": 2, "epochs": 8}, {"views": 1}]}, "half the time"),
     ("fair_views", lambda: VIEWS | {"points": [{"views": 1, "epochs": 8, "lr": 0.1}, {}]}, "lr changes as well"),
-    ("fair_views", lambda: VIEWS | {"seeds": [0, 1]}, "2 seeds do not tell"),
+    ("fair_views", lambda: VIEWS | {"seeds": [0, 1]}, "two seeds do not tell"),
     ("fair_views", lambda: VIEWS | {"seeds": [0, 0, 0]}, "one seed does not tell"),
     ("fair_views", lambda: VIEWS | {"objective": "val_loss"}, "the least loss is lower"),
     ("fair_views", lambda: VIEWS | {"objective": "knn_accuracy"}, "validation images that lesson 05 logs"),
@@ -615,6 +609,14 @@ def test_lessons_go_on_with_what_the_solutions_answer():
     rows, removed = np.arange(40), np.array([3, 5, 99])
     for ours, theirs in zip(*(f(rows, removed, 1).values() for f in (answers.arms, right.arms)), strict=True):
         assert np.array_equal(ours, theirs)
+    g = torch.Generator().manual_seed(0)
+    given = [torch.randn(*shape, generator=g) for shape in ((5,), (4, 5), (3, 4), (3,))]
+    for ours, theirs in zip(answers.fold(*given), right.fold(*given), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    val, test = torch.rand(2, 6, generator=g)
+    assert answers.search_report(val, test) == right.search_report(val, test)
+    maps, gradients = torch.randn(2, 6, 4, 5, generator=g)
+    torch.testing.assert_close(answers.grad_cam(maps, gradients), right.grad_cam(maps, gradients))
 
 
 def test_lesson_05_goes_on_with_what_its_solutions_answer():

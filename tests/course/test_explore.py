@@ -156,14 +156,14 @@ def test_positives_counts_pairs(still, live, monkeypatch):
     labels = torch.tensor([0, 0, 0, 1])
     figure = still(explore.positives, labels, batch_size=4)
     words = [cell.get_title().replace("\n", " ") for cell in figure.axes]
-    assert words == ["no labels: 1 to 1 positives, 0 anchors without", "labels: 1 to 5 positives, 0 anchors without"]
+    assert words == ["no labels; positives of a view: 1", "labels; positives of a view: 1 to 5"]
     plt.close("all")
     controls, titles = live(explore.positives, labels, batch_size=4, drawn="matrices")
     kept = []
     monkeypatch.setattr(plt, "close", kept.append)
     controls["views"].value = 1
     words = [cell.get_title().replace("\n", " ") for cell in kept[-1].axes]
-    assert words == ["no labels: 0 to 0 positives, 4 anchors without", "labels: 0 to 2 positives, 1 anchors without"]
+    assert words == ["no labels; positives of a view: 0", "labels; positives of a view: 0 to 2"]
     assert titles[-1].startswith("4 images, 1 view each")
 
 
@@ -280,4 +280,6 @@ def test_in_a_notebook_a_figure_says_what_it_shows(monkeypatch):
     explore.threshold(pictures(3), found, start=4.0)
     assert said[0].startswith("Two rows of pictures in order of their scores, ")
     assert "1 of 3 images lie above 4.00" in said[0]
+    explore.threshold(pictures(3), found, start=4.0, truth=[2])
+    assert said[1].endswith("black: the next; recall 100.0%, precision 100.0%.")
     plt.close("all")

@@ -14,12 +14,13 @@ _NAMES = {
     "cleaning": ("hamming", "recall_precision", "robust_z", "arms"),  # lesson 01
     "classification": (
         *("cross_entropy", "cross_entropy_gradient", "macro_f1"),  # 02
-        *("trainable_parameters", "mix_up", "majority_vote", "grad_cam"),  # 03
+        *("fold", "search_report", "grad_cam"),  # 03
     ),
-    "training": ("training_step", "fair_sweep", "temperature_sweep"),  # 02, 02 and 04
+    "training": ("training_step",),  # 02
+    "plans": ("fair_sweep", "fair_heads", "temperature_sweep", "fair_views"),  # 02 to 05
     "contrastive": (
         *("info_nce", "stop_gradient"),  # 04
-        *("positives", "l_out", "lowest_loss", "fair_views"),  # 05
+        *("positives", "l_out", "lowest_loss"),  # 05
     ),
     "autoencoder": ("conv_size", "decoder_parameters", "bce_gradient", "pca_error"),  # 06
     "comparison": ("mcnemar", "paired_bootstrap", "holm", "seeds_needed"),  # 07

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from labutil import models
 from labutil.course.checks.frame import Wrong, backpropagates, call, checked, close, judge, scalar, tensor
 
 AUTOGRAD = ("torch.func.grad", "torch.autograd.grad", "torch.autograd.backward", "torch.Tensor.backward")
@@ -105,96 +103,50 @@ def _f1(confusion: Tensor) -> Tensor:
 
 
 @checked
-def trainable_parameters(function: Callable[[int, Sequence[int], int], int]) -> str:
-    """`function(features, sizes, classes) -> int`: learnable numbers in a head: for each size a linear layer with bias
-    and a batch norm, then a linear layer to the classes."""
-    one_layer = "trainable_parameters(10, [], 3), one linear layer without hidden ones"
-    judge(call(function, 10, [], 3), 33, {"the last layer has a bias for each class": 30}, one_layer, rtol=0)
-    for features, sizes, classes in ((1280, [512, 256, 128], 8), (7, [5], 2)):
-        ours = sum(p.numel() for p in models.mlp_head(features, sizes, classes).parameters())
-        widths = [features, *sizes, classes]
-        weights = sum(a * b for a, b in pairwise(widths))
-        hidden = sum(sizes)
-        every_from_features = (features + 1) * (hidden + classes) + 2 * hidden
-        mistakes = {
-            "the batch norms are missing: a weight and a bias for each hidden unit": ours - 2 * hidden,
-            "a batch norm learns two numbers for each hidden unit, a weight and a bias": ours - hidden,
-            "a batch norm's running mean and variance are counted, but they are not learned": ours + 2 * hidden,
-            "a batch norm's running statistics are buffers: they are not learned": ours + 2 * hidden + len(sizes),
-            "no batch norm follows the last layer": ours + 2 * classes,
-            "the linear layers' biases are missing": weights + 2 * hidden,
-            "biases and batch norms are missing": weights,
-            "the last layer, to the classes, is missing": ours - (sizes[-1] + 1) * classes,
-            "the last layer has a bias for each class": ours - classes,
-            "dropout learns nothing": ours + len(sizes),
-            "a layer's inputs are the units of the layer before it": every_from_features,
-        }
-        case = features, sizes, classes
-        judge(call(function, *case), ours, mistakes, f"trainable_parameters{case}", rtol=0)
-    return "Nearly all of it is in the first layer: features times 512."
-
-
-@checked
-def mix_up(function: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]) -> str:
-    """`function(x, y, share, order) -> (mixed x, mixed y)`: image i keeps share[i] of itself and takes the rest from
-    image order[i], and so do labels; x (N, C, H, W), y (N, K) one-hot, share (N,) in [0, 1], order (N,)."""
+def fold(function: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]) -> str:
+    """`function(mean, axes, weight, bias) -> (W, b)`: one linear layer, W (K, D) and b (K,), for what a probe makes of
+    x in three steps, weight @ (axes @ (x - mean)) + bias; mean (D,), axes (A, D), weight (K, A), bias (K,)."""
     g = torch.Generator().manual_seed(0)
-    x, share = torch.rand(5, 3, 4, 4, generator=g), torch.tensor([0.9, 0.2, 1.0, 0.6, 0.35])
-    y, order = torch.eye(3)[[0, 1, 2, 1, 0]], torch.tensor([1, 2, 3, 4, 0])
-
-    def mixed(values: Tensor, share: Tensor = share, order: Tensor = order) -> Tensor:
-        part = share.view(-1, *[1] * (values.ndim - 1))
-        return part * values + (1 - part) * values[order]
-
-    axes = "share (5,) lacks axes of x (5, 3, 4, 4): write share[:, None, None, None], and share[:, None] for y"
-    answer = call(function, x, y, share, order, raised={"must match the size": axes})
+    shapes = (5,), (4, 5), (3, 4), (3,)
+    mean, axes, weight, bias = given = [torch.randn(*shape, generator=g, dtype=torch.float64) for shape in shapes]
+    answer = call(function, *given)
     if not isinstance(answer, tuple | list) or len(answer) != 2:
-        raise Wrong("return two tensors: the mixed images, the mixed labels")
-    new_x, new_y = tensor(answer[0], x.shape), tensor(answer[1], y.shape)
-    inverse, reversed_batch = (mixed(x, order=wrong) for wrong in (order.argsort(), torch.arange(4, -1, -1)))
-    of_images = {
-        "share is what the image keeps, and 1 - share what it takes: yours is turned round": mixed(x, 1 - share),
-        "each image has its own share; yours uses the first one's for all": mixed(x, share[:1].expand(5)),
-        "the partner of image i is order[i], so x[order]; yours is the permutation's inverse": inverse,
-        "the partner of image i is order[i]; yours turns the batch round instead": reversed_batch,
-        "they are as they were": x,
+        raise Wrong("return two tensors: W and b")
+    product, shift = weight @ axes, weight @ axes @ mean
+    turned = {(5, 3): "W is turned round: a row a class, (3, 5), since the layer computes W @ x + b"}
+    judge(answer[0], product, {"that is the classifier's weight with its sign turned": -product}, "W", shapes=turned)
+    mistakes = {
+        "the mean is not in it: what a probe takes from x before, a layer has to take off its bias": bias,
+        "the sign is turned round: the mean is taken from x, so what becomes of it is taken from the bias": bias
+        + shift,
+        "that is what the layer makes of the mean alone; the classifier's own bias is in it as well": (shift, -shift),
     }
-    of_labels = {
-        "the labels are mixed as well, with the same share": y,
-        "the labels must be mixed with the same share as the images": mixed(y, 1 - share),
-        "each label has its own image's share, not the mean": mixed(y, share.mean().expand(5)),
-    }
-    judge(new_x, mixed(x), of_images, "the images are not right", atol=1e-5)
-    solution = "share[:, None] * y + (1 - share[:, None]) * y[order]"
-    judge(new_y, mixed(y), of_labels, "the images are right, the labels are not", hint=solution, atol=1e-5)
-    given = [x.clone(), y.clone()]
-    function(*given, share, order)
-    if not torch.equal(given[0], x) or not torch.equal(given[1], y):
-        raise Wrong("right, but the images or labels that were passed in have changed: make new tensors")
-    return "Between two images the model now has to be between two answers."
+    judge(answer[1], bias - shift, mistakes, "W is right, b is not", hint="put x = 0 into the three steps")
+    return "Linear steps, one after the other, are one linear step, however many there are."
 
 
 @checked
-def majority_vote(function: Callable[[Tensor, int], Tensor]) -> str:
-    """`function(votes, n_classes) -> (N,)`: the class with most votes, of equals the smallest; votes int64 (M, N)."""
-    votes = torch.tensor([[2, 1, 0, 0, 3, 3], [2, 4, 4, 1, 3, 1], [1, 4, 2, 1, 0, 1], [0, 4, 4, 0, 0, 3]])  # ties last
-    counts = torch.stack([(votes == k).sum(0) for k in range(5)])
-    of_models = {(4,): "that is a vote for each model; count over the models (dim 0) for each image"}
-    answer, mean = tensor(call(function, votes, 5), (6,), of_models), votes.float().mean(0)
-    among_most = ((counts == counts.amax(0)) & (torch.arange(5)[:, None] == answer)).any(0)
-    of_names = "that is the mean of the class numbers, but classes are names: between 0 and 4 there is no 2"
+def search_report(function: Callable[[Tensor, Tensor], float]) -> str:
+    """`function(val, test) -> float`: the accuracy to report after a search; val, test (S,): what S settings reach on
+    validation and on test images."""
+    val = torch.tensor([0.71, 0.83, 0.80, 0.86, 0.78, 0.84])
+    test = torch.tensor([0.75, 0.82, 0.88, 0.81, 0.70, 0.85])
+    best = int(val.argmax())
+    seen_by_test = "chosen by the test images, as Report C did: the best of many there is partly luck, and is reported"
     mistakes = {
-        "that is how many votes the winner has; which class is it?": counts.amax(0),
-        of_names: (mean.round(), mean),
-        "that is the median of the class numbers, but classes are names: they have no order": votes.median(0).values,
-        "that is the first model's vote": votes[0],
+        seen_by_test: test.max(),
+        "the validation images chose it, so it looks better on them than it is: the test images have not": val.max(),
+        "the two are exchanged: validation images choose, test images judge": val[test.argmax()],
+        "that is which setting to take; what is reported of it?": float(best),
+        "only one setting will be used: the mean of all says nothing about it": (test.mean(), val.mean()),
+        "then the test images had a say in the choice": test[(val + test).argmax()],
+        "that is the worst on validation images": test[val.argmin()],
+        "a mean of both is half chosen by": (val[best] + test[best]) / 2,
     }
-    ties = "right but for ties: of classes with equally many votes the smallest wins" if among_most.all() else ""
-    expected = counts.argmax(0)  # of equals the first
-    judge(answer, expected, mistakes, ties, hint=f"the votes are {votes.tolist()}")
-    if tensor(call(function, torch.tensor([[4, 0, 2]]), 6), (3,)).tolist() != [4, 0, 2]:
-        raise Wrong("with a single model its own votes are the answer")
-    return "Equal votes are common with few models: say how they are broken."
+    judge(call(function, val, test), test[best].item(), mistakes)
+    if not close(scalar(call(function, val.flip(0), test.flip(0))), test[best]):
+        raise Wrong("right for one search, and not when its settings come in another order")
+    return "Whoever reports it has looked at the test images once."
 
 
 @checked

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from labutil.course.checks.frame import Wrong, backpropagates, call, checked, close, judge, scalar, tensor
-from labutil.runs import parameters
-from labutil.runs.parameters import ParameterError
 
 
 def _eye(n: int) -> Tensor:
@@ -203,40 +200,3 @@ def lowest_loss(function: Callable[[int, int, int], float]) -> str:
         }
         judge(call(function, batch, k, views), expected, mistakes, f"batch {batch}, {k} classes, views: {views}")
     return "SimCLR's is log 1 = 0: one positive shares with nobody."
-
-
-@checked
-def fair_views(function: Callable[[], dict[str, Any]]) -> str:
-    """`function() -> {"points": [{parameter: value}], "seeds": [numbers], "objective": a metric}`: the sweep of lesson
-    05 that asks whether one view of each image is enough for SupCon, and is fair to one and to two."""
-    asked = call(function)
-    kinds = {"points": list | tuple, "seeds": list | tuple | range, "objective": str}  # as a recipe's sweep has them
-    form = '{"points": [{"tau": 0.1}, {"tau": 0.2}], "seeds": [0], "objective": "..."}'
-    if not isinstance(asked, dict) or any(not isinstance(asked.get(key), kind) for key, kind in kinds.items()):
-        raise Wrong(f"the answer is a dictionary, {form}")
-    if not all(isinstance(point, dict) for point in asked["points"]) or len(asked) > len(kinds):
-        raise Wrong(f"each point is a dictionary of parameters, and there are three keys: {form}")
-    try:
-        settings = [parameters.plan(parameters.find_notebook("05"), None, point) for point in asked["points"]]
-    except ParameterError as error:
-        raise Wrong(str(error)) from error
-    costs = {views: {s["epochs"] * views for s in settings if s["views"] == views} for views in (1, 2)}
-    if not all(costs.values()):
-        raise Wrong("the rivals are one view and two: give at least one point of each")
-    for key in settings[0]:
-        if key not in {"views", "epochs"} and len({str(s[key]) for s in settings}) > 1:
-            raise Wrong(f"{key} changes as well: a question of its own, and nobody could tell which of them decided")
-    if not costs[1] & costs[2]:
-        raise Wrong(
-            "one view costs half as much an epoch as two, so with as many epochs it gets half the time: let a point of "
-            "each have the same views * epochs"
-        )
-    if (n := len(set(asked["seeds"]))) < 3:
-        some = "one seed does" if n == 1 else f"{n} seeds do"
-        raise Wrong(f"{some} not tell how far luck moves a result: take three")
-    if "loss" in asked["objective"]:
-        raise Wrong("with fewer positives the least loss is lower (exercise 4): judge by what the encoder can do")
-    if asked["objective"] not in {"val_knn_accuracy", "val_linear_accuracy", "val_accuracy"}:
-        raise Wrong("judge by a metric of validation images that lesson 05 logs: val_knn_accuracy, val_linear_accuracy")
-    runs = len({str(s) for s in settings}) * n
-    return f"It is {runs} runs. labutil sweep 05 --recipe views asks this, with a point for equal epochs."

@@ -1,4 +1,4 @@
-"""Exercise checks of a training step (lesson 02), and of plans of experiments (02 and 04)."""
+"""Exercise check of lesson 02: one training step."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from labutil.course.checks.frame import Wrong, call, checked, close, judge
-from labutil.runs.parameters import ParameterError, find_notebook
-from labutil.sweeps import plan
+from labutil.course.checks.frame import Wrong, checked, close, judge
 
 LR = 0.5  # of the training step's optimizer
 
@@ -83,82 +81,3 @@ def _why(events: Sequence[str], used: Tensor, gradient: Tensor) -> str:
     if "zero_grad" not in events:
         return "the gradient of the batch before is still there, and backward() adds to it: zero_grad() is missing"
     return "the weights did not go one step against the gradient of the batch's mean cross-entropy"
-
-
-def _planned(asked: Any, lesson: str) -> tuple[plan.Study, str]:
-    """A learner's sweep of a lesson, read as `labutil sweep` reads it; and what it would be called with."""
-    kinds = {"grid": dict, "seeds": list | tuple | range, "objective": str | None}  # as a recipe's sweep has them
-    if (
-        not isinstance(asked, dict)
-        or "grid" not in asked
-        or any(key not in kinds or not isinstance(value, kinds[key]) for key, value in asked.items())
-    ):
-        raise Wrong('the answer is a dictionary, {"grid": {"epochs": [4, 8]}, "seeds": [0], "objective": "..."}')
-    grid = {key: values if isinstance(values, list | tuple) else [values] for key, values in asked["grid"].items()}
-    given = [(key, f"[{','.join(map(str, values))}]") for key, values in grid.items()]
-    seeds = ",".join(map(str, asked.get("seeds") or [0]))
-    try:
-        notebook, objective = find_notebook(lesson), asked.get("objective")
-        (study,) = plan.read([notebook], None, given, seeds=seeds, objective=objective).studies
-    except ParameterError as error:
-        raise Wrong(str(error)) from error
-    return study, " ".join([lesson, *(f'-p {key} "{values}"' for key, values in given), "--seeds", seeds])
-
-
-def _enough_seeds(study: plan.Study) -> None:
-    if (n := len(study.seeds)) < 3:
-        raise Wrong(f"{'one seed does' if n == 1 else 'two seeds do'} not tell how far luck moves a result: take three")
-
-
-@checked
-def fair_sweep(function: Callable[[], dict[str, Any]]) -> str:
-    """`function() -> {"grid": {parameter: [values]}, "seeds": [numbers], "objective": a metric}`: the sweep of lesson
-    02 that asks whether batches of 32 train the network better than batches of 128, and is fair to both."""
-    asked = call(function)
-    study, words = _planned(asked, "02")
-    batches, rates = ({(study.base | s)[key] for s in study.settings} for key in ("batch_size", "lr"))
-    if batches != {32, 128}:
-        raise Wrong(
-            f"the rivals are batches of 32 and of 128: batch_size is to take these two, not {sorted(batches, key=str)}"
-        )
-    if more := [key for key in study.swept() if key not in {"batch_size", "lr"}]:
-        raise Wrong(f"{more[0]} changes as well: a question of its own, which multiplies the runs of this one")
-    if len(rates) < 3:
-        raise Wrong(
-            "a batch four times as large makes a quarter of the steps, each with less noise, and wants another lr: "
-            f"with {len(rates)} for both you would measure whom that suits: let each try three or more"
-        )
-    if max(rates) < 8 * min(rates):
-        raise Wrong("the rates lie close together, and the best may lie beyond them: from end to end, a factor of ten")
-    _enough_seeds(study)
-    if asked.get("objective") != "val_accuracy":
-        raise Wrong("say what a setting is judged by: the objective that lesson 02 logs is val_accuracy")
-    return f"It is {len(study.settings) * len(study.seeds)} runs: labutil sweep {words}"
-
-
-@checked
-def temperature_sweep(function: Callable[[], dict[str, Any]]) -> str:
-    """`function() -> {"grid": {parameter: [values]}, "seeds": [numbers], "objective": a metric}`: the sweep of lesson
-    04 that asks whether a temperature of 0.1 is the best."""
-    asked = call(function)
-    study, words = _planned(asked, "04")
-    taus = {(study.base | setting)["tau"] for setting in study.settings}
-    if more := [key for key in study.swept() if key != "tau"]:
-        raise Wrong(f"{more[0]} changes as well: a question of its own, which multiplies the runs of this one")
-    if 0.1 not in taus or len(taus) < 3:
-        raise Wrong("the claim is that 0.1 is the best: let tau take this value, and others to compare it with")
-    if 0.1 in (min(taus), max(taus)):
-        raise Wrong("0.1 is at one end: if it came out best, a value beyond it might be better; try some on both sides")
-    if max(taus) < 2 * 0.1 or min(taus) > 0.1 / 1.5:
-        raise Wrong("the others lie close to 0.1: differences would drown in luck; go from half of it to the double")
-    _enough_seeds(study)
-    objective = asked.get("objective")
-    if objective is None:
-        raise Wrong("say what a setting is judged by: its objective")
-    if "loss" in objective:
-        raise Wrong("tau is in the loss, so losses of different temperatures cannot be compared: judge h by its use")
-    if "retrieval" in objective:
-        raise Wrong("retrieval says how well views are matched, which is what the loss asks for: judge h by its use")
-    if objective not in {"val_knn_accuracy", "val_linear_accuracy", "val_accuracy"}:
-        raise Wrong(f"{objective} is none that lesson 04 logs of neighbours or of the linear layer on all labels")
-    return f"It is {len(study.settings) * len(study.seeds)} runs: labutil sweep {words}"

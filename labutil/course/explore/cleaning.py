@@ -42,7 +42,7 @@ def threshold(
         title = f"{cut} of {len(rows)} images lie above {value:.2f}; coloured: the last of them, black: the next"
         if right is not None:
             precision = f"{right[:cut].mean():.1%}" if cut else "of none"
-            title += f"\nrecall {right[:cut].sum() / max(1, right.sum()):.1%}, precision {precision}"
+            title += f";\nrecall {right[:cut].sum() / max(1, right.sum()):.1%}, precision {precision}"
         return grid(tiles, 8, title)
 
     alt = "Two rows of pictures in order of their scores, those just above the threshold and those just below it."

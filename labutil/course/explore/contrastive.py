@@ -86,7 +86,8 @@ def positives(labels: Tensor, *, batch_size: int = 32) -> None:
         for name, values in (("no labels", image), ("labels", y[image])):
             positive = (values[:, None] == values) & ~own
             count = positive.sum(1)
-            words = f"{name}: {count.min()} to {count.max()} positives, {(count == 0).sum()} anchors without"
+            ends = " to ".join(str(n) for n in sorted({count.min().item(), count.max().item()}))
+            words = f"{name}; positives of a view: {ends}"
             masks[words] = positive.float().masked_fill(own, torch.nan)
         title = f"{batch_size} images, {views} view{'s' if views > 1 else ''} each, sorted by class; blue: positives"
         return plots.matrices(masks, limits=(0, 1), title=title)
@@ -154,7 +155,8 @@ def encoders(images: Tensor, features: Mapping[str, Any], labels: Any, classes: 
         title = f"image {point}, {classes[labels[point]]}, and its nearest neighbours; blue: of its class"
         return grid(tiles, n + 1, title)
 
-    explore(draw, point=slider(0, 0, len(labels) - 1, "point"))
+    alt = "An image, and in a row for each encoder those nearest to it, each with its class:"
+    explore(draw, alt=alt, point=slider(0, 0, len(labels) - 1, "point"))
 
 
 def _unit(h: Any) -> Tensor:

@@ -26,7 +26,7 @@ def explore(
     def show(**values: Any) -> None:
         figure = draw(**values)
         said = f"{alt or 'What the controls choose.'} {figure.get_suptitle()}"
-        plots.show(figure, "explorer", said)
+        plots.show(figure, "explorer", f"{said.strip(' .')}.")
 
     if device.has_front_end():
         output = ipywidgets.interactive_output(show, controls)

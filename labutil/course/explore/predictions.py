@@ -78,6 +78,7 @@ def corruptions(images: Tensor, predict: Callable[[Tensor], Any], y_true: Tensor
         draw,
         kind=Dropdown(options=list(CORRUPTIONS), value="noise", description="corruption"),
         severity=slider(3, 0, 5, "severity"),
+        alt="Images after a corruption, each with what is predicted of it.",
     )
 
 
@@ -103,6 +104,7 @@ def heat_maps(images: Tensor, maps: Tensor, y_true: Tensor, y_pred: Tensor, clas
         true_class=class_menu(classes),
         show=ipywidgets.ToggleButtons(options=["all", "wrong", "right"], description="show"),
         page=slider(1, 1, max(1, -(-len(y_true) // n)), "page"),
+        alt="Images, and below each the same in gray under its map, yellow where the map is highest.",
     )
 
 
@@ -159,7 +161,8 @@ def confusions(images: Tensor, y_true: Any, probabilities: Mapping[str, Any], cl
 
     clickable = len(classes) <= plots.MOST_CLASSES and device.has_front_end()
     matrix = [_matrix(classes, count, method, true_class, predicted)] if clickable else []
-    explore(draw, *matrix, method=method, true_class=true_class, predicted=predicted)
+    alt = "Images of one true and one predicted class, each with the confidence, and how many other methods are right:"
+    explore(draw, *matrix, alt=alt, method=method, true_class=true_class, predicted=predicted)
 
 
 def _matrix(classes: Sequence[str], count: Callable[[str], np.ndarray], *menus: Dropdown) -> ipywidgets.GridBox:
