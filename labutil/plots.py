@@ -85,7 +85,7 @@ def curves(history: pd.DataFrame | Mapping[str, pd.DataFrame], *, x: str = "epoc
             cell.set_yscale("log")
             cell.yaxis.set_major_formatter("{x:g}")
             cell.yaxis.set_minor_formatter("")
-    words = {"train": "training", "val": "validation"}
+    words = {"train": "training", "val": "validation", "val_knn": "k-NN"}
     handles = [
         plt.Line2D([], [], ls=LINES.get(part, ":"), color="black" if several else styles[part]["color"],
                label=words.get(part, part.replace("_", " ")))

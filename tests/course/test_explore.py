@@ -281,5 +281,5 @@ def test_in_a_notebook_a_figure_says_what_it_shows(monkeypatch):
     assert said[0].startswith("Two rows of pictures in order of their scores, ")
     assert "1 of 3 images lie above 4.00" in said[0]
     explore.threshold(pictures(3), found, start=4.0, truth=[2])
-    assert said[1].endswith("black: the next; recall 100.0%, precision 100.0%.")
+    assert said[1].replace("\n", " ").endswith("black: the next; recall 100.0%, precision 100.0%.")
     plt.close("all")
