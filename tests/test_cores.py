@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import copy
 import symtable
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,9 +46,23 @@ def inner_reads(table: symtable.SymbolTable) -> set[str]:
     return found
 
 
+class AsGenerators(ast.NodeTransformer):
+    """Comprehensions as generator expressions, which keep a scope of their own from Python 3.12 on as well."""
+
+    def visit_ListComp(self, node: ast.ListComp | ast.SetComp) -> ast.GeneratorExp:
+        self.generic_visit(node)
+        return ast.GeneratorExp(node.elt, node.generators)
+
+    visit_SetComp = visit_ListComp
+
+    def visit_DictComp(self, node: ast.DictComp) -> ast.GeneratorExp:
+        self.generic_visit(node)
+        return ast.GeneratorExp(ast.Tuple([node.key, node.value], ast.Load()), node.generators)
+
+
 def names(node: ast.AST) -> tuple[set[str], set[str], set[str]]:
     """Globals that a statement or expression reads, those of them that a function in it reads, and those it binds."""
-    table = symtable.symtable(ast.unparse(node), "cell", "exec")
+    table = symtable.symtable(ast.unparse(AsGenerators().visit(copy.deepcopy(node))), "cell", "exec")
     functions = inner_reads(table)
     read = {s.get_name() for s in table.get_symbols() if s.is_referenced()} | functions
     bound = {s.get_name() for s in table.get_symbols() if s.is_assigned() or s.is_imported()}

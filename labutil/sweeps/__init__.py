@@ -2,4 +2,4 @@
 
 from labutil import on_demand
 
-__getattr__, __dir__ = on_demand(__name__, {})
+__getattr__, __dir__ = on_demand(__name__, {"load": "committed"})
