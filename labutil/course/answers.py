@@ -5,7 +5,10 @@ Only those that no other module has; most lessons fall back on a loss or a metri
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import torch
 from torch import Tensor
 
 
@@ -28,3 +31,18 @@ def arms(rows: np.ndarray, removed: np.ndarray, seed: int) -> dict[str, np.ndarr
     cleaned = np.setdiff1d(rows, removed)
     control = np.random.default_rng(seed).choice(rows, len(cleaned), replace=False)
     return {"as it came": rows, "cleaned": cleaned, "control": control}
+
+
+def bce_gradient(logits: Tensor, x: Tensor) -> Tensor:
+    """The gradient of the mean binary cross-entropy of x, in [0, 1], with respect to the logits. Lesson 06."""
+    return (logits.sigmoid() - x) / x.numel()
+
+
+def pca_error(x: Tensor, k: int) -> Tensor:
+    """The least mean squared error of any linear code of k numbers for x (N, D): a scalar. Lesson 06."""
+    return torch.linalg.svdvals(x - x.mean(0))[k:].square().sum() / x.numel()
+
+
+def fair_control(ours: dict[str, Any]) -> dict[str, Any]:
+    """The rival that tells what pre-training is worth: ours but for the start, with five seeds. Lesson 06."""
+    return ours | {"start": "random encoder", "seeds": [0, 1, 2, 3, 4]}

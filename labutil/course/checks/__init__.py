@@ -21,7 +21,7 @@ _NAMES = {
         *("view_pairs", "info_nce", "collapsed_loss", "target_momentum", "off_diagonal"),  # 04
         *("positives", "l_out", "positives_per_anchor"),  # 05
     ),
-    "autoencoder": ("conv_size", "decoder_parameters", "bce_gradient", "pca_error"),  # 06
+    "autoencoder": ("bce_gradient", "pca_error", "fair_control"),  # 06
     "comparison": ("standard_error", "mcnemar", "paired_bootstrap", "holm"),  # 07
 }
 __getattr__, __dir__ = on_demand(__name__, {name: module for module, names in _NAMES.items() for name in names})
