@@ -83,7 +83,8 @@ def default_precision() -> str:
     if platform.machine().lower() in {"aarch64", "arm64"}:
         in_hardware = platform.system() == "Linux" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     else:
-        in_hardware = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        # an older torch, such as 2.4, cannot tell
+        in_hardware = any(getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in ("avx512_bf16", "amx_tile"))
     return "bf16" if kind == "cpu" and in_hardware else "fp32"
 
 

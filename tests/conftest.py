@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 os.environ["MPLBACKEND"] = "Agg"
+os.environ.setdefault("ACCELERATE_USE_CPU", "1")  # tests build tensors and models on the CPU, by hand
 
 
 @pytest.fixture(autouse=True)

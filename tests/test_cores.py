@@ -134,3 +134,13 @@ def test_a_core_logs_what_the_whole_lesson_does(notebook, tmp_path):
     assert sorted((expected | set(OWN_METRICS.get(notebook.stem[:2], ()))) - set(own)) == []
     for file in ("predictions.npz", "predictions_shifted.npz", "model.safetensors", "history.csv"):
         assert (directory / file).exists(), file
+
+
+@pytest.mark.long
+def test_an_autoencoder_of_no_epochs_is_the_control_of_one_that_was_trained(tmp_path):
+    """Same head, same labels, random weights: `labutil sweep 06 -p epochs 0,4` compares the two."""
+    notebook = ROOT / "notebooks" / "06_autoencoder.ipynb"
+    params = parameters.plan(notebook, "smoke", {"dataset": "cells:200", "image_size": 24, "epochs": 0})
+    _, record, _ = runs.run_notebook(notebook, params, out=tmp_path, core=True)
+    assert set(record["fits"]) == {"head", "everything"}
+    assert record["metrics"]["knn_accuracy"] == record["metrics"]["random_encoder_knn_accuracy"]

@@ -52,7 +52,7 @@ OWN_METRICS = {
         "supervised_accuracy",
     ),
     "06": (
-        *("knn_accuracy", "random_encoder_knn_accuracy", "linear_accuracy", "simclr_knn_accuracy"),
+        *("knn_accuracy", "random_encoder_knn_accuracy", "linear_accuracy"),
         *("val_knn_accuracy", "val_reconstruction_mse", "test_reconstruction_mse"),
     ),
     "07": ("methods", "compared_runs"),

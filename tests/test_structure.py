@@ -164,9 +164,6 @@ def test_notebooks_call_functions_as_they_are(path):
         (signature.bind if whole else signature.bind_partial)(*[None] * len(call.args), **given)
 
 
-REWRITTEN = [path for path in NOTEBOOKS if path.stem[:2] != "06"]
-
-
 def tags(cell: dict) -> set[str]:
     return set(cell["metadata"].get("tags", []))
 
@@ -175,7 +172,7 @@ def code_lines(cells: list[dict]) -> int:
     return sum(bool(line.strip()) for cell in cells for line in cell["source"])
 
 
-@pytest.mark.parametrize("path", REWRITTEN, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_a_lesson_is_short_and_its_machinery_out_of_sight(path):
     code = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
     hidden = [c for c in code if "hide-input" in tags(c)]
@@ -187,7 +184,7 @@ def test_a_lesson_is_short_and_its_machinery_out_of_sight(path):
         assert ".fit(" not in "".join(cell["source"])
 
 
-@pytest.mark.parametrize("path", REWRITTEN, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_hints_and_solutions_have_cells_of_their_own_after_their_exercise(path):
     cells = json.loads(path.read_text())["cells"]
     for kind in ("Hint", "Solution"):
@@ -203,7 +200,7 @@ def test_hints_and_solutions_have_cells_of_their_own_after_their_exercise(path):
         assert tags(cells[i + 1]) == {"hint"}
 
 
-@pytest.mark.parametrize("path", REWRITTEN, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_every_figure_has_an_alternative_text(path):
     for cell in json.loads(path.read_text())["cells"]:
         for output in cell.get("outputs", []):

@@ -110,8 +110,7 @@ def test_a_layer_is_what_holds_parameters_in_order_of_definition():
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
 def test_layerwise_rates_fall_with_depth(name, settings, depths):
-    with torch.device("meta"):
-        encoder = models.encoder(name, **settings)
+    encoder = models.encoder(name, **settings)
     scale = models.layerwise_rates(encoder, 0.5)
     names = [name for name, _ in encoder.named_parameters()]
     fitting = {name: [prefix for prefix in scale if f"encoder.{name}".startswith(prefix)] for name in names}

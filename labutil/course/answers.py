@@ -6,6 +6,7 @@ Only those that no other module has; most lessons fall back on a loss or a metri
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,6 +67,21 @@ def l_out(log_p: Tensor, mask: Tensor) -> Tensor:
 def lowest_loss(batch_size: int, k: int, views: int) -> float:
     """What SupCon's loss comes to when k classes of equal size are k points, far from each other. Lesson 05."""
     return math.log(views * batch_size / k - 1)
+
+
+def bce_gradient(logits: Tensor, x: Tensor) -> Tensor:
+    """The gradient of the mean binary cross-entropy of x, in [0, 1], with respect to the logits. Lesson 06."""
+    return (logits.sigmoid() - x) / x.numel()
+
+
+def pca_error(x: Tensor, k: int) -> Tensor:
+    """The least mean squared error of any linear code of k numbers for x (N, D): a scalar. Lesson 06."""
+    return torch.linalg.svdvals(x - x.mean(0))[k:].square().sum() / x.numel()
+
+
+def fair_control(ours: dict[str, Any]) -> dict[str, Any]:
+    """The rival that tells what pre-training is worth: ours but for the start, with five seeds. Lesson 06."""
+    return ours | {"start": "random encoder", "seeds": [0, 1, 2, 3, 4]}
 
 
 def paired_bootstrap(right_a: Tensor, right_b: Tensor, drawn: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ def _figures(directory: Path, rows: pd.DataFrame, searched: bool) -> Iterator[tu
     swept = columns[columns.index("setting") + 1 : columns.index("seed")]
     settings = rows.drop_duplicates("setting").set_index("setting")[swept].apply(_numbers)
     settings = settings.loc[:, settings.nunique() > 1]
-    words = [", ".join(f"{key} {_word(v)}" for key, v in row.items()) for row in settings.to_dict("records")]
+    words = [", ".join(f"{key} {_word(v)}" for key, v in row.items()) for row in settings.to_dict("index").values()]
     names = pd.Series([text or rows.notebook.iloc[0] for text in words], settings.index)
     # Settings that lack no run: mean, std and count over their seeds, the best first.
     found = rows.groupby("setting").value.agg(["mean", "std", "count", "size"])
@@ -98,7 +98,7 @@ def _compared(
     if len(keys) == 2:
         cells = settings.assign(mean=found["mean"]).pivot_table("mean", *keys)
         cells.index, cells.columns = cells.index.map(_word), cells.columns.map(_word)
-        if 2 * cells.notna().sum(axis=None) > cells.size:  # much of a grid, not points or a search
+        if 2 * cells.notna().to_numpy().sum() > cells.size:  # much of a grid, not points or a search
             ends = ["white", COLOURS[4]][:: -1 if lower_is_better(objective) else 1]  # the better, the darker
             title = wrap(f"{title} {keys[0]} down, {keys[1]} across.", 80)
             yield "table", styled(matrix)(cells, title, 0.62, fmt=".4f", cmap=sns.blend_palette(ends, as_cmap=True))

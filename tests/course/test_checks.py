@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -85,14 +84,6 @@ def l_out(log_p, mask, of_row=lambda log_p: log_p.mean()):
     return -torch.stack([of_row(row[m]) for row, m in zip(log_p, mask, strict=True) if m.any()]).mean()
 
 
-def decoder(filters, channels, k, *, bias=True, norm=2, first=True, last=True):
-    """Counted from the modules that a decoder is made of, unlike the check's formula."""
-    chain = [*filters[-1:] * first, *filters[::-1], *[channels] * last]
-    convolutions = [torch.nn.Conv2d(a, b, k, bias=bias) for a, b in pairwise(chain)]
-    norms = norm * sum(filters if first else filters[:-1])
-    return sum(p.numel() for convolution in convolutions for p in convolution.parameters()) + norms
-
-
 def eigenvalues(x, correction=0, centre=True):
     x = x - x.mean(0) if centre else x
     return torch.linalg.eigvalsh(x.T @ x / (len(x) - correction))  # rising
@@ -149,6 +140,7 @@ def update(order, *, reduction="mean", give=lambda loss, again: loss.item()):
 
 
 TAUS = {"grid": {"tau": [0.05, 0.1, 0.5]}, "seeds": [0, 1, 2], "objective": "val_knn_accuracy"}
+RIVAL = {"start": "random encoder", "seeds": [0, 1, 2]}
 GRID = {"grid": {"batch_size": [32, 128], "lr": [0.0005, 0.002, 0.008]}}
 VIEWS = {
     "points": [{"views": 2, "epochs": 4}, {"views": 1, "epochs": 8}],
@@ -179,7 +171,6 @@ def runs_each(gap, seed_std, image_std, *, errors=2.8, methods=2, whole=math.cei
 ALSO_RIGHT = [
     ("hamming", lambda a, b: a.float() @ (1 - b.float()).T + (1 - a.float()) @ b.float().T),
     ("arms", lambda r, out, s: three(r, np.array([i for i in r if i not in out]), drawn(r, 48, s))),
-    ("conv_size", lambda n, k, s, p: len(range(0, n + 2 * p - k + 1, s))),
     ("macro_f1", lambda c: f1(c)[0].nan_to_num().mean()),
     ("training_step", update("bsz")),
     ("training_step", update("zbs", give=lambda loss, again: loss.detach())),
@@ -208,8 +199,8 @@ ALSO_RIGHT = [
             "objective": "val_linear_accuracy",
         },
     ),
-    ("decoder_parameters", decoder),
-    ("bce_gradient", torch.func.grad(F.binary_cross_entropy_with_logits)),
+    ("bce_gradient", lambda z, x: (1 / (1 + (-z).exp())).sub(x).mul(1 / z.numel())),
+    ("fair_control", lambda ours: {**ours, "start": "random encoder", "seeds": (3, 1, 2)}),
     ("pca_error", lambda x, k: eigenvalues(x)[:-k].sum() / x.shape[1]),
     ("holm", steps),
     ("seeds_needed", runs_each),
@@ -480,29 +471,16 @@ WRONG = [
     ("fair_views", lambda: VIEWS | {"seeds": [0, 0, 0]}, "one seed does not tell"),
     ("fair_views", lambda: VIEWS | {"objective": "val_loss"}, "the least loss is lower"),
     ("fair_views", lambda: VIEWS | {"objective": "knn_accuracy"}, "validation images that lesson 05 logs"),
-    ("conv_size", lambda n, k, s, p: (n + 2 * p - k) / s + 1, "round down, since"),
-    ("conv_size", lambda n, k, s, p: math.ceil((n + 2 * p - k) / s) + 1, "not up"),
-    ("conv_size", lambda n, k, s, p: (n + 2 * p - k) // s, "add 1"),
-    ("conv_size", lambda n, k, s, p: (n + 2 * p - k + 1) // s, "add the 1 after dividing"),
-    ("conv_size", lambda n, k, s, p: (n + 2 * p - k + 1) / s, "add the 1 after dividing"),
-    ("conv_size", lambda n, k, s, p: (n + p - k) // s + 1, "both sides"),
-    ("conv_size", lambda n, k, s, p: 99, "28 is right, yours is 99"),
-    ("decoder_parameters", lambda f, c, k: decoder(f, c, k, bias=False), "biases are missing"),
-    ("decoder_parameters", lambda f, c, k: decoder(f, c, k, norm=0), "batch norms are missing"),
-    ("decoder_parameters", lambda f, c, k: decoder(f, c, k, norm=1), "two numbers a channel"),
-    ("decoder_parameters", lambda f, c, k: decoder(f, c, k, norm=4), "not learned"),
-    ("decoder_parameters", lambda f, c, k: decoder(f, c, k) + 2 * c, "no batch norm follows"),
-    ("decoder_parameters", lambda f, c, k: decoder(f, c, k, last=False), "last convolution"),
-    ("decoder_parameters", lambda f, c, k: decoder(f, c, k, first=False), "keeps the number of channels"),
-    ("decoder_parameters", lambda f, c, k: decoder(f, c, k, first=False) + 2 * f[-1], "keeps the number of channels"),
-    ("decoder_parameters", lambda f, c, k: decoder(f, c, (k, 1)), r"kernel\*\*2"),
-    ("decoder_parameters", lambda f, c, k: 5, "27,947 is right, yours is 5"),
     ("bce_gradient", lambda z, x: z.sigmoid() - x, "mean over all pixels"),
     ("bce_gradient", lambda z, x: (z.sigmoid() - x) / 3, "not by the number of images"),
     ("bce_gradient", lambda z, x: (z.sigmoid() - x) / 16, "number of images as well"),
     ("bce_gradient", lambda z, x: (x - z.sigmoid()) / 48, "sign"),
     ("bce_gradient", lambda z, x: ((1 - x) / (1 - z.sigmoid()) - x / z.sigmoid()) / 48, "chain rule"),
-    ("bce_gradient", lambda z, x: torch.func.grad(lambda z: ((z.sigmoid() - x) ** 2).mean())(z), "MSE's gradient"),
+    ("bce_gradient", lambda z, x: 2 * (p := z.sigmoid()) * (1 - p) * (p - x) / 48, "MSE's gradient"),
+    ("bce_gradient", torch.func.grad(F.binary_cross_entropy_with_logits), "with_logits is the answer itself"),
+    ("bce_gradient", torch.func.grad(lambda z, x: losses.reconstruction_loss(z, x, "bce")), "loss is the answer"),
+    ("bce_gradient", lambda z, x: torch.func.grad(lambda z: z.sum())(z), "grad is the answer itself"),
+    ("bce_gradient", answers.bce_gradient, "is the answer itself"),
     ("bce_gradient", lambda z, x: (z - x) / 48, "sigmoid of the logits"),
     ("bce_gradient", lambda z, x: torch.zeros_like(z), "right, yours is 0$"),
     ("bce_gradient", lambda z, x: z.sum(), "must have shape"),
@@ -514,6 +492,21 @@ WRONG = [
     ("pca_error", lambda x, k: eigenvalues(x)[: -k - 1].sum() / 6, "one component too many"),
     ("pca_error", lambda x, k: eigenvalues(x).sum() / 6, "k = 0"),
     ("pca_error", lambda x, k: 1.5, "yours is 1.5"),
+    ("pca_error", answers.pca_error, "is the answer itself"),
+    ("fair_control", lambda ours: ours | {"seeds": [0, 1, 2]}, "ours once more"),
+    ("fair_control", lambda ours: ours | RIVAL | {"start": "SimCLR"}, "which teacher is better"),
+    ("fair_control", lambda ours: ours | RIVAL | {"start": "nothing"}, 'start is "random encoder"'),
+    ("fair_control", lambda ours: {"labels": 0.1, "epochs": [2, 16], "head": [64]} | RIVAL, "ours has 0.5, the rival"),
+    ("fair_control", lambda ours: ours | RIVAL | {"labels": 1.0}, "owed to the labels"),
+    ("fair_control", lambda ours: ours | RIVAL | {"epochs": [0, 30]}, "about costs"),
+    ("fair_control", lambda ours: ours | RIVAL | {"head": [128]}, "owed to the head"),
+    ("fair_control", lambda ours: ours | {"start": "random encoder"}, "1 of the runs it takes"),
+    ("fair_control", lambda ours: ours | RIVAL | {"seeds": [0, 1]}, "2 of the runs it takes"),
+    ("fair_control", lambda ours: ours | RIVAL | {"seeds": [0, 0, 0]}, "the same run twice"),
+    ("fair_control", lambda ours: ours | RIVAL | {"seeds": 3}, "seeds is a list"),
+    ("fair_control", lambda ours: RIVAL, "with what ours has"),
+    ("fair_control", lambda ours: "random encoder", "with what ours has"),
+    ("fair_control", answers.fair_control, "is the answer itself"),
     ("mcnemar", lambda a, b: exact(a, b, cut=False), "at most 1"),
     ("mcnemar", lambda a, b: exact(a, b, tails=1), "that is one tail"),
     ("mcnemar", lambda a, b: exact(a, b, tail=False), "the chance of exactly"),
@@ -617,6 +610,12 @@ def test_lessons_go_on_with_what_the_solutions_answer():
     assert answers.search_report(val, test) == right.search_report(val, test)
     maps, gradients = torch.randn(2, 6, 4, 5, generator=g)
     torch.testing.assert_close(answers.grad_cam(maps, gradients), right.grad_cam(maps, gradients))
+    z, target = torch.randn(2, 3, 4), torch.rand(2, 3, 4)
+    assert answers.bce_gradient(z, target).allclose(torch.func.grad(F.binary_cross_entropy_with_logits)(z, target))
+    x = torch.randn(9, 6, dtype=torch.float64)
+    assert answers.pca_error(x, 2).allclose(right.pca_error(x, 2))
+    given = {"start": "autoencoder", "seeds": [0], "labels": 0.3}
+    assert answers.fair_control(given) == right.fair_control(given)
 
 
 def test_lesson_05_goes_on_with_what_its_solutions_answer():

@@ -22,7 +22,7 @@ _NAMES = {
         *("info_nce", "stop_gradient"),  # 04
         *("positives", "l_out", "lowest_loss"),  # 05
     ),
-    "autoencoder": ("conv_size", "decoder_parameters", "bce_gradient", "pca_error"),  # 06
+    "autoencoder": ("bce_gradient", "pca_error", "fair_control"),  # 06
     "comparison": ("mcnemar", "paired_bootstrap", "holm", "seeds_needed"),  # 07
 }
 __getattr__, __dir__ = on_demand(__name__, {name: module for module, names in _NAMES.items() for name in names})

@@ -2,62 +2,22 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Callable
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from labutil.course.checks.frame import call, checked, judge
+from labutil.course.checks.classification import AUTOGRAD
+from labutil.course.checks.frame import Wrong, call, checked, judge
 
 
-@checked
-def conv_size(function: Callable[[int, int, int, int], int]) -> str:
-    """`function(n, kernel, stride, padding) -> int`: pixels a side that a convolution makes of n."""
-    for n, kernel, stride, padding in ((28, 5, 1, 2), (28, 3, 2, 1), (29, 3, 2, 1), (17, 5, 3, 0), (8, 2, 2, 0)):
-        expected = F.conv1d(torch.zeros(1, 1, n), torch.zeros(1, 1, kernel), stride=stride, padding=padding).shape[2]
-        span = n + 2 * padding - kernel
-        mistakes = {
-            "round down, since a last step that would leave the image is not taken": span / stride + 1,
-            "round down, not up": math.ceil(span / stride) + 1,
-            "add the 1 after dividing": ((span + 1) // stride, (span + 1) / stride),
-            "the kernel also stands at its first place: add 1": (span // stride, span / stride),
-            "padding is added on both sides": (n + padding - kernel) // stride + 1,
-        }
-        case = n, kernel, stride, padding
-        judge(call(function, *case), expected, mistakes, f"conv_size{case}", rtol=0)
-    return "28 and 27 pixels both become 14: that is why a decoder must be told which of them it owes."
-
-
-@checked
-def decoder_parameters(function: Callable[[Sequence[int], int, int], int]) -> str:
-    """`function(filters, channels, kernel) -> int`: learnable numbers of the mirrored decoder, batch norms included."""
-    for filters, channels, kernel in (([8, 16, 24], 3, 5), ([128, 256], 1, 3), ([7], 2, 1)):
-        chain = [filters[-1], *reversed(filters), channels]
-        pairs = [a * b for a, b in pairwise(chain)]
-        weights, biases, norms = sum(pairs) * kernel**2, sum(chain[1:]), 2 * sum(filters)
-        expected = weights + biases + norms
-        first, last = pairs[0] * kernel**2 + filters[-1], pairs[-1] * kernel**2 + channels
-        no_first = expected - first, expected - first - 2 * filters[-1]  # with its batch norm, and without
-        mistakes = {
-            "a kernel has height times width numbers: kernel**2": sum(pairs) * kernel + biases + norms,
-            "the biases are missing, one for each output channel": weights + norms,
-            "the batch norms are missing: a scale and a shift for each channel": weights + biases,
-            "a batch norm learns two numbers a channel, a scale and a shift": expected - norms // 2,
-            "running means and variances are not learned (Keras counts them, we do not)": expected + norms,
-            "no batch norm follows the last convolution": expected + 2 * channels,
-            "the last convolution, which makes the image's channels, is missing": expected - last,
-            "the first layer of the decoder keeps the number of channels (256 to 256 in the table): one convolution "
-            "for each of the encoder's, and one that makes the image": no_first,
-        }
-        case = filters, channels, kernel
-        judge(call(function, *case), expected, mistakes, f"decoder_parameters{case}", rtol=0)
-    return "Three quarters of the reference model are decoder, and thrown away once the encoder is wanted."
-
-
-@checked
+@checked(
+    refuses=(
+        *("torch.nn.functional.binary_cross_entropy_with_logits", "labutil.losses.reconstruction_loss"),
+        *("labutil.course.answers.bce_gradient", *AUTOGRAD),
+    )
+)
 def bce_gradient(function: Callable[[Tensor, Tensor], Tensor]) -> str:
     """`function(logits, x) -> same shape`: derivative of the mean binary cross-entropy with respect to the logits."""
     g = torch.Generator().manual_seed(0)
@@ -80,7 +40,7 @@ def bce_gradient(function: Callable[[Tensor, Tensor], Tensor]) -> str:
     return "It fades only where p = x. MSE's has the factor p (1 - p) as well, and so fades where p is wrong and sure."
 
 
-@checked
+@checked(refuses=("labutil.course.answers.pca_error",))
 def pca_error(function: Callable[[Tensor, int], Tensor]) -> str:
     """`function(x, k) -> scalar`: least mean squared error of any linear code of k numbers; x (N, D) float64."""
     g = torch.Generator().manual_seed(0)
@@ -100,3 +60,39 @@ def pca_error(function: Callable[[Tensor, int], Tensor]) -> str:
         }
         judge(call(function, x, k), left / x.numel(), mistakes, f"for k = {k}", rtol=1e-3)  # pca_lowrank is not exact
     return "A linear autoencoder needs no training; what a deep one gains over this line is what its layers are worth."
+
+
+@checked(refuses=("labutil.course.answers.fair_control",))
+def fair_control(function: Callable[[dict[str, Any]], dict[str, Any]]) -> str:
+    """`function(ours) -> settings of the rival`: the control that decides whether it was pre-training that made a
+    classifier good. Both have start, labels, epochs, head and seeds."""
+    for ours in (
+        {"start": "autoencoder", "labels": 0.1, "epochs": [2, 16], "head": [64], "seeds": [0]},
+        {"start": "autoencoder", "labels": 0.5, "epochs": [1, 6], "head": [32, 16], "seeds": [7]},
+    ):
+        rival = call(function, ours)
+        if not isinstance(rival, dict) or set(rival) != set(ours):
+            raise Wrong(f"the answer is a dictionary with what ours has: {', '.join(ours)}")
+        if rival["start"] != "random encoder":
+            why = {
+                "autoencoder": "ours once more: a rival that has learned to draw cannot say what drawing is worth",
+                "SimCLR": "that asks which teacher is better; only a rival without one tells if ours is any good",
+            }
+            raise Wrong(why.get(str(rival["start"]), 'start is "random encoder", "autoencoder" or "SimCLR"'))
+        reasons = {
+            "labels": "with another share of labels a difference may be owed to the labels",
+            "epochs": "with other epochs a difference may be owed to the training; that drawing took time as well is a "
+            "question of its own, about costs",
+            "head": "with another head a difference may be owed to the head",
+        }
+        for key, reason in reasons.items():
+            if rival[key] != ours[key]:
+                raise Wrong(f"{key}: ours has {ours[key]}, the rival {rival[key]}; {reason}")
+        seeds = rival["seeds"]
+        if not isinstance(seeds, list | tuple) or not all(isinstance(seed, int) for seed in seeds):
+            raise Wrong("seeds is a list of whole numbers, one for each run")
+        if len(seeds) != len(set(seeds)):
+            raise Wrong("the same seed twice is the same run twice")
+        if len(seeds) < 3:
+            raise Wrong(f"{len(seeds)} of the runs it takes to tell a difference from luck: take three seeds")
+    return "The rivals differ in their start alone, so a difference that is more than luck is owed to it."

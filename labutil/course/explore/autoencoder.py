@@ -36,7 +36,12 @@ def interpolation(
         return plots.image_rows(rows, titles=[f"{t:.0%}" for t in torch.linspace(0, 1, SHOWN)])
 
     last = len(images) - 1
-    explore(draw, first=slider(min(first, last), 0, last, "from"), second=slider(min(second, last), 0, last, "to"))
+    explore(
+        draw,
+        first=slider(min(first, last), 0, last, "from"),
+        second=slider(min(second, last), 0, last, "to"),
+        alt="Steps on the line between two images: a row for pixels, then one for each code, from small to large.",
+    )
 
 
 def code_sizes(autoencoders: Mapping[int, ConvAutoencoder], images: Tensor) -> None:
@@ -55,6 +60,7 @@ def code_sizes(autoencoders: Mapping[int, ConvAutoencoder], images: Tensor) -> N
         draw,
         start=slider(0, 0, max(0, len(images) - SHOWN), "image", step=SHOWN),
         smallest=ipywidgets.SelectionSlider(options=sizes, value=sizes[0], description="code from"),
+        alt="Images, and below each what is drawn from codes of growing size.",
     )
 
 
