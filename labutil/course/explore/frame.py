@@ -14,9 +14,7 @@ from labutil import device, plots
 ALL = "all classes"
 
 
-def explore(
-    draw: Callable[..., Figure], *others: ipywidgets.Widget, alt: str = "", **controls: ipywidgets.Widget
-) -> None:
+def explore(draw: Callable[..., Figure], *others: ipywidgets.Widget, alt: str, **controls: ipywidgets.Widget) -> None:
     """Show `draw(**values)`: with widgets where a person can move them, else once, at the widgets' first values.
 
     others: widgets that stand below the controls and move them. alt: what the figures show, for readers who cannot see
@@ -25,7 +23,7 @@ def explore(
 
     def show(**values: Any) -> None:
         figure = draw(**values)
-        said = f"{alt or 'What the controls choose.'} {figure.get_suptitle()}"
+        said = f"{alt} {figure.get_suptitle()}"
         plots.show(figure, "explorer", f"{said.strip(' .')}.")
 
     if device.has_front_end():
