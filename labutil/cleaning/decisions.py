@@ -35,7 +35,7 @@ def summary(table: pd.DataFrame) -> str:
     counts = pd.crosstab(first, table["decision"])
     counts = counts.reindex([name for name in [*REASONS, "nothing found"] if name in counts.index])
     counts = counts.reindex(columns=[name for name in DECISIONS if name in counts])
-    counts.insert(0, "files", counts.sum(1))
+    counts.insert(0, "files", counts.sum(axis=1))
     counts.loc["all"] = counts.sum()
     return counts.rename_axis(index=None, columns=None).to_string(formatters=dict.fromkeys(counts, "{:,}".format))
 
