@@ -27,6 +27,7 @@ REASONS = {
     "conflict": "unsure", "leak": "remove", "duplicate": "remove", "blurred": "remove", "doubted label": "unsure",
 }  # fmt: skip
 DECISIONS = ("keep", "remove", "relabel", "unsure")
+_AGAIN = "run labutil clean again, your decisions stay"
 
 
 def summary(table: pd.DataFrame) -> str:
@@ -53,9 +54,8 @@ def load(path: Path | io.StringIO) -> pd.DataFrame:
         separator = ";" if text.partition("\n")[0].count(";") > 5 else ","
         table = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"{where} cannot be read as a table of decisions ({error}): make one with labutil clean"
-        ) from None
+        wrong = f"cannot be read as a table of decisions ({error})"
+        raise DataError(f"{where} {wrong}: make one with labutil clean") from None
     if missing := [name for name in COLUMNS if name not in table]:
         raise DataError(f"{where} has no column {missing[0]!r}: make one with labutil clean")
     table = table[list(COLUMNS)].assign(decision=table["decision"].str.strip().str.lower())
@@ -91,7 +91,7 @@ def apply(table: pd.DataFrame, source: Source, target: Path) -> dict[str, int]:
     bare = set(table.loc[table["sha256"] == "", "path"])
     if changed := sorted((own ^ set(table["path"])) - bare):
         what = "is new since it was judged" if changed[0] in own else "is gone"
-        raise DataError(f"{source.name}: {changed[0]} {what}: run labutil clean again, your decisions stay")
+        raise DataError(f"{source.name}: {changed[0]} {what}: {_AGAIN}")
     temporary = target.with_name(f".{target.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     counts, taken = dict.fromkeys(("kept", "relabelled", "quarantined", "not readable, left out"), 0), set()
@@ -105,20 +105,14 @@ def apply(table: pd.DataFrame, source: Source, target: Path) -> dict[str, int]:
                     counts["not readable, left out"] += 1
                     continue
                 what = {"remove": "quarantined", "relabel": "relabelled"}.get(row["decision"], "kept")
-                what = "kept" if what == "relabelled" and new == label else what
+                if new == plain(label) and what == "relabelled":
+                    what = "kept"
                 reason = row["reason"].partition(";")[0].replace(" ", "_") or "by_hand"
                 top = f"quarantine/{reason}" if what == "quarantined" else "images"
-                place = f"{top}/{place_of(path, new if what == 'relabelled' else None)}"
-                stem, dot, end = place.rpartition(".") if "." in place.rpartition("/")[2] else (place, "", "")
-                number = 2
-                while place.casefold() in taken:
-                    place, number = f"{stem}_{number}{dot}{end}", number + 1
-                taken.add(place.casefold())
+                place = _free(f"{top}/{place_of(path, new if what == 'relabelled' else None)}", taken)
                 (temporary / place).parent.mkdir(parents=True, exist_ok=True)
                 if copy(path, temporary / place) != row["sha256"]:
-                    raise DataError(
-                        f"{path} has changed since it was judged: run labutil clean again, your decisions stay"
-                    )
+                    raise DataError(f"{path} has changed since it was judged: {_AGAIN}")
                 counts[what] += 1
         save(table, temporary / "decisions.csv")
         if target.exists():
@@ -127,6 +121,16 @@ def apply(table: pd.DataFrame, source: Source, target: Path) -> dict[str, int]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return counts
+
+
+def _free(place: str, taken: set[str]) -> str:
+    """A place that no file has yet, also where capitals and small letters are one."""
+    stem, dot, end = place.rpartition(".") if "." in place.rpartition("/")[2] else (place, "", "")
+    found, number = place, 2
+    while found.casefold() in taken:
+        found, number = f"{stem}_{number}{dot}{end}", number + 1
+    taken.add(found.casefold())
+    return found
 
 
 # copy(path, target) -> sha256; its place in a class folder, perhaps of another class; all paths
@@ -138,6 +142,8 @@ def _opened_folder(source: Source) -> _Opened:
     plan = folders.plan_folder(root, [*walk(root, [])], lenient=True)
     files = {file.name: (file.path, label) for file, label in zip(plan.files, plan.labels, strict=True)}
     divided = all("/" in name and name.partition("/")[0].lower() in folders.SPLITS for name in files)
+    tops = sorted({name.partition("/")[0] for name in files}) if divided else []
+    train = [top for top in tops if folders.SPLITS[top.lower()] == "train"] or ["train"]
     spelled = {}  # a class's name -> its folder's, perhaps in other bytes
 
     def pieces(name: str) -> tuple[list[str], list[str], list[str]]:
@@ -155,7 +161,7 @@ def _opened_folder(source: Source) -> _Opened:
         split, label, below = pieces(name)
         if new:
             # an unlabelled image that gets a label is one to train on
-            split = ["train"] if split and folders.SPLITS[split[0].lower()] == "unlabelled" else split
+            split = train if split and folders.SPLITS[split[0].lower()] == "unlabelled" else split
             label = [spelled.get(new, new)]
         return "/".join([*split, *label, *below])
 
@@ -177,10 +183,8 @@ def _opened_arrays(source: Source) -> _Opened:
 
     def place_of(name: str, new: str | None) -> str:
         row = row_of[name]
-        split, label = (
-            str(parts[row]),
-            new or (plain(found.classes[found.labels[row]]) if found.labels[row] >= 0 else ""),
-        )
+        own = found.classes[found.labels[row]] if found.labels[row] >= 0 else ""
+        split, label = str(parts[row]), new or plain(own)
         split = "train" if new and split == "unlabelled" else split
         return "/".join([*[split] * (len(found.parts) > 1), *[label] * bool(label), f"{row:06d}.png"])
 

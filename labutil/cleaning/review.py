@@ -40,7 +40,7 @@ def write_page(judged: Judged, path: Path, title: str) -> int:
     data = {
         "title": title,
         "columns": list(table),
-        "rows": table.astype(object).where(table.notna(), "").to_numpy().tolist(),
+        "rows": table.to_numpy().tolist(),
         "items": items,
         "left": len(rows) - len(items),
         "pictures": {row: _jpeg(judged.images[image_of[row]]) for row in sorted(shown)},

@@ -59,9 +59,7 @@ def clean(source: Source, previous: pd.DataFrame | None = None) -> Judged:
         mine = table["reason"].str.partition(";")[0] == reason
         if len(rows) >= FEW and mine.sum() > COMMON * len(rows):
             table.loc[mine, "proposed"] = "unsure"
-            notes.append(
-                f"{mine.sum():,} images are {reason}: so many may be how this set is, so none goes unless you say"
-            )
+            notes.append(f"{mine.sum():,} images are {reason}: perhaps the set is so, and none goes unless you say")
     table["decision"], table["reviewed"] = table["proposed"], ""
     for row, (decision, label) in earlier.items():
         table.loc[row, ["decision", "suggested label", "reviewed"]] = decision, label, "yes"
@@ -91,7 +89,7 @@ def _table(lines: list[tuple[str, str, str, str]]) -> pd.DataFrame:
         twice = table.loc[table["path"].duplicated(), "path"].iloc[0]
         raise DataError(f"two files are called {twice} once it is written as text: rename one")
     reason = np.where(table["note"] != "", "unreadable", "").astype(object)
-    return table.assign(reason=reason, score=np.nan, twin="", **{"suggested label": ""})
+    return table.assign(reason=reason, score="", twin="", **{"suggested label": ""})
 
 
 # table, images, rows, place of each image's part in PARTS, (width, height) of each, notes
@@ -157,9 +155,8 @@ def _on_disk(shape: tuple[int, ...]) -> np.ndarray:
     """Room for images: a file that is gone when nobody uses it any more."""
     folder, need = make_folder(data_dir() / "cache"), math.prod(shape)
     if need > (free := shutil.disk_usage(folder).free):  # else writing to it would end the process
-        raise DataError(
-            f"{folder} has {free >> 20:,} MiB free of the {need >> 20:,} needed: make room, or set LABUTIL_DATA"
-        )
+        lacks = f"{free >> 20:,} MiB free, and {need >> 20:,} are needed"
+        raise DataError(f"{folder} has {lacks}: make room, or set LABUTIL_DATA")
     if not need:
         return np.zeros(shape, np.uint8)
     with tempfile.TemporaryFile(dir=folder) as file:
@@ -226,13 +223,12 @@ def _judge(
     h = frozen_features(images)
     asked = np.flatnonzero((labels >= 0) & (kept == np.arange(n)) & ~bad)
     if len(np.unique(labels[asked])) < 2:
-        notes.append(
-            f"{len(classes) or 'no'} class{'es' * (len(classes) != 1)}: labels are not judged, which needs two"
-        )
+        notes.append("labels are not judged, which needs images of two classes")
     elif n >= FEW:
         p = detectors.out_of_fold_probabilities(detectors.label_features(images)[asked], labels[asked])
-        issues = detectors.label_issues(images[asked], labels[asked], p)
-        found["doubted label"] = {asked[i]: s for i, s in issues.to_numpy() if s > DOUBT for i in [int(i)]}
+        issues = detectors.label_issues(images, labels[asked], p)
+        issues = issues[issues["score"] > DOUBT]
+        found["doubted label"] = dict(zip(asked[issues["index"]], issues["score"], strict=True))
         likely = dict(zip(asked, p.argmax(1), strict=True))
         for i in [*found["doubted label"], *found["conflict"]]:
             if (k := likely.get(kept[i], labels[i])) != labels[i]:
@@ -244,7 +240,7 @@ def _judge(
             reasons.setdefault(i, []).append(reason)
     column = {name: table.columns.get_loc(name) for name in table}
     for i, some in reasons.items():
-        values = {"reason": "; ".join(some), "score": round(float(found[some[0]][i]), 4)}
+        values = {"reason": "; ".join(some), "score": f"{found[some[0]][i]:.4f}"}
         values |= {"twin": table["path"][rows[twins[i]]] if i in twins else "", "suggested label": suggested.get(i, "")}
         for name, value in values.items():
             table.iat[rows[i], column[name]] = value
