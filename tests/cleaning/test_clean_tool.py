@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -63,7 +64,8 @@ def planted(root: Path) -> None:
     (root / a / "text.jpg").write_text("no image")
     (root / b / "short.jpg").write_bytes((root / b / "stranger.jpg").read_bytes()[:900])
     (root / b / "link.png").symlink_to("nowhere")
-    shutil.copy(mine[1][3], os.fsencode(root / b) + b'/caf\xe9, "1".png')
+    with contextlib.suppress(OSError, UnicodeError):  # some systems take no such name
+        shutil.copy(mine[1][3], os.fsencode(root / b) + b'/caf\xe9, "1".png')
     (root / "notes.txt").write_text("about")
     (root / ".hidden").touch()
 
@@ -208,7 +210,8 @@ def test_apply_copies_byte_by_byte_and_leaves_the_source_alone(copy):
     assert images[f"{other}/{Path(table['path'][usual[0]]).name}"] == table["sha256"][usual[0]]
     assert gone[f"by_hand/{table['path'][usual[2]]}"] == table["sha256"][usual[2]]
     assert {name.partition("/")[0] for name in gone} >= {"blank", "stranger", "duplicate", "unreadable", "by_hand"}
-    assert any(b"caf\xe9" in os.fsencode(name) for name in [*images, *gone])
+    odd = {name.rpartition("/")[2] for name in before if "caf" in name}
+    assert odd <= {name.rpartition("/")[2] for name in [*images, *gone]}
     assert not [name for name in os.listdir(file.parent) if name.endswith(".partial")]
     data = load_dataset(f"folder:{file.parent / 'cleaned' / 'images'}", image_size=32)
     assert "a_new one" in data.classes
@@ -386,6 +389,7 @@ def test_the_explorer_decides_as_the_page_does(copy, monkeypatch):
         explore.review(file.parent)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes among files here")
 def test_what_is_no_file_is_left_out_and_said(tmp_path):
     write(tmp_path / "a.png", np.zeros((3, 9, 9), np.uint8))
     os.mkfifo(tmp_path / "pipe")
