@@ -31,7 +31,9 @@ def clean(spec: str, out: Path | None) -> None:
     paths.replace_file(about, lambda temporary: temporary.write_text(f"{spec}\n", "utf-8", "surrogateescape"))
     decisions.save(judged.table, table)
     shown = pages.write_page(judged, out / "review.html", f"Review of {source.name}")
-    click.echo(f"{source.name}: {len(judged.table):,} files\n{decisions.summary(judged.table)}")
+    click.echo(
+        f"{source.name}: {len(judged.table):,} file{'s' * (len(judged.table) != 1)}\n{decisions.summary(judged.table)}"
+    )
     for note in judged.notes:
         click.echo(f"note: {note}")
     kept = (judged.table["reviewed"] == "yes").sum()

@@ -45,8 +45,8 @@ def clean(source: Source, previous: pd.DataFrame | None = None) -> Judged:
     """Judge every file of a source. `previous`: an earlier table, whose decisions by a person stay.
 
     Files are decoded one by one at a working size (`SIDE` pixels, less where many are smaller) into a file on the
-    disk, so memory holds what detectors compute of them: about 90 kB an image. Raises DataError where the source cannot be
-    opened, or no image in it can be read.
+    disk, so memory holds what detectors compute of them: about 90 kB an image. Raises DataError where the source
+    cannot be opened, or no image in it can be read.
     """
     read = _read_folder if source.kind == "folder" else _read_arrays
     table, images, rows, parts, sizes, notes = read(source)
