@@ -129,6 +129,35 @@ def data(spec: str) -> None:
 
 
 @main.command()
+@click.argument("spec", required=False)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to write.  [default: runs/clean/NAME]")
+@click.option("--apply", "table", type=click.Path(path_type=Path), help="Make a new folder by this decisions.csv.")
+@click.option(
+    "--review", "folder", type=click.Path(path_type=Path), help="Open the page of such a folder, saving at once."
+)
+def clean(spec: str | None, out: Path | None, table: Path | None, folder: Path | None) -> None:
+    """Look for copies, strangers, bad pictures and doubtful labels in a set of your own; what you keep is up to you.
+
+    \b
+    labutil clean folder:PATH                  writes decisions.csv, a row a file, and review.html
+    labutil clean --review runs/clean/NAME     the page, in your browser: keep, remove, relabel or unsure, by keyboard
+    labutil clean --apply .../decisions.csv    writes cleaned/images, a class folder, and cleaned/quarantine beside it
+
+    SPEC: as for `labutil data`. The source is never changed. The same command again keeps what you have decided.
+    """
+    from labutil.cleaning import command
+
+    if folder:
+        command.review(folder)
+    elif table:
+        command.apply(table, spec, out)
+    elif spec:
+        command.clean(spec, out)
+    else:
+        raise click.UsageError("give a data set, --review or --apply")
+
+
+@main.command()
 @click.argument("run_name", metavar="RUN")
 @click.argument("spec")
 @click.option("--part", help="train, val, test or all; left out: test where SPEC brings its own, else all.")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -20,8 +20,10 @@ from labutil.data.sources import File
 from labutil.device import progress_bar
 from labutil.paths import DataError
 
+_LARGEST = 512 << 20  # bytes of a file that `try_each` reads: films lie among photographs
 
-class _Look(NamedTuple):
+
+class Look(NamedTuple):
     digest: bytes
     size: tuple[int, int]  # (width, height) as shown
     gray: bool  # stored without colour
@@ -39,9 +41,9 @@ def scan(files: Sequence[File]) -> dict:
     Raises DataError where a file is no image, or one whose values cannot be shown by 0 to 255.
     """
     with progress_bar(len(files), "reading", "file") as bar:
-        looks = []
-        for look in store.in_threads(_look, files):
-            looks.append(look)
+        looks: list[Look] = []
+        for found in store.in_threads(look, files):
+            looks.append(found)
             bar.update()
     notes, deep = [], [look.deep for look in looks if look.deep is not None]
     bits = max(8, max(deep, default=0).bit_length())
@@ -70,7 +72,23 @@ def scan(files: Sequence[File]) -> dict:
     return {"content": content, "size": (height, width), "channels": channels, "bits": bits, "notes": notes}
 
 
-def _look(file: File) -> _Look:
+def try_each(function: Callable[[File], Any], files: Sequence[File]) -> Iterator[Any]:
+    """`function(file)` for each file, in order; where it raises DataError, the error itself."""
+
+    def attempt(file: File) -> Any:
+        try:
+            if file.size > _LARGEST:
+                advice = "convert it, or move it out of the folder"
+                raise DataError(f"{file.path} has more than {_LARGEST >> 20} MiB: {advice}")
+            return function(file)
+        except DataError as error:
+            return error
+
+    return store.in_threads(attempt, files)
+
+
+def look(file: File) -> Look:
+    """What a file holds. Raises DataError where it is no image, or one whose values cannot be shown by 0 to 255."""
     with _opened(file) as (data, image):
         # those of orientation 5 to 8 lie on their side
         size = image.size[::-1] if image.getexif().get(Base.Orientation, 1) >= 5 else image.size
@@ -89,7 +107,7 @@ def _look(file: File) -> _Look:
             deep = int(values.max())
         elif max(bits) > 8:  # channels of 16, of which Pillow keeps the upper 8
             colour = int(np.asarray(image.convert("RGB")).max())
-        return _Look(hashlib.sha256(data).digest(), size, gray, deep, colour, _pages(data, image))
+        return Look(hashlib.sha256(data).digest(), size, gray, deep, colour, _pages(data, image))
 
 
 def _pages(data: bytes, image: Image.Image) -> int:
@@ -110,12 +128,13 @@ def decode(files: Sequence[File], height: int, width: int, channels: int, bits: 
     values of more than 8 bits count from 0 to 2 ** `bits` - 1, of which the upper 8 bits are kept.
     """
     length = store.chunk_length((channels, height, width))
-    images = store.in_threads(lambda file: _decode(file, height, width, channels, bits), files)
+    images = store.in_threads(lambda file: decode_file(file, height, width, channels, bits), files)
     while chunk := list(islice(images, length)):
         yield np.stack(chunk).reshape(-1, height, width, channels).transpose(0, 3, 1, 2)
 
 
-def _decode(file: File, height: int, width: int, channels: int, bits: int) -> np.ndarray:
+def decode_file(file: File, height: int, width: int, channels: int, bits: int) -> np.ndarray:
+    """One image as `decode` does it: uint8 (H, W) for one channel, else (H, W, 3)."""
     with _opened(file) as (_, stored):
         image = stored
         if width == height and min(image.size) >= 4 * width:

@@ -11,8 +11,8 @@ from pathlib import Path
 from labutil.data.sources import File, is_clutter, natural, stat_file, walk
 from labutil.paths import DataError, printable
 
-_SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
-_SPLITS |= {"test": "test", "testing": "test", "unlabelled": "unlabelled", "unlabeled": "unlabelled"}
+SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
+SPLITS |= {"test": "test", "testing": "test", "unlabelled": "unlabelled", "unlabeled": "unlabelled"}
 _TINY_LABELS, _TINY_WORDS = "val/val_annotations.txt", "words.txt"
 
 
@@ -43,13 +43,13 @@ def plan_folder(folder: Path, files: Sequence[File], *, lenient: bool = False) -
     if not files:
         raise DataError(f"{folder} holds no images: check the path")
     top = sorted({file.name.partition("/")[0] for file in files if "/" in file.name})
-    splits = {name: _SPLITS[name.lower()] for name in top if name.lower() in _SPLITS}
+    splits = {name: SPLITS[name.lower()] for name in top if name.lower() in SPLITS}
     divided = "train" in splits.values()
     if lenient:
         divided = all("/" in file.name and file.name.partition("/")[0] in splits for file in files)
     else:
         _check_levels(folder, files, splits, divided)
-    members: dict[str, list[tuple[File, str]]] = {split: [] for split in _SPLITS.values()}
+    members: dict[str, list[tuple[File, str]]] = {split: [] for split in SPLITS.values()}
     for file in sorted(files, key=lambda file: [natural(piece) for piece in _composed(file.name).split("/")]):
         above = _composed(file.name).split("/")[:-1]
         split = splits[above.pop(0)] if divided else "train"
@@ -83,7 +83,7 @@ def _check_levels(folder: Path, files: Sequence[File], splits: dict[str, str], d
     shared = os.path.commonpath([file.name.rpartition("/")[0] for file in files])
     below = [file.name[len(shared) + 1 :] for file in files]
     if shared and all("/" in name for name in below):
-        inner = {_SPLITS.get(name.partition("/")[0].lower()) for name in below}
+        inner = {SPLITS.get(name.partition("/")[0].lower()) for name in below}
         what, levels = "train/ lies" if "train" in inner else "its classes lie", shared.count("/") + 1
         down = f"{levels} levels down" if levels > 1 else "one level down"
         raise DataError(f"{folder}: {what} {down}, in {shared}/: write 'folder:{folder / shared}'")

@@ -152,11 +152,22 @@ def files(source: Source) -> list[File]:
     return found
 
 
-def walk(folder: Path | str) -> Iterator[File]:
+def walk(folder: Path | str, skipped: list[tuple[str, str]] | None = None) -> Iterator[File]:
     """Every file below `folder` that may be an image, in no order. Hidden files, system clutter and plain text are
     left out; links are followed, except one that leads back to a folder it lies in. Raises DataError for a link that
-    leads nowhere, or a folder that cannot be read."""
+    leads nowhere, what is neither a file nor a folder, or a folder that cannot be read.
+
+    skipped: a list, to which all that is left out is added, as (name, what is wrong); "" where only its name says that
+    it is no image. Nothing but `folder` itself raises then.
+    """
     pending = [(str(folder), "", frozenset())]
+
+    def leave_out(name: str, error: DataError | None = None) -> None:
+        if skipped is not None:
+            skipped.append((printable(name), str(error or "").removeprefix(f"{Path(folder, printable(name))} ")))
+        elif error:
+            raise error
+
     while pending:
         path, prefix, above = pending.pop()
         try:
@@ -164,14 +175,25 @@ def walk(folder: Path | str) -> Iterator[File]:
                 continue
             with os.scandir(path) as entries:
                 for entry in entries:
-                    if is_clutter(entry.name):
-                        continue
-                    if entry.is_dir():
-                        pending.append((entry.path, f"{prefix}{entry.name}/", above | {here}))
-                    elif not _NO_IMAGE.fullmatch(entry.name):
-                        yield stat_file(prefix + entry.name, entry.path)
+                    name = prefix + entry.name
+                    if not is_clutter(entry.name) and entry.is_dir():
+                        pending.append((entry.path, f"{name}/", above | {here}))
+                    elif is_clutter(entry.name) or _NO_IMAGE.fullmatch(entry.name):
+                        leave_out(name)
+                    else:
+                        try:
+                            file = stat_file(name, entry.path)
+                            if not entry.is_file():
+                                raise DataError(f"{entry.path} is neither a file nor a folder: move it away")
+                        except DataError as error:
+                            leave_out(name, error)
+                        else:
+                            yield file
         except OSError as error:
-            raise DataError(f"{path} cannot be read ({error.strerror or error}): check its permissions") from error
+            wrong = DataError(f"{path} cannot be read ({error.strerror or error}): check its permissions")
+            if not prefix:
+                raise wrong from error
+            leave_out(prefix, wrong)
 
 
 def is_clutter(name: str) -> bool:

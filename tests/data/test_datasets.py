@@ -915,14 +915,14 @@ def test_what_a_killed_writer_leaves_is_removed_by_the_next(tmp_path: Path) -> N
 
 def test_an_interrupted_load_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class_folders(tmp_path, {"a": 10})
-    decode = decoding._decode
+    decode = decoding.decode_file
 
     def interrupt(file: object, *size: int) -> np.ndarray:
         if file.name.endswith("7.png"):
             raise KeyboardInterrupt
         return decode(file, *size)
 
-    monkeypatch.setattr(decoding, "_decode", interrupt)
+    monkeypatch.setattr(decoding, "decode_file", interrupt)
     with pytest.raises(KeyboardInterrupt):
         load_dataset(f"folder:{tmp_path}")
     assert not list(data_folder().rglob("*.tmp")) and not list(data_folder().rglob("images.bin"))

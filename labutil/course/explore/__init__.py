@@ -6,7 +6,7 @@ The pattern: a function that draws one figure from plain values, and `frame.expl
 from labutil import on_demand
 
 _NAMES = {
-    "cleaning": ("threshold", "pairs"),  # lesson 01
+    "cleaning": ("threshold", "pairs", "review"),  # lesson 01
     "predictions": ("errors", "corruptions", "heat_maps", "confusions"),  # 02, 03, 06 and 07
     "contrastive": ("strength", "temperature", "positives", "neighbours", "encoders"),  # 04, 05 and 07
     "autoencoder": ("interpolation", "code_sizes"),  # 06

@@ -1,17 +1,24 @@
-"""Explorers of lesson 01: thresholds of the detectors."""
+"""Explorers of lesson 01: thresholds of the detectors, and what `labutil clean` found."""
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from ipywidgets import Widget
+from ipywidgets import Button, Combobox, HBox, Widget
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from labutil import plots
+from labutil.cleaning import decisions
+from labutil.cleaning import review as pages
 from labutil.course.explore.frame import explore, grid, slider
+from labutil.paths import DataError
 
 
 def threshold(
@@ -76,6 +83,49 @@ def pairs(
 
     alt = "Two rows of pairs of pictures in order of their scores, just above the threshold and just below it."
     explore(draw, alt=alt, value=_score_slider(scores, start))
+
+
+def review(folder: str | Path) -> None:
+    """Go through what `labutil clean` found, as on its page, and decide; decisions.csv is written at each step.
+
+    folder: where decisions.csv and review.html lie. Without a front end the first finding is shown.
+    """
+    folder = Path(folder).expanduser()
+    page, table = pages.read_page(folder), decisions.load(folder / "decisions.csv")
+    if not (items := page["items"]) or list(table["path"]) != [row[0] for row in page["rows"]]:
+        raise DataError(f"{folder}: nothing was found, or decisions.csv is of another run: run labutil clean again")
+
+    def picture(row: int) -> np.ndarray:
+        if (data := page["pictures"].get(str(row))) is None:
+            return np.full((3, 96, 96), 200, np.uint8)  # cannot be read
+        return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")).transpose(2, 0, 1)
+
+    def draw(finding: int) -> Figure:
+        rows = [items[finding - 1]["row"], *items[finding - 1]["beside"]]
+        tiles = [(picture(row), f"{table['label'][row] or 'no label'}\n{table['path'][row]}", "black") for row in rows]
+        said = table.loc[rows[0]]
+        better = f"; its label may be {said['suggested label']}" if said["suggested label"] else ""
+        return grid(
+            tiles, 4, f"{said['reason']}{better}\nnow: {said['decision']}, first picture; beside it what is like it"
+        )
+
+    at = slider(1, 1, len(items), "finding")
+    label = Combobox(options=sorted({*table["label"]} - {""}), description="label", ensure_option=False)
+
+    def decide(button: Button) -> None:
+        row = items[at.value - 1]["row"]
+        new = label.value.strip() or table["suggested label"][row]
+        if button.description == "relabel" and not decisions.plain(new):
+            return
+        pages.decide(table, row, button.description, new)
+        decisions.save(table, folder / "decisions.csv")
+        label.value = ""
+        at.value = min(at.value + 1, len(items))
+
+    buttons = [Button(description=name) for name in decisions.DECISIONS]
+    for button in buttons:
+        button.on_click(decide)
+    explore(draw, HBox([*buttons, label]), alt="A picture that was found, and those that look like it.", finding=at)
 
 
 def _near(scores: np.ndarray, value: float, n: int) -> tuple[int, list[tuple[int, str]]]:
