@@ -354,6 +354,7 @@ def test_two_classes_two_images_and_features_that_say_nothing():
     three = out_of_fold_probabilities(h[:3], [0, 1, 1])
     assert np.isfinite(three).all() and three[0].tolist() == [0, 1]
     with warnings.catch_warnings(action="error"):
+        warnings.simplefilter("ignore", DeprecationWarning)  # scikit-learn 1.6 on SciPy 1.16
         constant = out_of_fold_probabilities(np.ones((90, 5)), np.repeat([0, 1], [30, 60]))
     np.testing.assert_allclose(constant, np.tile([1 / 3, 2 / 3], (90, 1)), atol=0.02)
 
