@@ -23,7 +23,7 @@ COLUMNS = ("path", "sha256", "label", "reason", "score", "twin", "suggested labe
            "note")  # fmt: skip
 # What is proposed for each reason. Of several that an image has, the first here comes first in its row, and decides.
 REASONS = {
-    "unreadable": "remove", "blank": "remove", "dark": "remove", "bright": "remove", "stranger": "remove",
+    "unreadable": "remove", "blank": "remove", "dark": "remove", "bright": "remove", "stranger": "unsure",
     "conflict": "unsure", "leak": "remove", "duplicate": "remove", "blurred": "remove", "doubted label": "unsure",
 }  # fmt: skip
 DECISIONS = ("keep", "remove", "relabel", "unsure")
