@@ -184,6 +184,22 @@ def compare(directory: Path | None, html: bool, latex: Path | None) -> None:
         click.echo(runs.show_path(page))
 
 
+@main.command()
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), help="Where doctor.json goes.  [default: runs/]"
+)
+def doctor(out: Path | None) -> None:
+    """Look at this machine, for at most three minutes, and say what is wrong and what to do.
+
+    Versions, disk, memory, front end, fonts and caches; a training step of each method against the same in float64; a
+    fit that is killed and continued; and how long `make run` may take. Exit code 1 where something is wrong.
+    """
+    from labutil.runs import doctor
+
+    if not doctor.doctor(out and paths.absolute(out), click.echo):
+        sys.exit(1)
+
+
 @main.command(context_settings={"ignore_unknown_options": True})
 @click.option("--lesson", help="Open this notebook (02, or its name).")
 @click.argument("jupyter_options", nargs=-1, type=click.UNPROCESSED)
