@@ -107,7 +107,8 @@ def sweep(
 
 @main.command()
 @click.argument("spec")
-def data(spec: str) -> None:
+@click.option("--groups", help="What belongs together: a pattern on file names, '^(slide[0-9]+)', or a .csv file.")
+def data(spec: str, groups: str | None) -> None:
     """Fetch or check a data set and print what is in it.
 
     SPEC: cells, mnist5k, mnist, cifar10, bloodmnist@64, folder:PATH, npz:PATH, idx:DIR, ... (see data/README.md).
@@ -115,12 +116,13 @@ def data(spec: str) -> None:
     spec = sources.resolve(spec)
     from labutil.data import load_dataset
 
-    found = load_dataset(spec)
+    found = load_dataset(spec, groups=groups)
     height, width = found.train.images.shape[2:]
     click.echo(f"{found.name}: {found.channels} x {height} x {width}, {len(found.classes) or 'no'} classes")
     for split in ("train", "val", "test", "unlabelled"):
         if (images := getattr(found, split)) is not None:
-            click.echo(f"  {split:<10} {len(images):>8,} images")
+            whole = f" of {len(set(images.groups))} groups" if images.groups else ""
+            click.echo(f"  {split:<10} {len(images):>8,} images{whole}")
     longest = max(map(len, found.classes), default=0)
     for i, name in enumerate(found.classes):
         click.echo(f"    {name:<{longest}}  {(found.train.labels == i).sum():>7,} in train")
