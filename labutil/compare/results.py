@@ -257,7 +257,7 @@ def _notes(boards: Sequence[Board]) -> list[str]:
     for board in boards:
         if board.groups is not None:
             count = len(np.unique(board.groups))
-            rough = ", so few that intervals come out too narrow" if count < 20 else ""
+            rough = ", so few that they are too narrow" if count < 20 else ""
             notes.append(f"{board.name}: intervals are over {count} groups of test images, not over images{rough}")
     for a, b in itertools.combinations(boards, 2):
         reason = "other images or splits (data_seed, or the source changed)"
