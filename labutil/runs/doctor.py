@@ -200,11 +200,8 @@ def cache(facts: dict[str, Any]) -> Lines:
     folders = [folder for folder in sorted((paths.data_dir() / "cache").glob("?" * 32)) if folder.is_dir()]
     for folder in folders:
         if (reason := store.damage(folder)) is not None:
-            # what cannot be opened is made anew when it is asked for, or of an older version and never asked for
-            yield (
-                "wrong" if reason else "note",
-                f"{show_path(folder)} {reason or 'is not readable'}: delete this folder",
-            )
+            text = reason or "is cut short or of an older version, and will not be used"
+            yield ("wrong" if reason else "note"), f"{show_path(folder)} {text}: delete this folder"
     for name in encoders.NAMES:
         models.load(encoders.find(name))
     yield "ok", f"{len(folders)} decoded data sets looked at, {len(encoders.NAMES)} encoders loaded"
