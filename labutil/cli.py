@@ -107,7 +107,8 @@ def sweep(
 
 @main.command()
 @click.argument("spec")
-def data(spec: str) -> None:
+@click.option("--groups", help="What belongs together: a pattern on file names, '^(slide[0-9]+)', or a .csv file.")
+def data(spec: str, groups: str | None) -> None:
     """Fetch or check a data set and print what is in it.
 
     SPEC: cells, mnist5k, mnist, cifar10, bloodmnist@64, folder:PATH, npz:PATH, idx:DIR, ... (see data/README.md).
@@ -115,12 +116,13 @@ def data(spec: str) -> None:
     spec = sources.resolve(spec)
     from labutil.data import load_dataset
 
-    found = load_dataset(spec)
+    found = load_dataset(spec, groups=groups)
     height, width = found.train.images.shape[2:]
     click.echo(f"{found.name}: {found.channels} x {height} x {width}, {len(found.classes) or 'no'} classes")
     for split in ("train", "val", "test", "unlabelled"):
         if (images := getattr(found, split)) is not None:
-            click.echo(f"  {split:<10} {len(images):>8,} images")
+            whole = f" of {len(set(images.groups))} groups" if images.groups else ""
+            click.echo(f"  {split:<10} {len(images):>8,} images{whole}")
     longest = max(map(len, found.classes), default=0)
     for i, name in enumerate(found.classes):
         click.echo(f"    {name:<{longest}}  {(found.train.labels == i).sum():>7,} in train")
@@ -211,6 +213,22 @@ def compare(directory: Path | None, html: bool, latex: Path | None) -> None:
         click.echo(runs.show_path(file))
     for page in lessons.write_pages(collection) if html else ():
         click.echo(runs.show_path(page))
+
+
+@main.command()
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), help="Where doctor.json goes.  [default: runs/]"
+)
+def doctor(out: Path | None) -> None:
+    """Look at this machine, for at most three minutes, and say what is wrong and what to do.
+
+    Versions, disk, memory, front end, fonts and caches; a training step of each method against the same in float64; a
+    fit that is killed and continued; and how long `make run` may take. Exit code 1 where something is wrong.
+    """
+    from labutil.runs import doctor
+
+    if not doctor.doctor(out and paths.absolute(out), click.echo):
+        sys.exit(1)
 
 
 @main.command(context_settings={"ignore_unknown_options": True})

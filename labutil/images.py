@@ -27,6 +27,7 @@ class ImageSet:
     labels: Tensor  # int64 (N,), an index into `classes`; -1: none
     classes: tuple[str, ...]
     names: tuple[str, ...] | None = None  # of the files, below the source's folder; None: images without names
+    groups: tuple[str, ...] | None = None  # what each was taken of (a slide, a patient), where `load_dataset` was told
 
     def __len__(self) -> int:
         return len(self.images)
@@ -43,7 +44,7 @@ class Dataset:
     unlabelled: ImageSet | None  # further images that come without labels
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    fingerprint: str  # 16 hex digits; differs when source, data_seed, val_fraction, splits or planted faults do
+    fingerprint: str  # 16 hex digits; differs when source, data_seed, val_fraction, groups, splits or planted faults do
     classes: tuple[str, ...]
     channels: int
     image_size: int | tuple[int, int]  # pixels a side; (height, width) where not square

@@ -66,6 +66,7 @@ def leave_run(
     started: str = "2026-01-01T00:00:00+00:00",
     model: str | None = None,
     label: str | None = None,
+    groups: list[str] | None = None,
 ) -> Path:
     """One complete run below root; its directory.
 
@@ -81,7 +82,7 @@ def leave_run(
     }  # fmt: skip
     record["label"] = label_of(notebook, params) if label is None else label or None
     record["fits"] = {k: {"criterion": criterion_of(k, params)} | fit for k, fit in (fits or {}).items()}
-    run = runs.Run(directory, record)
+    run = runs.Run(directory, record, groups=groups)
     k = len(classes)
     if probabilities is None:
         probabilities = guesses(y_true, share, seed + 1000 * sum(map(ord, notebook + str(params.get("method")))), k)

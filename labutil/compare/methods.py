@@ -23,7 +23,9 @@ def resample(board: Board, metric: str, replicates: int) -> dict[Method, tuple[n
     """Scores of each method's runs (S,), and on resampled test sets (S, B), the same sets for all."""
     everything = np.concatenate([m.y_pred for m in board.methods])
     scores = significance.score(board.y_true, everything, metric)
-    resampled = significance.resample(board.y_true, everything, metric=metric, replicates=replicates)
+    resampled = significance.resample(
+        board.y_true, everything, metric=metric, replicates=replicates, groups=board.groups
+    )
     ends = np.cumsum([len(m.dirs) for m in board.methods])[:-1]
     return dict(zip(board.methods, zip(np.split(scores, ends), np.split(resampled, ends), strict=True), strict=True))
 
@@ -67,15 +69,16 @@ def pairs(board: Board, *, replicates: int = significance.REPLICATES) -> pd.Data
 
 def summary(board: Board, *, replicates: int = significance.REPLICATES) -> pd.DataFrame:
     """A row a method: notebook, recipe, seeds; accuracy, macro_f1, macro_auc in [0, 1], means over seeds, each with its
-    _std, NaN for a single run; low and high, the accuracy's 95% interval over images and seeds, for a single run
-    Wilson's (images only); train_seconds, feature_seconds (of frozen features, when they were computed) and parameters,
-    means, NaN where unknown; seconds, of training and features together; trials, image_passes and hours, of all runs of
-    its name."""
+    _std, NaN for a single run; low and high, the accuracy's 95% interval over images (or groups of them, where there
+    are some) and seeds, for a single run without groups Wilson's (images only); train_seconds, feature_seconds (of
+    frozen features, when they were computed) and parameters, means, NaN where unknown; seconds, of training and
+    features together; trials, image_passes and hours, of all runs of its name."""
     rows = {}
     for method, (scores, resampled) in resample(board, "accuracy", replicates).items():
         right = int((method.y_pred[0] == board.y_true).sum())
         alone = significance.wilson(right, len(board.y_true))
-        ends = significance.interval(scores, resampled) if len(scores) > 1 else alone
+        single = len(scores) == 1 and board.groups is None
+        ends = alone if single else significance.interval(scores, resampled)
         rows[method.label] = {
             "notebook": method.records[0]["notebook"],
             "recipe": method.recipe,

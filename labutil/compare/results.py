@@ -70,6 +70,7 @@ class Board:
     y_true: np.ndarray  # int64 (N,)
     methods: list[Method]
     efforts: pd.DataFrame  # trials, image_passes and hours of all runs of a name, by `Method.name`
+    groups: np.ndarray | None = None  # of each image (N,), where the data set has groups
 
     def find(self, *names: str) -> list[Method]:
         """Methods that have one of these names; all, when none is given."""
@@ -100,17 +101,19 @@ def collect(root: Path | str | None = None, *others: Path) -> Collection:
     groups: dict[tuple, dict[str, dict[Any, tuple]]] = {}
     for directory, record in sorted(known, key=lambda found: str(found[1].get("started"))):
         try:
-            y_true, probabilities = _predictions(directory, record)
+            y_true, probabilities, members = _predictions(directory, record)
         except DataError as error:
             left_out.append((directory, str(error)))
             continue
-        by_seed = groups.setdefault((*_images(record), y_true.tobytes()), {}).setdefault(settings_key(record), {})
+        by_seed = groups.setdefault((*_images(record), y_true.tobytes(), members), {}).setdefault(
+            settings_key(record), {}
+        )
         seed = str(record["params"].get("seed", 0)).zfill(9)
         if seed in by_seed:
             left_out.append((by_seed[seed][0], "a newer run has the same settings and seed"))
         by_seed[seed] = directory, record, probabilities
     boards = []
-    for (fingerprint, classes, y_true), settings in groups.items():
+    for (fingerprint, classes, y_true, members), settings in groups.items():
         methods = []
         for by_seed in settings.values():
             dirs, records, probabilities = zip(*(by_seed[seed] for seed in sorted(by_seed)), strict=True)
@@ -120,7 +123,7 @@ def collect(root: Path | str | None = None, *others: Path) -> Collection:
         _tell_apart(methods)
         name, truth = methods[0].records[0]["dataset"]["name"], np.frombuffer(y_true, np.int64).copy()
         efforts = _efforts([found for found in known if _images(found[1]) == (fingerprint, classes)])
-        boards.append(Board(name, fingerprint, classes, truth, methods, efforts))
+        boards.append(Board(name, fingerprint, classes, truth, methods, efforts, members and np.array(members)))
     boards.sort(key=lambda b: (-len(b.methods), b.name, b.fingerprint))
     return Collection(root, boards, sorted(left_out), _notes(boards))
 
@@ -173,15 +176,16 @@ def features(board: Board, method: Method, index: np.ndarray) -> Tensor:
         raise DataError(f"the model of {method.label} has no encoder of its own")
     record, params = method.records[0], method.params
     size = (record.get("model") or {}).get("image_size") or record["dataset"].get("image_size")
-    options = {name: params[name] for name in ("data_seed", "val_fraction") if name in params}
+    options = {name: params[name] for name in ("data_seed", "val_fraction", "groups") if name in params}
     data = load_dataset(params["dataset"], image_size=size if isinstance(size, int) else None, **options)
     if data.fingerprint != board.fingerprint or len(data.test) != len(board.y_true):
         raise DataError(f"{params['dataset']} is no longer what the runs saw (fingerprint {board.fingerprint})")
     return evaluation.predict(model.encoder, data.test.images[index].contiguous()).flatten(1)
 
 
-def _predictions(directory: Path, record: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """True labels int64 (N,) and probabilities float32 (N, K). Raises DataError for a run that cannot be compared."""
+def _predictions(directory: Path, record: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, tuple[str, ...] | None]:
+    """True labels int64 (N,), probabilities float32 (N, K), and groups (None: there are none). Raises DataError for a
+    run that cannot be compared."""
     status, data = record["status"], record.get("dataset")
     if status in {"failed", "pruned", "diverged"}:
         error = directory / "error.txt"
@@ -196,9 +200,12 @@ def _predictions(directory: Path, record: dict[str, Any]) -> tuple[np.ndarray, n
     try:
         with np.load(directory / "predictions.npz", allow_pickle=False) as file:
             index, y, p = file["index"], file["y_true"], file["probabilities"]
+            members = tuple(map(str, file["groups"])) if "groups" in file else None
         accuracy = evaluation.classification_metrics(y, p)["accuracy"]  # checks shapes, labels and sums
         if not np.array_equal(index, np.arange(len(y))):
             raise ValueError("index is not 0 to N - 1")
+        if members is not None and len(members) != len(y):
+            raise ValueError(f"{len(members)} groups for {len(y)} images")
         if p.shape[1] != len(data["classes"]):
             raise ValueError(f"{p.shape[1]} columns for {len(data['classes'])} classes")
     except FileNotFoundError:
@@ -208,7 +215,7 @@ def _predictions(directory: Path, record: dict[str, Any]) -> tuple[np.ndarray, n
     recorded = record["metrics"].get("test_accuracy")
     if not isinstance(recorded, int | float) or abs(recorded - accuracy) > 2 / len(y):
         raise DataError(f"predictions.npz has an accuracy of {accuracy:.4f}, run.json says {recorded}")
-    return y.astype(np.int64), p.astype(np.float32)
+    return y.astype(np.int64), p.astype(np.float32), members
 
 
 def _tell_apart(methods: Sequence[Method]) -> None:
@@ -247,6 +254,11 @@ def _notes(boards: Sequence[Board]) -> list[str]:
     """What is on which board, when there are several, and why boards of one name are kept apart."""
     apart = "each has a table of its own, and nothing is averaged or compared across them"
     notes = [f"{len(boards)} sets of test images here: {apart}"] if len(boards) > 1 else []
+    for board in boards:
+        if board.groups is not None:
+            count = len(np.unique(board.groups))
+            rough = ", so few that they are too narrow" if count < 20 else ""
+            notes.append(f"{board.name}: intervals are over {count} groups of test images, not over images{rough}")
     for a, b in itertools.combinations(boards, 2):
         reason = "other images or splits (data_seed, or the source changed)"
         if a.fingerprint == b.fingerprint:

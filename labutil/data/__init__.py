@@ -5,7 +5,7 @@ from labutil import on_demand
 __getattr__, __dir__ = on_demand(
     __name__,
     {
-        "load_dataset": "loading",  # (spec, image_size=..., subset=..., data_seed=...) -> Dataset
+        "load_dataset": "loading",  # (spec, image_size=..., subset=..., data_seed=..., groups=...) -> Dataset
         "load_source": "loading",  # (sources.parse(spec), image_size, lenient=...) -> its images undivided, with names
         "Dataset": "loading",  # train, val, test, unlabelled; mean, std, classes, fingerprint
         "ImageSet": "loading",  # images uint8 (N, C, H, W), labels int64 (N,), classes

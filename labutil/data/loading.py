@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from labutil.data import cells, decoding, folders, published, readers, splits, store
+from labutil.data.groups import of_names
 from labutil.data.sources import CELLS_VERSION, GENERATED, Source, files, parse
 from labutil.images import Dataset, ImageSet
 from labutil.paths import DataError, check_number, is_number
@@ -32,8 +33,9 @@ def load_dataset(
     subset: int | None = None,
     data_seed: int = 0,
     unlabelled: int = 0,
+    groups: str | None = None,
 ) -> Dataset:
-    """Load a data set by name or path (the table in `labutil.data.sources`), split and ready.
+    r"""Load a data set by name or path (the table in `labutil.data.sources`), split and ready.
 
     The first call decodes into `data/cache`; later ones map that into memory. A split that the source brings is used
     as it is and stays memory-mapped. One that it lacks is drawn from the training images, stratified by label: first
@@ -51,11 +53,18 @@ def load_dataset(
     drives generated images and the splits. unlabelled: so many further generated cells, without labels, as
     `.unlabelled`: none is in any split of any `cells:N`, and `subset` leaves them whole.
 
+    groups: which images belong together (of one slide, one patient), so that no group is in two of train, val and test;
+    splits are then stratified as far as whole groups allow. A regular expression, searched in files' names or, if some
+    do not match, in their paths below the folder: its first capture group is the group, else all that matched. Or a
+    .csv file with columns path and group; path as `labutil predict` names an image: its path below the folder, or
+    `test_images[17]` in arrays. Images of unlabelled/ need no group.
+
     Raises DataError for a parameter out of range, an unknown name, or data that cannot be used: one line that says
     which file, what is wrong and what to do.
 
     Example:
         data = load_dataset("cells", image_size=32)
+        data = load_dataset("folder:smears", groups=r"^(slide\d+)")  # files slide12_004.png, ...
     """
     if not is_number(val_fraction) or not 0 < val_fraction < 1:
         raise DataError(f"val_fraction={val_fraction!r} must be a number between 0 and 1, such as 0.1")
@@ -73,11 +82,15 @@ def load_dataset(
     stored = load_source(source, image_size, data_seed)
     for note in stored.notes:
         print(f"note: {note}")
-    rows = splits.split(stored.labels, stored.parts, source.name, val_fraction, data_seed)
-    fingerprint = split_fingerprint(stored.content, data_seed, val_fraction, rows)
+    rows, fingerprint, members = divide(stored, source.name, val_fraction, data_seed, groups)
+    for part in ("val", "test") if groups else ():
+        lacking = np.setdiff1d(stored.labels[rows["train"]], stored.labels[rows[part]])
+        if len(lacking):
+            some = ", ".join(stored.classes[k] for k in lacking[:3]) + ", ..." * (len(lacking) > 3)
+            print(f"note: {part} has no images of {some}: whole groups allow no better split")
     if subset is not None:
         rows = splits.take_subset(rows, stored.labels, source.name, subset, data_seed)
-    sets = {"unlabelled": None} | {part: _image_set(stored, index) for part, index in rows.items()}
+    sets = {"unlabelled": None} | {part: _image_set(stored, index, members) for part, index in rows.items()}
     if unlabelled:
         size = image_size and (image_size, image_size)
         more = _load_arrays(replace(source, number=int(unlabelled)), size, data_seed, further=True)
@@ -96,13 +109,36 @@ def load_dataset(
     )
 
 
-def _image_set(stored: store.Stored, rows: np.ndarray) -> ImageSet:
+def divide(
+    stored: store.Stored, name: str, val_fraction: float, data_seed: int, groups: str | None = None
+) -> tuple[dict[str, np.ndarray], str, np.ndarray | None]:
+    """The splits of a source called `name`: `splits.split`'s rows, their fingerprint, and each image's group (None:
+    there are none). Raises DataError as `load_dataset`."""
+    members = None
+    if groups is not None:
+        named = np.repeat(list(stored.parts), list(stored.parts.values())) != "unlabelled"
+        names = [known for known, needed in zip(image_names(stored), named, strict=True) if needed]
+        members = np.full(len(named), "", object)
+        members[named] = of_names(groups, names, files=stored.names is not None)
+    rows = splits.split(stored.labels, stored.parts, name, val_fraction, data_seed, members)
+    return rows, split_fingerprint(stored.content, data_seed, val_fraction, rows, members), members
+
+
+def image_names(stored: store.Stored) -> Sequence[str]:
+    """A name for each image of a source: its file's path below the source's folder, or as `test_images[17]`, key and
+    position."""
+    keys = {part: "images" if list(stored.parts) == ["train"] else f"{part}_images" for part in stored.parts}
+    return stored.names or [f"{keys[part]}[{i}]" for part, count in stored.parts.items() for i in range(count)]
+
+
+def _image_set(stored: store.Stored, rows: np.ndarray, members: np.ndarray | None = None) -> ImageSet:
     """Some rows, ascending: a view where they are a block, so that memory-mapped images stay so; else a copy."""
     start, stop = int(rows[0]), int(rows[-1]) + 1
     index = slice(start, stop) if stop - start == len(rows) else torch.from_numpy(rows)
     images, labels = torch.from_numpy(stored.images)[index], torch.from_numpy(stored.labels)[index]
     names = None if stored.names is None else tuple(stored.names[row] for row in rows)
-    return ImageSet(images, labels, stored.classes, names)
+    groups = None if members is None or not all(members[rows]) else tuple(members[rows])
+    return ImageSet(images, labels, stored.classes, names, groups)
 
 
 def load_source(
@@ -214,11 +250,16 @@ def resize(images: np.ndarray, side: int) -> Iterator[np.ndarray]:
         yield F.interpolate(x, size=(side, side), mode="bilinear", antialias=True).numpy()
 
 
-def split_fingerprint(content: str, data_seed: int, val_fraction: float, rows: dict[str, np.ndarray]) -> str:
-    """16 hex digits that differ when images (by a hash of their content), the seed, or the splits drawn from it do."""
+def split_fingerprint(
+    content: str, data_seed: int, val_fraction: float, rows: dict[str, np.ndarray], members: np.ndarray | None = None
+) -> str:
+    """16 hex digits that differ when images (by a hash of their content), the seed, the splits drawn from it, or the
+    images' groups do."""
     total = hashlib.sha256(json.dumps([content, data_seed, float(val_fraction)]).encode())
     for part in ("train", "val", "test"):
         total.update(part.encode() + rows[part].astype("<i8").tobytes())
+        if members is not None:
+            total.update(json.dumps(list(members[rows[part]])).encode())
     return total.hexdigest()[:16]
 
 

@@ -1,6 +1,9 @@
-"""Dividing images into splits: stratified by label, and for one seed the same on any machine."""
+"""Dividing images into splits: stratified by label, whole groups where there are some, and for one seed the same on any
+machine."""
 
 from __future__ import annotations
+
+import itertools
 
 import numpy as np
 
@@ -8,24 +11,41 @@ from labutil.images import stratified_order
 from labutil.paths import DataError
 
 TEST_FRACTION = 0.2  # of the images, where a source has no test split of its own
+_TRIED = 2000  # groups that are looked at in random orders
 _TEST, _VAL, _SUBSET, _SUBSET_VAL, _SUBSET_UNLABELLED, _FOLDS = range(6)  # each draws its own random numbers
 
 
 def split(
-    labels: np.ndarray, parts: dict[str, int], name: str, val_fraction: float, data_seed: int
+    labels: np.ndarray,
+    parts: dict[str, int],
+    name: str,
+    val_fraction: float,
+    data_seed: int,
+    groups: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Row numbers of train, val, test and, where there is one, unlabelled; ascending.
 
     `parts` are the splits that the source `name` brings, and their sizes, in the order of `labels`. What lacks of test
     and val is taken from train, test first: stratified, one image at least, and of every class one stays in train.
-    Raises DataError where there are too few images.
+    groups: the group of each image; of none are there images in two of train, val and test.
+    Raises DataError where there are too few images or groups, or where splits that the source brings share a group.
     """
     stops = np.cumsum(list(parts.values()))
     rows = {part: np.arange(stop - count, stop) for (part, count), stop in zip(parts.items(), stops, strict=True)}
+    if groups is not None:
+        _check_apart(rows, groups, name)
     for part, fraction, stream in (("test", TEST_FRACTION, _TEST), ("val", val_fraction, _VAL)):
         if part in rows:
             continue
         train = rows["train"]
+        if groups is not None:
+            later = part == "test" and "val" not in rows
+            held = _take_groups(labels[train], groups[train], fraction, (data_seed, stream), later=later)
+            if not len(held):
+                few = f"{name} has too few groups ({len(np.unique(groups[train]))}) to take {part} images from"
+                raise DataError(f"{few}, as train must keep some of every class: add groups, or divide them further")
+            rows |= {"train": np.delete(train, held), part: train[held]}
+            continue
         order = stratified_order(labels[train], (data_seed, stream))
         # the last of each class, counted from the end, stays
         _, lasts = np.unique(labels[train][order][::-1], return_index=True)
@@ -34,6 +54,52 @@ def split(
             raise DataError(f"{name} has too few images ({len(train)}) to take {part} images from: add some")
         rows |= {"train": np.delete(train, held), part: np.sort(train[held])}
     return rows
+
+
+def _check_apart(rows: dict[str, np.ndarray], groups: np.ndarray, name: str) -> None:
+    """Raise DataError where two of train, val and test have images of one group."""
+    of = {part: set(groups[rows[part]]) for part in ("train", "val", "test") if part in rows}
+    for a, b in itertools.combinations(of, 2):
+        if shared := sorted(of[a] & of[b]):
+            what = f"{name}: {a} and {b} share {len(shared)} groups, such as {shared[0]}"
+            raise DataError(f"{what}: move all images of a group into one of them")
+
+
+def _take_groups(
+    labels: np.ndarray, groups: np.ndarray, fraction: float, seed: tuple[int, ...], *, later: bool
+) -> np.ndarray:
+    """Rows, ascending, of whole groups that are together about `fraction` of all images and of each class.
+
+    Of every class something stays. later: so much that a group can be taken from it once more. Empty where no groups
+    allow this. Some random orders are gone through, each group taken if it brings chi-square of the classes' numbers
+    down; the best counts.
+    """
+    classes, y = np.unique(labels, return_inverse=True)
+    names, group = np.unique(groups, return_inverse=True)
+    counts = np.zeros((len(names), len(classes)), np.int64)
+    np.add.at(counts, (group, y), 1)
+    wanted = fraction * counts.sum(0)
+    random = np.random.PCG64(np.random.SeedSequence(seed))  # its raw stream is the same in every release of NumPy
+
+    def allowed(taken: list[int]) -> bool:
+        rest = np.delete(counts, taken, 0)
+        left = rest.sum(0)
+        return bool(left.all() and (not later or (left > rest).all(1).any()))
+
+    def far(held: np.ndarray) -> float:
+        return float(((held - wanted) ** 2 / wanted).sum())
+
+    found = [[i] for i in range(len(names))] if len(names) <= _TRIED else []
+    for _ in range(max(1, min(20, _TRIED // len(names)))):
+        taken, held, left = [], np.zeros_like(wanted), counts.sum(0)
+        for i in np.argsort(random.random_raw(len(names)), kind="stable").tolist():
+            if (left > counts[i]).all() and far(held + counts[i]) < far(held):
+                taken.append(i)
+                held, left = held + counts[i], left - counts[i]
+        found.append(taken)
+    possible = [taken for taken in found if taken and allowed(taken)]
+    best = min(possible, key=lambda taken: far(counts[taken].sum(0)), default=[])
+    return np.flatnonzero(np.isin(group, best))
 
 
 def take_subset(

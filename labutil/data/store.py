@@ -186,6 +186,26 @@ def writable(folder: Path) -> Iterator[None]:
         raise DataError(f"{folder} cannot be written ({error.strerror or error}): {advice}") from error
 
 
+def damage(folder: Path, limit: int = 256 << 20) -> str | None:
+    """What is wrong with a cache folder: None for nothing, "" where `stored` sees it itself and makes it anew.
+
+    limit: bytes of images to read; of a larger cache every second, third, ... image.
+    """
+    if (found := _open(folder)) is None:
+        return ""
+    count, classes = len(found.images), len(found.classes)
+    if not count == len(found.labels) == found.sums.shape[1] == sum(found.parts.values()):
+        return "has images and labels that do not belong together"
+    if count and not -1 <= found.labels.min() <= found.labels.max() < max(classes, 1):
+        return "has labels that are no classes"
+    rows, length = np.arange(0, count, max(1, found.images.nbytes // limit)), chunk_length(found.images.shape[1:])
+    for some in (rows[i : i + length] for i in range(0, len(rows), length)):
+        wrong = (image_sums(found.images[some]) != found.sums[:, some]).any((0, 2))
+        if wrong.any():
+            return f"has other pixels than were written (image {some[wrong.argmax()]})"
+    return None
+
+
 def _open(folder: Path) -> Stored | None:
     """The images of a cache folder; None where there is none, or a damaged one."""
     path = folder / "images.bin"

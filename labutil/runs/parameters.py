@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from labutil.data import sources
+from labutil.data import groups, sources
 from labutil.paths import absolute, did_you_mean, is_number, project_root
 
 NOTEBOOKS = project_root() / "notebooks"
@@ -148,6 +148,8 @@ def plan(
     params = merge(notebook, base or {}, settings, overrides)
     if "dataset" in params:
         params["dataset"] = sources.resolve(params["dataset"])
+    if params.get("groups"):
+        params["groups"] = groups.resolve(params["groups"])
     if params.get("runs"):
         params["runs"] = str(absolute(params["runs"]))
         if not Path(params["runs"]).is_dir():

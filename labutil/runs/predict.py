@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from labutil import device, encoders, evaluation, models, paths
-from labutil.data import loading, sources, splits, store
+from labutil.data import loading, sources, store
 from labutil.data.sources import Source
 from labutil.paths import DataError, did_you_mean, printable
 from labutil.runs.record import read_record, show_path
@@ -116,8 +116,7 @@ def predict_images(directory: Path, spec: str, part: str | None = None) -> pd.Da
 
     classes = np.array(record["dataset"]["classes"])
     labels = np.array([*found.classes, ""])[found.labels[rows]]  # label -1 is the last
-    keys = {own: "images" if list(found.parts) == ["train"] else f"{own}_images" for own in found.parts}
-    names = found.names or [f"{keys[own]}[{i}]" for own, count in found.parts.items() for i in range(count)]
+    names = loading.image_names(found)
     columns = {"name": [names[row] for row in rows], "class": classes[probabilities.argmax(1)]}
     if set(labels) & set(classes):
         columns["label"] = labels
@@ -150,9 +149,10 @@ def part_rows(found: store.Stored, source: Source, part: str, record: dict[str, 
     if "train" not in found.parts:
         raise DataError(f"{source.name} has no part {part!r}, only {', '.join(found.parts)}: give another part")
     seed, fraction = record["params"].get("data_seed", 0), record["params"].get("val_fraction", 0.1)
-    rows = splits.split(found.labels, found.parts, source.name, fraction, seed)  # what is brought stays
+    groups = record["params"].get("groups") if related else None
+    rows, fingerprint, _ = loading.divide(found, source.name, fraction, seed, groups)  # what is brought stays
     trained = record["dataset"]
-    if related and loading.split_fingerprint(found.content, seed, fraction, rows) != trained.get("fingerprint"):
+    if related and fingerprint != trained.get("fingerprint"):
         changed, advice = f"{source.name} is no longer as the run saw it", "restore it"
         if not source.paths:
             changed, advice = f"{source.name} is not {trained['name']} as the run saw it", f"use {trained['name']}"

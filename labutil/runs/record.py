@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +48,7 @@ class Run:
     dir: Path
     record: dict[str, Any]  # what run.json holds
     resume: bool = False  # whether `fit` continues from checkpoints
+    groups: Sequence[str] | None = None  # of the test images, where the data set has groups
 
     def log(self, **metrics: float) -> None:
         """Record metrics by their names (test_accuracy, val_accuracy, train_seconds, ...); values must be finite."""
@@ -90,11 +91,14 @@ class Run:
     def save_predictions(
         self, y_true: np.ndarray | Tensor, probabilities: np.ndarray | Tensor, name: str = "predictions"
     ) -> None:
-        """Keep class probabilities (N, K) of a split, in its order, as <name>.npz (index, y_true, probabilities)."""
+        """Keep class probabilities (N, K) of a split, in its order, as <name>.npz (index, y_true, probabilities; of
+        "predictions", which are of the test images, also their groups, where there are some)."""
         import numpy as np
 
         columns = {"index": np.arange(len(y_true)), "y_true": np.asarray(y_true, np.int64)}
         columns["probabilities"] = np.asarray(probabilities, np.float32)
+        if self.groups is not None and name == "predictions":
+            columns["groups"] = np.asarray(self.groups, str)
         paths.replace_file(self.dir / f"{name}.npz", lambda temporary: np.savez_compressed(temporary, **columns))
 
     def save_model(self, model: nn.Module) -> None:
@@ -152,7 +156,7 @@ def open_run(notebook: str, namespace: dict[str, Any], data: Dataset | None = No
             "classes": list(data.classes),
             "image_size": data.image_size,
         }
-    run = Run(directory, record, resume=bool(prepared))
+    run = Run(directory, record, resume=bool(prepared), groups=data.test.groups if data is not None else None)
     run.save()
     print("device: {device}; precision: {precision}; torch {torch}".format(**record["environment"]))
     print(f"run: {show_path(directory)}")

@@ -10,7 +10,7 @@ import pytest
 from planted import CLASSES, Y, board_of, leave_run
 
 from labutil import evaluation
-from labutil.compare import methods, significance
+from labutil.compare import methods, results, significance
 
 
 def plant(root, **seeds):
@@ -79,6 +79,31 @@ def test_spread_between_seeds_is_pooled_or_assumed(tmp_path):
     three, two = (significance.score(Y, m.y_pred) for m in board.methods[1:])
     expected = np.sqrt((2 * three.var(ddof=1) + two.var(ddof=1)) / 3)
     assert methods.seed_std(board) == (pytest.approx(expected), True)
+
+
+def test_where_images_come_in_groups_intervals_are_over_groups(tmp_path):
+    slides = [f"slide{i // 24}" for i in range(240)]
+    plain, grouped = tmp_path / "plain", tmp_path / "grouped"
+    for root, groups in ((plain, None), (grouped, slides)):
+        for name, seeds in (("02_supervised_baseline", 1), ("05_supcon", 2)):
+            for seed in range(seeds):
+                # all of every third slide is wrong
+                y = np.where(np.arange(240) // 24 % 3 == seed, (Y + 1) % 4, Y)
+                leave_run(root, name, seed=seed, probabilities=np.eye(4)[y], groups=groups)
+    over_images, over_groups = board_of(plain), board_of(grouped)
+    assert over_images.groups is None and over_groups.groups.tolist() == slides
+    a, b = (methods.summary(board).loc["supervised"] for board in (over_images, over_groups))
+    assert (a.low, a.high) == significance.wilson(144, 240)
+    resampled = significance.resample(Y, over_groups.methods[0].y_pred, groups=np.array(slides))
+    assert (b.low, b.high) == significance.interval(np.array([0.6]), resampled)
+    assert b.high - b.low > 3 * (a.high - a.low)
+    ours, theirs = (methods.compare(board, *board.methods) for board in (over_groups, over_images))
+    assert ours.value == theirs.value and ours.high - ours.low > theirs.high - theirs.low
+    (note,) = results.collect(grouped).notes
+    assert (
+        note == "cells: intervals are over 10 groups of test images, not over images, so few that they are too narrow"
+    )
+    assert results.collect(plain).notes == []
 
 
 def test_ensemble_averages_one_run_of_every_method(tmp_path):

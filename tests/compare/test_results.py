@@ -148,6 +148,7 @@ SPOILED = [
     (rewrite(probabilities=P * 3), "corrupt predictions.npz"),
     (rewrite(probabilities=np.array([{}], object)), "corrupt predictions.npz"),
     (rewrite(probabilities=np.c_[P, np.zeros(len(P))]), "5 columns for 4 classes"),
+    (rewrite(groups=np.array(["slide"])), "1 groups for 240 images"),
     (rewrite(probabilities=np.roll(P, 1, axis=1)), "run.json says"),
     (lambda d: change(d, label=None), results.NO_METHOD),
 ]

@@ -95,6 +95,57 @@ def test_resample_draws_the_same_images_for_all():
         sig.resample(y_true, y_pred[0])
 
 
+def in_groups(sizes, rho, seed):
+    """Labels that are all right or all wrong in a group with probability rho, else each on its own; and the groups."""
+    rng = np.random.default_rng(seed)
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    whole = rng.random(len(sizes)) < rho
+    right = np.where(whole[group], (rng.random(len(sizes)) < 0.7)[group], rng.random(len(group)) < 0.7)
+    return np.zeros(len(group), int), 1 - right.astype(int)[None], group
+
+
+def test_groups_are_drawn_whole_as_in_a_slow_loop():
+    y_true, y_pred = some_predictions(n=25)
+    group = np.random.default_rng(1).integers(6, size=25)
+    drawn = np.random.default_rng(3).integers(6, size=(40, 6))
+    for metric in ("accuracy", "macro_f1"):
+        names = np.array([f"slide{g}" for g in group])
+        found = sig.resample(y_true, y_pred, metric=metric, replicates=40, seed=3, groups=names)
+        for s, b in itertools.product(range(3), range(40)):
+            rows = np.concatenate([np.flatnonzero(group == g) for g in drawn[b]])
+            assert found[s, b] == pytest.approx(slow_score(y_true[rows], y_pred[s, rows], metric), abs=1e-6)
+    alone = sig.resample(y_true, y_pred, replicates=40, groups=np.arange(25))
+    assert np.array_equal(alone, sig.resample(y_true, y_pred, replicates=40))  # a group an image: as without groups
+    with pytest.raises(ValueError, match=r"groups \(24,\): expected one of each of 25 images"):
+        sig.resample(y_true, y_pred, groups=group[1:])
+
+
+def test_the_spread_over_groups_is_that_of_theory():
+    """Groups of one size: the variance of a mean of G group means. Of several: that of a ratio (Cochran 1977, 6.4)."""
+    y, p, group = in_groups([20] * 50, 0.8, seed=0)
+    found = sig.resample(y, p, replicates=8000, groups=group)[0]
+    means = (p[0] == 0).reshape(50, 20).mean(1)
+    assert found.var() == pytest.approx(means.var() / 50, rel=0.06)
+    assert found.var() > 8 * sig.resample(y, p, replicates=8000)[0].var()  # 1 + 19 rho of images that are independent
+    sizes = np.random.default_rng(0).integers(5, 60, 80)
+    y, p, group = in_groups(sizes, 0.8, seed=1)
+    found = sig.resample(y, p, replicates=8000, groups=group)[0]
+    right = np.bincount(group, (p[0] == 0))
+    left_over = right - right.sum() / sizes.sum() * sizes
+    assert found.var() == pytest.approx((left_over**2).sum() / sizes.sum() ** 2, rel=0.08)
+
+
+def test_intervals_over_groups_hold_what_they_promise_and_those_over_images_do_not():
+    """Of 200 test sets of 40 slides, at least 90% of the intervals have the true accuracy inside; over images few."""
+    inside = {"groups": 0, "images": 0}
+    for seed in range(200):
+        y, p, group = in_groups([20] * 40, 0.6, seed)
+        for name, members in (("groups", group), ("images", None)):
+            low, high = sig.interval(sig.score(y, p), sig.resample(y, p, replicates=400, groups=members))
+            inside[name] += low <= 0.7 <= high
+    assert inside["groups"] >= 180 and inside["images"] <= 120, inside
+
+
 def compare(y, a, b, metric="accuracy", replicates=sig.REPLICATES, **options):
     scores = [sig.score(y, p, metric) for p in (a, b)]
     resampled = [sig.resample(y, p, metric=metric, replicates=replicates) for p in (a, b)]

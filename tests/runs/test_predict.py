@@ -19,6 +19,7 @@ from torch import nn
 
 from labutil import cli, evaluation, models, paths, runs
 from labutil.data import load_dataset, loading, sources
+from labutil.paths import DataError
 from labutil.runs.predict import find_run, part_rows
 
 torch.set_num_threads(1)
@@ -244,6 +245,21 @@ def test_parts_are_those_of_load_dataset(kind, tmp_path):
         assert (found.images[rows] == expected.images.numpy()).all()
         assert (found.labels[rows] == expected.labels.numpy()).all()
         assert expected.names == (found.names and tuple(found.names[row] for row in rows))
+
+
+def test_parts_of_groups_are_those_of_load_dataset(tmp_path):
+    for i in range(72):
+        save(tmp_path / "set" / "abc"[i % 3] / f"slide{i // 6}_{i}.png", RNG.integers(0, 256, (16, 16, 3), np.uint8))
+    spec, groups = f"folder:{tmp_path / 'set'}", r"^slide\d+"
+    data = load_dataset(spec, data_seed=3, groups=groups)
+    record = {"params": {"data_seed": 3, "dataset": spec, "groups": groups}, "dataset": vars(data)}
+    found = loading.load_source(sources.parse(spec), lenient=True)
+    for part in ("train", "val", "test"):
+        rows = part_rows(found, sources.parse(spec), part, record)
+        assert tuple(found.names[row] for row in rows) == getattr(data, part).names
+    record["params"]["groups"] = r"^slide\d"  # other groups are other splits
+    with pytest.raises(DataError, match="no longer as the run saw it"):
+        part_rows(found, sources.parse(spec), "test", record)
 
 
 def test_a_folder_that_grew_since_the_run_has_no_known_test_images(run, tmp_path):

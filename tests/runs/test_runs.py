@@ -18,10 +18,12 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
 from labutil import runs
+from labutil.data import load_dataset
 from labutil.runs import execute, locks, parameters
 
 matplotlib.use("Agg")
@@ -77,6 +79,26 @@ def test_files_of_a_run(run):
     run.finish()
     assert runs.read_record(run.dir)["status"] == "complete"
     assert not [p for p in run.dir.rglob(".*") if p.is_file()]  # no temporary file is left
+
+
+def test_groups_of_the_test_images_are_kept_with_their_predictions_alone(tmp_path, monkeypatch):
+    root = tmp_path / "set"
+    for i in range(48):
+        path = root / "ab"[i % 2] / f"slide{i // 4}_{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8), i, np.uint8)).save(path)
+    data = load_dataset(f"folder:{root}", groups=r"^(slide\d+)")
+    lesson = parameters.find_notebook("01")
+    namespace = {name: p.default for name, p in parameters.read_parameters(lesson).items()}
+    monkeypatch.delenv("LABUTIL_RUN_DIR", raising=False)
+    run = runs.open_run(lesson.stem, namespace, data)
+    p = np.full((len(data.test), 2), 0.5)
+    run.save_predictions(data.test.labels, p)
+    run.save_predictions(data.test.labels, p, "predictions_shifted")
+    with np.load(run.dir / "predictions.npz", allow_pickle=False) as file:
+        assert file["groups"].tolist() == list(data.test.groups)
+    with np.load(run.dir / "predictions_shifted.npz", allow_pickle=False) as file:
+        assert "groups" not in file
 
 
 def test_an_interrupted_write_leaves_the_old_file(run, monkeypatch):
