@@ -13,7 +13,7 @@ from labutil.sweeps import plan
 
 def _planned(asked: Any, lesson: str) -> tuple[plan.Study, str]:
     """A learner's sweep of a lesson, read as `labutil sweep` reads it; and what it would be called with."""
-    kinds = {"grid": dict, "seeds": list | tuple, "objective": str | None}  # as a recipe's sweep has them
+    kinds = {"grid": dict, "seeds": list | tuple | range, "objective": str | None}  # as a recipe's sweep has them
     if (
         not isinstance(asked, dict)
         or "grid" not in asked
