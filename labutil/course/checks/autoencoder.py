@@ -89,10 +89,10 @@ def fair_control(function: Callable[[dict[str, Any]], dict[str, Any]]) -> str:
             if rival[key] != ours[key]:
                 raise Wrong(f"{key}: ours has {ours[key]}, the rival {rival[key]}; {reason}")
         seeds = rival["seeds"]
-        if not isinstance(seeds, list | tuple) or not all(isinstance(seed, int) for seed in seeds):
+        if not isinstance(seeds, list | tuple | range) or not all(isinstance(seed, int) for seed in seeds):
             raise Wrong("seeds is a list of whole numbers, one for each run")
         if len(seeds) != len(set(seeds)):
             raise Wrong("the same seed twice is the same run twice")
         if len(seeds) < 3:
-            raise Wrong(f"{len(seeds)} of the runs it takes to tell a difference from luck: take three seeds")
+            raise Wrong(f"{len(seeds)} of the three runs, at least, that it takes to tell a difference from luck")
     return "The rivals differ in their start alone, so a difference that is more than luck is owed to it."

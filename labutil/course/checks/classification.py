@@ -102,7 +102,7 @@ def _f1(confusion: Tensor) -> Tensor:
     return 2 * confusion.diag() / (confusion.sum(0) + confusion.sum(1)).clamp(min=1)
 
 
-@checked
+@checked(refuses=("labutil.course.answers.fold",))
 def fold(function: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]) -> str:
     """`function(mean, axes, weight, bias) -> (W, b)`: one linear layer, W (K, D) and b (K,), for what a probe makes of
     x in three steps, weight @ (axes @ (x - mean)) + bias; mean (D,), axes (A, D), weight (K, A), bias (K,)."""
@@ -125,7 +125,7 @@ def fold(function: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tens
     return "Linear steps, one after the other, are one linear step, however many there are."
 
 
-@checked
+@checked(refuses=("labutil.course.answers.search_report",))
 def search_report(function: Callable[[Tensor, Tensor], float]) -> str:
     """`function(val, test) -> float`: the accuracy to report after a search; val, test (S,): what S settings reach on
     validation and on test images."""
@@ -149,7 +149,7 @@ def search_report(function: Callable[[Tensor, Tensor], float]) -> str:
     return "Whoever reports it has looked at the test images once."
 
 
-@checked
+@checked(refuses=("labutil.course.answers.grad_cam",))
 def grad_cam(function: Callable[[Tensor, Tensor], Tensor]) -> str:
     """`function(maps, gradients) -> (h, w)`: ReLU of the sum of the maps, each weighted by the mean of its gradient
     over the places; maps and gradients (D, h, w)."""
