@@ -50,8 +50,8 @@ EXPECTED = {
 }
 # How far a gradient may be from float64's, as a share of its length: what rounding does, with room.
 TOLERANCE = {"fp32": 0.05, "fp16": 0.15, "bf16": 0.4}
-# `make run` on two cores of an AMD EPYC (Zen 4, held to AVX2 and fp32): minutes of training and of all else, the methods'
-# images/s there (geometric mean), and milliseconds in which a cell is drawn.
+# `make run` on two cores of an AMD EPYC (Zen 4, held to AVX2 and fp32): minutes of training and of all else, images/s
+# of the methods there (geometric mean), and milliseconds in which a cell is drawn.
 TRAINING, ALL_ELSE, SPEED, CELL = 2.3, 4.1, 400.0, 1.2
 SIDE, GB = 32, 1e9
 ADVICE = "try another torch, or ACCELERATE_USE_CPU=1 and LABUTIL_PRECISION=fp32, and report it with doctor.json"
@@ -288,7 +288,10 @@ def known_images(n: int, side: int = SIDE) -> tuple[Tensor, Tensor]:
 
 def resuming(facts: dict[str, Any]) -> Lines:
     """A tiny fit that is killed and continued, against one that is not."""
-    code = "import sys, pathlib; from labutil.runs import doctor; doctor.tiny_fit(pathlib.Path(sys.argv[1]), kill=True)"
+    code = (  # with as many threads as here: another number adds in another order
+        f"import sys, pathlib, torch; torch.set_num_threads({torch.get_num_threads()}); "
+        "from labutil.runs import doctor; doctor.tiny_fit(pathlib.Path(sys.argv[1]), kill=True)"
+    )
     search = os.pathsep.join([str(paths.project_root()), os.environ.get("PYTHONPATH", "")])
     with tempfile.TemporaryDirectory() as folder:
         settings = {"env": os.environ | {"PYTHONPATH": search}, "capture_output": True, "text": True, "timeout": 120}

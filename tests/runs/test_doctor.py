@@ -29,6 +29,16 @@ def only(monkeypatch, name: str) -> None:
     monkeypatch.setattr(doctor, "EXPECTED", {name: doctor.EXPECTED[name]})
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_fit_continues_with_as_many_threads_as_it_began_with(threads):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        assert wrong(doctor.resuming) == []
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_machine_that_is_well(tmp_path):
     """All of it, once. Where a network or loss changed on purpose, the message has the new EXPECTED."""
     result = CliRunner().invoke(cli.main, ["doctor", "--out", str(tmp_path / "new")])
