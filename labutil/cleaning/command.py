@@ -63,7 +63,7 @@ def apply(table: Path, spec: str | None, out: Path | None) -> None:
     counts = decisions.apply(chosen, source, target)
     click.echo(f"{len(chosen):,} files: " + ", ".join(f"{count:,} {what}" for what, count in counts.items()))
     twins = dict(zip(chosen["path"], chosen["decision"], strict=True))
-    copies = chosen["reason"].str.partition(";")[0].isin(["duplicate", "leak"])
+    copies = decisions.first_reason(chosen).isin(["duplicate", "leak"])
     lost = chosen[copies & (chosen["decision"] == "remove") & (chosen["twin"].map(twins) == "remove")]
     if len(lost):
         click.echo(f"note: {len(lost):,} copies went although their twin went too, as {lost['path'].iloc[0]}")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
+from labutil.cleaning.defects import to_pillow
 from labutil.data import folders, loading
 from labutil.data.sources import Source, walk
 from labutil.device import progress_bar
@@ -30,9 +30,14 @@ DECISIONS = ("keep", "remove", "relabel", "unsure")
 _AGAIN = "run labutil clean again, your decisions stay"
 
 
+def first_reason(table: pd.DataFrame) -> pd.Series:
+    """Of all reasons that a row has, the one that decides; "" where there is none."""
+    return table["reason"].str.partition(";")[0]
+
+
 def summary(table: pd.DataFrame) -> str:
     """How many files have each reason, each counted once, by its first one; and what is decided. Both add up."""
-    first = table["reason"].str.partition(";")[0].replace("", "nothing found")
+    first = first_reason(table).replace("", "nothing found")
     counts = pd.crosstab(first, table["decision"])
     counts = counts.reindex([name for name in [*REASONS, "nothing found"] if name in counts.index])
     counts = counts.reindex(columns=[name for name in DECISIONS if name in counts])
@@ -98,7 +103,8 @@ def apply(table: pd.DataFrame, source: Source, target: Path) -> dict[str, int]:
     try:
         (temporary / "images").mkdir(parents=True)
         with progress_bar(len(table), "copying", "file") as bar:
-            for row in sorted(table.to_dict("records"), key=lambda row: row["decision"] == "relabel"):
+            rows = table.assign(first=first_reason(table)).to_dict("records")
+            for row in sorted(rows, key=lambda row: row["decision"] == "relabel"):
                 bar.update()
                 path, label, new = row["path"], row["label"], plain(row["suggested label"])
                 if not row["sha256"]:
@@ -107,7 +113,7 @@ def apply(table: pd.DataFrame, source: Source, target: Path) -> dict[str, int]:
                 what = {"remove": "quarantined", "relabel": "relabelled"}.get(row["decision"], "kept")
                 if new == plain(label) and what == "relabelled":
                     what = "kept"
-                reason = row["reason"].partition(";")[0].replace(" ", "_") or "by_hand"
+                reason = row["first"].replace(" ", "_") or "by_hand"
                 top = f"quarantine/{reason}" if what == "quarantined" else "images"
                 place = _free(f"{top}/{place_of(path, new if what == 'relabelled' else None)}", taken)
                 (temporary / place).parent.mkdir(parents=True, exist_ok=True)
@@ -178,7 +184,7 @@ def _opened_folder(source: Source) -> _Opened:
 
 def _opened_arrays(source: Source) -> _Opened:
     found = loading.load_source(source, lenient=True)
-    row_of = {name: row for row, name in enumerate(array_names(found.parts))}
+    row_of = {name: row for row, name in enumerate(loading.image_names(found))}
     parts = np.repeat(list(found.parts), list(found.parts.values()))
 
     def place_of(name: str, new: str | None) -> str:
@@ -190,14 +196,7 @@ def _opened_arrays(source: Source) -> _Opened:
 
     def copy(name: str, target: Path) -> str:
         image = found.images[row_of[name]]
-        pixels = np.ascontiguousarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
-        Image.fromarray(pixels).save(target)
+        to_pillow(image).save(target)
         return hashlib.sha256(image.tobytes()).hexdigest()
 
     return copy, place_of, set(row_of)
-
-
-def array_names(parts: dict[str, int]) -> list[str]:
-    """What images in arrays are called: `train_images[17]`."""
-    keys = {part: "images" if list(parts) == ["train"] else f"{part}_images" for part in parts}
-    return [f"{keys[part]}[{i}]" for part, count in parts.items() for i in range(count)]

@@ -52,7 +52,7 @@ def _rescale(image: np.ndarray, rng: Generator, strength: float) -> np.ndarray:
     _, height, width = image.shape
     if rng.random() < 0.3:
         factor, method = rng.uniform(0.4, 0.75), int(rng.integers(4))  # Pillow numbers its filters
-        small = _to_pillow(image).resize((max(5, round(factor * width)), max(5, round(factor * height))), method)
+        small = to_pillow(image).resize((max(5, round(factor * width)), max(5, round(factor * height))), method)
         return _resize(small, height, width, method=int(rng.choice([2, 3])))
     zoom = rng.uniform(0.85, 0.95) if rng.random() < 0.5 else rng.uniform(1.05, 1.2)
     h, w = height / zoom, width / zoom
@@ -61,7 +61,7 @@ def _rescale(image: np.ndarray, rng: Generator, strength: float) -> np.ndarray:
 
 def _jpeg(image: np.ndarray, rng: Generator, strength: float) -> np.ndarray:
     file = io.BytesIO()
-    _to_pillow(image).save(file, "JPEG", quality=int(rng.integers(20, 71) if strength == 1 else rng.integers(60, 91)))
+    to_pillow(image).save(file, "JPEG", quality=int(rng.integers(20, 71) if strength == 1 else rng.integers(60, 91)))
     return _to_array(Image.open(file))
 
 
@@ -85,7 +85,7 @@ def _window(image: np.ndarray, top: float, left: float, height: float, width: fl
     mode = "edge" if rng.random() < 0.5 else "symmetric"
     padded = np.pad(image, ((0, 0), (y // 3 + 2,) * 2, (x // 3 + 2,) * 2), mode)
     top, left = top + y // 3 + 2, left + x // 3 + 2
-    return _resize(_to_pillow(padded), y, x, (left, top, left + width, top + height))
+    return _resize(to_pillow(padded), y, x, (left, top, left + width, top + height))
 
 
 def blend(picture: np.ndarray, image: np.ndarray, rng: Generator) -> np.ndarray:
@@ -106,7 +106,7 @@ def blur(image: np.ndarray, rng: Generator) -> np.ndarray:
     """Out of focus by about a tenth of a side: a Gaussian, a box twice, or few pixels scaled up; half noisy."""
     _, height, width = image.shape
     kind, radius = rng.integers(3), rng.uniform(0.07, 0.13) * min(height, width)
-    pillow = _to_pillow(image)
+    pillow = to_pillow(image)
     if kind == 0:
         blurred = _to_array(pillow.filter(ImageFilter.GaussianBlur(radius)))
     elif kind == 1:
@@ -161,7 +161,7 @@ def noise(shape: Shape, rng: Generator) -> np.ndarray:
     elif kind == 2:
         grain = rng.integers(2, max(3, min(height, width) // 6) + 1)
         few = rng.integers(0, 256, (channels, -(-height // grain), -(-width // grain)), np.uint8)
-        frame = _resize(_to_pillow(few), height, width, method=int(rng.choice([0, 2, 3])))
+        frame = _resize(to_pillow(few), height, width, method=int(rng.choice([0, 2, 3])))
     else:
         frame = rng.uniform(0, 255) + 255 * rng.choice([-1, 0, 1], (channels, height, width), p=[0.15, 0.7, 0.15])
     return np.broadcast_to(_to_uint8(frame), shape)
@@ -193,7 +193,8 @@ def _box(picture: Image.Image, shape: Shape, share: float, rng: Generator) -> Bo
     return left, top, min(left + scale * width, picture.width), min(top + scale * height, picture.height)
 
 
-def _to_pillow(image: np.ndarray) -> Image.Image:
+def to_pillow(image: np.ndarray) -> Image.Image:
+    """A picture of uint8 (C, H, W), C 1 or 3."""
     return Image.fromarray(np.ascontiguousarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)))
 
 

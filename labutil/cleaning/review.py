@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from labutil.cleaning import decisions
+from labutil.cleaning.defects import to_pillow
 from labutil.cleaning.tool import Judged
 from labutil.paths import DataError, replace_file
 
@@ -30,7 +30,8 @@ def write_page(judged: Judged, path: Path, title: str) -> int:
     place = {name: row for row, name in enumerate(table["path"])}
     rank = {reason: i for i, reason in enumerate(decisions.REASONS)}
     rows = np.flatnonzero(table["reason"] != "")
-    order = [(table["reviewed"][row] == "yes", rank[table["reason"][row].partition(";")[0]]) for row in rows]
+    first = decisions.first_reason(table)
+    order = [(table["reviewed"][row] == "yes", rank[first[row]]) for row in rows]
     rows = [int(rows[i]) for i in sorted(range(len(rows)), key=order.__getitem__)]
     items = []
     for row in rows[:MOST]:
@@ -61,9 +62,8 @@ def read_page(folder: Path) -> dict[str, Any]:
 
 
 def _jpeg(image: np.ndarray) -> str:
-    file, channels = io.BytesIO(), len(image)
-    picture = Image.fromarray(np.ascontiguousarray(image[0] if channels == 1 else image.transpose(1, 2, 0)))
-    picture.save(file, "JPEG", quality=80)
+    file = io.BytesIO()
+    to_pillow(image).save(file, "JPEG", quality=80)
     return base64.b64encode(file.getvalue()).decode()
 
 

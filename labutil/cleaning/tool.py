@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from labutil.cleaning import detectors
-from labutil.cleaning.decisions import COLUMNS, REASONS, array_names
+from labutil.cleaning.decisions import COLUMNS, REASONS, first_reason
 from labutil.cleaning.duplicates import near_duplicates
 from labutil.data import decoding, folders, loading
 from labutil.data.readers import PARTS
@@ -54,9 +54,10 @@ def clean(source: Source, previous: pd.DataFrame | None = None) -> Judged:
         raise DataError(f"none of the {len(table):,} files of {source.name} can be read as an image: check the path")
     earlier = _carried(table, previous)
     nearest = _judge(table, images, rows, parts, sizes, earlier, notes)
-    table["proposed"] = [REASONS.get(reason.partition(";")[0], "keep") for reason in table["reason"]]
+    first = first_reason(table)
+    table["proposed"] = first.map(REASONS).fillna("keep")
     for reason in ("blank", "dark", "bright", "stranger", "blurred"):
-        mine = table["reason"].str.partition(";")[0] == reason
+        mine = first == reason
         if len(rows) >= FEW and mine.sum() > COMMON * len(rows):
             table.loc[mine, "proposed"] = "unsure"
             notes.append(f"{mine.sum():,} images are {reason}: perhaps the set is so, and none goes unless you say")
@@ -140,7 +141,7 @@ def _read_arrays(source: Source) -> _Read:
     found = loading.load_source(source, lenient=True)
     sha = [hashlib.sha256(image.tobytes()).hexdigest() for image in found.images]
     labels = [found.classes[label] if label >= 0 else "" for label in found.labels]
-    table = _table([(*line, "") for line in zip(array_names(found.parts), sha, labels, strict=True)])
+    table = _table([(*line, "") for line in zip(loading.image_names(found), sha, labels, strict=True)])
     images, size = found.images, found.images.shape[2:]
     if min(size) > SIDE:
         images, start = _on_disk((len(sha), images.shape[1], SIDE, SIDE)), 0

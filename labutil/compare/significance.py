@@ -100,10 +100,8 @@ def resample(
         raise ValueError(f"groups {np.shape(groups)}: expected one of each of {len(y_true)} images")
     drawn, member = np.unique(np.arange(len(y_true)) if groups is None else groups, return_inverse=True)
     n, rng = len(drawn), np.random.default_rng(seed)
-    scores, block = (
-        [],
-        max(1, 4_000_000 // max(len(y_true), 1)),
-    )  # numbers held at a time: 16 MB, whatever the set's size
+    scores = []
+    block = max(1, 4_000_000 // max(len(y_true), 1))  # numbers held at a time: 16 MB, whatever the set's size
     for start in range(0, replicates, block):
         draws = range(start, min(start + block, replicates))
         times = np.array([np.bincount(rng.integers(n, size=n), minlength=n) for _ in draws], np.float32)
