@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,7 @@ def run(notebooks: tuple[str, ...], recipe: str | None, overrides: execute.Overr
     finished run; one that was cut off continues.
     """
     if notebooks == ("all",):  # that the recipe has settings for
+        paths.check_workbook()
         found = sorted(parameters.NOTEBOOKS.glob("[0-9]*.ipynb"))
         chosen = [path for path in found if not recipe or parameters.read_recipe(path, recipe) is not None]
     else:
@@ -231,6 +234,29 @@ def doctor(out: Path | None) -> None:
         sys.exit(1)
 
 
+@main.command()
+@click.argument("address", required=False, metavar="OWNER/REPO")
+@click.option("--zip", "archive", type=click.Path(path_type=Path), help="Write a zip for Colab instead.")
+def publish(address: str | None, archive: Path | None) -> None:
+    """Let every link to the workbook, Colab's buttons too, lead to its public repository on GitHub.
+
+    \b
+    labutil publish you/workbook              then commit and push
+    labutil publish OWNER/REPOSITORY          undoes it
+    labutil publish --zip labutil_colab.zip   without one: upload this to Colab's session, or to your Drive
+    """
+    from labutil.course import publish
+
+    if archive:
+        size = publish.pack(paths.target(archive))
+        click.echo(f"{archive}: {size / 1e6:.1f} MB; upload it to the session's files in Colab, or to your Drive")
+    elif address:
+        links, files = publish.publish(address)
+        click.echo(f"{links} links in {files} files changed; all lead to https://github.com/{publish.repository()}")
+    else:
+        raise click.UsageError("give OWNER/REPO, or --zip FILE")
+
+
 @main.command(context_settings={"ignore_unknown_options": True})
 @click.option("--lesson", help="Open this notebook (02, or its name).")
 @click.argument("jupyter_options", nargs=-1, type=click.UNPROCESSED)
@@ -239,6 +265,12 @@ def lab(lesson: str | None, jupyter_options: tuple[str, ...]) -> None:
 
     Other options go to JupyterLab: --port 8890, --no-browser, --allow-root in a container.
     """
+    paths.check_workbook()
     target = parameters.find_notebook(lesson) if lesson else parameters.NOTEBOOKS
+    if importlib.util.find_spec("jupyterlab") is None:
+        raise sources.DataError("JupyterLab is not installed: pip install jupyterlab (VS Code opens notebooks without)")
     root = f"--ServerApp.root_dir={paths.project_root()}"
-    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", root, *jupyter_options, str(target)])
+    command = [sys.executable, "-m", "jupyterlab", root, *jupyter_options, str(target)]
+    if sys.platform == "win32":  # where exec takes a name with a space for two, and the shell does not wait
+        sys.exit(subprocess.call(command))
+    os.execv(sys.executable, command)

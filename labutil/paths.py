@@ -1,8 +1,9 @@
-"""Where the project keeps its files, never judged from the current folder; and the error for data that is wrong."""
+"""Where the project keeps its files, and the error for data that is wrong."""
 
 from __future__ import annotations
 
 import difflib
+import functools
 import math
 import numbers
 import os
@@ -53,9 +54,28 @@ class DataError(ValueError):
         super().__init__(printable(" ".join(line.strip() for line in message.splitlines())))
 
 
+@functools.cache
 def project_root() -> Path:
-    """The folder that holds `labutil/` and `notebooks/`."""
-    return Path(__file__).resolve().parent.parent
+    """The folder that holds `notebooks/`: the one above `labutil/`, where the package lies in its workbook (a clone, or
+    `pip install -e .`). Installed elsewhere (`pip install .`, a wheel): `$LABUTIL_ROOT`, else the current folder or the
+    nearest above it that is a workbook; where none is, the current folder. It stays what it was at first."""
+    source, here = Path(__file__).resolve().parent.parent, Path.cwd()
+    if not _is_workbook(source):
+        named = os.environ.get("LABUTIL_ROOT")
+        source = absolute(named) if named else next(filter(_is_workbook, [here, *here.parents]), here)
+        os.environ["LABUTIL_ROOT"] = str(source)  # for what is started from here, a run's kernel, in other folders
+    return source
+
+
+def _is_workbook(folder: Path) -> bool:
+    return (folder / "notebooks" / "recipes").is_dir()
+
+
+def check_workbook() -> None:
+    """Raise DataError where the lessons cannot be found: an installed `labutil` knows them from where it is run."""
+    if not _is_workbook(project_root()):
+        text = "holds no workbook: run labutil in the folder that holds notebooks/, or name that in LABUTIL_ROOT"
+        raise DataError(f"{project_root()} {text}")
 
 
 def data_dir() -> Path:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from labutil.data import groups, sources
-from labutil.paths import absolute, did_you_mean, is_number, project_root
+from labutil.paths import absolute, check_workbook, did_you_mean, is_number, project_root
 
 NOTEBOOKS = project_root() / "notebooks"
 
@@ -30,9 +30,12 @@ class Parameter(NamedTuple):
 
 
 def read_cells(notebook: Path) -> list[dict]:
-    """The cells of an .ipynb file. Raises ParameterError when it is not one."""
+    """The cells of an .ipynb file. Raises ParameterError when it is not one, DataError where there is no workbook."""
     try:
         return json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    except FileNotFoundError:
+        check_workbook()
+        raise
     except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
         raise ParameterError(f"{notebook} is not a notebook ({type(error).__name__}); restore it from git") from error
 
@@ -197,10 +200,12 @@ def _read_yaml(notebook: Path, recipe: str) -> dict[str, Any] | None:
 
 
 def find_notebook(name: str) -> Path:
-    """A notebook by its name, number ("02"), or path. Raises ParameterError with the nearest name."""
+    """A notebook by its name, number ("02"), or path. Raises ParameterError with the nearest name, or DataError where
+    there is no workbook."""
     path = Path(name)
     if path.suffix == ".ipynb" and path.exists():
         return path.resolve()
+    check_workbook()
     names = sorted(path.stem for path in NOTEBOOKS.glob("[0-9]*.ipynb"))
     stem = path.name.removesuffix(".ipynb")
     matches = [n for n in names if n == stem] or [n for n in names if n.startswith(f"{stem}_")]

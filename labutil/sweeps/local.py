@@ -42,10 +42,10 @@ class Processes:
     def start(self, command: list[str], directory: Path, environment: dict[str, str]) -> Process:
         directory.mkdir(parents=True, exist_ok=True)
         with open(directory / "log.txt", "ab") as log:
-            # A session of its own: Ctrl-C is for the driver, which then stops its runs.
+            # A session (Windows: group) of its own: Ctrl-C is for the driver, which then stops its runs.
             return Process(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | environment,
-                start_new_session=True,
+                start_new_session=True, creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
             )  # fmt: skip
 
 
