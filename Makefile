@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 # Rewritten by every set-up; newer than pyproject.toml means nothing to install.
 STAMP := $(VENV)/.installed
 
-.PHONY: setup run test test-long lab bench lint notebooks encoders clean
+.PHONY: setup run test test-long lab bench lint notebooks encoders colab constraints clean
 
 setup: $(STAMP)
 
@@ -13,7 +13,7 @@ $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "labutil needs Python 3.11 or newer: make setup PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[test,bench,slurm,postgres]'
+	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[lab,test,bench,slurm,postgres]'
 	touch $(STAMP)
 
 # Every lesson, and then 07, which compares what the others left.
@@ -56,6 +56,14 @@ notebooks: $(STAMP)
 # The encoders that come with the workbook, trained for long: hours. The same command continues what was cut off.
 encoders: $(STAMP)
 	$(PY) notebooks/encoders/make.py
+
+# One zip for Colab, where the workbook has no public address: upload it to the session's files, or to your Drive.
+colab: $(STAMP)
+	$(PY) -m labutil publish --zip labutil_colab.zip
+
+# constraints.txt anew, from the environment that has just passed the tests.
+constraints: test
+	$(PY) tests/constraints.py > constraints.txt
 
 clean:
 	rm -rf $(VENV) .executed .pytest_cache .ruff_cache

@@ -7,6 +7,7 @@ import io
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,7 +77,9 @@ def load(path: Path | io.StringIO) -> pd.DataFrame:
 
 
 def plain(label: str) -> str:
-    """A class's name as that of a folder: without separators, and not hidden."""
+    """A class's name as that of a folder: without what this system has not in names, and not hidden."""
+    if sys.platform == "win32":
+        return re.sub(r'[<>:"/\\|?*\0-\x1f]', "_", label).strip().strip(".").strip()
     return re.sub(r"[/\\\0]", "_", label).strip().lstrip(".")
 
 
