@@ -117,3 +117,24 @@ def test_lab_becomes_jupyterlab_on_the_lesson(monkeypatch):
 def test_python_m_labutil_is_the_command():
     done = subprocess.run([sys.executable, "-m", "labutil", "--version"], capture_output=True, text=True, check=False)
     assert done.stdout.startswith("labutil, version ")
+
+
+def test_lab_says_how_to_get_jupyterlab_where_it_is_not_installed(monkeypatch):
+    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None)
+    result = call("lab", "--lesson", "02")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert "pip install jupyterlab" in result.stderr
+
+
+@pytest.mark.parametrize("system", ["linux", "win32"])
+def test_lab_starts_jupyterlab_on_the_lesson(monkeypatch, system):
+    started = []
+    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(os, "execv", lambda path, command: started.append(command))
+    monkeypatch.setattr(subprocess, "call", lambda command: started.append(command) or 0)
+    assert call("lab", "--lesson", "02", "--no-browser").exit_code == 0
+    (command,) = started
+    root, *rest = command[3:]
+    assert command[1:3] == ["-m", "jupyterlab"] and root == f"--ServerApp.root_dir={paths.project_root()}"
+    assert rest == ["--no-browser", str(parameters.NOTEBOOKS / "02_supervised_baseline.ipynb")]

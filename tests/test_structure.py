@@ -111,6 +111,41 @@ def test_a_lessons_first_cell_imports_nothing_slow_that_can_wait(lessons, slow):
     assert not slow & set(done.stdout.split())
 
 
+def test_all_of_labutil_imports_where_posix_is_missing():
+    """Windows has neither these modules, nor these functions and signals."""
+    script = """
+import importlib, os, signal, sys
+import IPython, filelock, ipywidgets, optuna, psutil, seaborn, submitit, torch  # these know where they are
+for name in ("fcntl", "resource", "termios", "pwd", "grp", "pty", "tty"):
+    sys.modules[name] = None
+for name in ("fork", "sched_getaffinity", "geteuid", "getuid", "killpg", "setsid", "mkfifo", "uname", "getloadavg"):
+    delattr(os, name)
+for name in ("SIGKILL", "SIGUSR1", "SIGUSR2", "SIGSTOP", "SIGCONT", "SIGHUP", "SIGALRM", "alarm"):
+    delattr(signal, name)
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+from labutil.data import store
+from labutil.sweeps import local
+print(list(store.in_threads(lambda file: file + 1, [1, 2])), local.environments(1, 1))
+"""
+    names = [name for name in NAMES if name != "labutil.__main__"]
+    done = subprocess.run([sys.executable, "-c", script, *names], capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[2, 3] [{}]"
+
+
+def test_what_only_posix_has_is_used_where_it_is_there():
+    """Each of these stands where this list says it does: behind a question, or in what is for Linux alone."""
+    words = "fcntl|resource|fork|SIGKILL|SIGUSR2|mallopt|/proc/|sched_getaffinity|killpg|execv|start_new_session"
+    texts = {path.name: path.read_text("utf-8") for path in MODULES}
+    found = {(name, word) for name, text in texts.items() for word in re.findall(rf"\b(?:{words})\b|/proc/", text)}
+    assert found == {
+        ("cli.py", "execv"), ("device.py", "mallopt"), ("device.py", "/proc/"), ("doctor.py", "SIGKILL"),
+        ("local.py", "sched_getaffinity"), ("local.py", "start_new_session"), ("locks.py", "/proc/"),
+        ("slurm.py", "SIGUSR2"), ("store.py", "sched_getaffinity"),
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebooks_keep_the_contract(path):
     notebook = json.loads(path.read_text())

@@ -31,7 +31,7 @@ def publish(address: str) -> tuple[int, int]:
         raise paths.DataError(f"{address!r} is no address of a repository: give OWNER/REPO, as in github.com/you/book")
     root, old = paths.project_root(), repository()
     # OWNER/REPO as a whole, in github.com/OWNER/REPO and colab.research.google.com/github/OWNER/REPO
-    link = re.compile(rf"(?<=[/.])(github(?:\.com)?/){re.escape(old)}(?![\w-]|\.(?!git\b)\w)")
+    link = re.compile(rf"(?<![\w-])(github(?:\.com)?/){re.escape(old)}(?![\w-]|\.(?!git\b)\w)")
     # The file that says which address is the present one comes last: cut off, the same command does the rest.
     files = [*dict.fromkeys(path for pattern in LINKED for path in sorted(root.glob(pattern))), root / "pyproject.toml"]
     changed = {}

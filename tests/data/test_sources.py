@@ -1,6 +1,7 @@
 """What a data specification means: names, paths, stamps; before torch is there."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -206,3 +207,27 @@ def test_folders_do_not_depend_on_the_current_one(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("LABUTIL_RUNS", "elsewhere/runs")
     assert paths.data_dir() == root / "data"
     assert paths.runs_dir() == root / "elsewhere" / "runs"
+
+
+@pytest.mark.parametrize("below", ["", "notebooks", "my own/sub folder"])
+def test_an_installed_package_finds_the_workbook_that_it_is_run_in(tmp_path: Path, below: str) -> None:
+    """As `pip install .` leaves it: the package in one folder, the notebooks in another."""
+    package, workbook = tmp_path / "site packages", tmp_path / "a workbook"
+    source = Path(paths.__file__).parent
+    shutil.copytree(source, package / "labutil", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(source.parent / "notebooks" / "recipes" / "smoke", workbook / "notebooks" / "recipes" / "smoke")
+    shutil.copy(source.parent / "notebooks" / "02_supervised_baseline.ipynb", workbook / "notebooks")
+    (workbook / below).mkdir(parents=True, exist_ok=True)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LABUTIL_")}
+    environment["PYTHONPATH"] = str(package)
+
+    def call(folder: Path, **named: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "labutil", "sweep", "02", "-p", "lr", "0.1,0.2", "--dry-run"]
+        settings = {"capture_output": True, "encoding": "utf-8", "env": environment | named}
+        return subprocess.run(command, cwd=folder, check=False, **settings)
+
+    for done in (call(workbook / below), call(tmp_path, LABUTIL_ROOT=str(workbook))):
+        assert done.returncode == 0 and done.stdout.count(": missing") == 2, done.stderr
+    lost = call(tmp_path)
+    assert (lost.returncode, lost.stderr.count("\n")) == (2, 1)
+    assert f"{tmp_path} holds no workbook" in lost.stderr and "LABUTIL_ROOT" in lost.stderr
