@@ -63,7 +63,7 @@ colab: $(STAMP)
 
 # constraints.txt anew, from the environment that has just passed the tests.
 constraints: test
-	$(PY) tests/constraints.py > constraints.txt
+	$(PY) tests/constraints.py > constraints.new && mv constraints.new constraints.txt
 
 clean:
 	rm -rf $(VENV) .executed .pytest_cache .ruff_cache

@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import yaml
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -27,6 +28,23 @@ def test_lower_bounds_only():
     everything = PROJECT["dependencies"] + [d for extra in PROJECT["optional-dependencies"].values() for d in extra]
     for dependency in everything:
         assert re.fullmatch(r"[A-Za-z0-9_.-]+(\[[a-z]+\])?>=[0-9.]+", dependency), dependency
+
+
+def test_constraints_name_a_tested_version_of_all_that_is_installed():
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
+    for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["lab"]:
+        need = Requirement(text)
+        assert need.specifier.contains(pinned.pop(need.name)), text
+    assert not [name for name in pinned if name.startswith(("nvidia", "triton"))]  # torch's wheel says which
+    tests_only = {Requirement(text).name for text in PROJECT["optional-dependencies"]["test"]}
+    assert not tests_only & set(pinned)
+
+
+def test_the_base_install_has_no_front_end_and_nothing_for_tests():
+    base = {Requirement(text).name for text in PROJECT["dependencies"]}
+    assert not base & {"jupyterlab", "notebook", "pytest", "nbval", "hypothesis", "ruff", "lightly", "kornia"}
+    assert [Requirement(text).name for text in PROJECT["optional-dependencies"]["lab"]] == ["jupyterlab"]
 
 
 def test_every_dependency_is_used():
