@@ -22,6 +22,10 @@ class OneLineErrors(click.Group):
     """Turns the package's own errors into one line: exit 2 for what the user typed, 1 for a run that failed."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        if hasattr(
+            sys.stdout, "reconfigure"
+        ):  # into a file, Windows writes what it has letters for, and fails at others
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
         except (parameters.ParameterError, sources.DataError, runs.RunError) as error:

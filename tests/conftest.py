@@ -1,6 +1,8 @@
 """Shared by all tests: nothing is read from or written to the project's own `data/` and `runs/`, no figure stays."""
 
+import inspect
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -24,3 +26,15 @@ def no_figures_left():
     yield
     if pyplot := sys.modules.get("matplotlib.pyplot"):
         pyplot.close("all")
+
+
+# Tests of what Windows has not (POSIX signals, links and modes of files) or torch has not there (several processes).
+POSIX = re.compile(r"\bSIG[A-Z]+\d?\b|os\.kill|symlink_to|mkfifo|chmod|\bresource\b|/dev/|/bin/|torchrun")
+POSIX_FILES = {f"test_{name}.py" for name in ("kills", "slurm", "processes", "ranks", "locks", "benchmarks")}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if sys.platform == "win32":
+        for item in items:
+            if item.path.name in POSIX_FILES or POSIX.search(inspect.getsource(item.function)):
+                item.add_marker(pytest.mark.skip(reason="needs what Windows, or torch on Windows, has not"))

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from labutil import cli, paths, runs
 from labutil.runs import execute, parameters
@@ -138,3 +139,16 @@ def test_lab_starts_jupyterlab_on_the_lesson(monkeypatch, system):
     root, *rest = command[3:]
     assert command[1:3] == ["-m", "jupyterlab"] and root == f"--ServerApp.root_dir={paths.project_root()}"
     assert rest == ["--no-browser", str(parameters.NOTEBOOKS / "02_supervised_baseline.ipynb")]
+
+
+def test_output_goes_into_files_that_have_no_letters_for_it(tmp_path):
+    """As on Windows, where a redirected output is cp1252."""
+    for name in ("äß", "日本"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for i in range(4):
+            Image.new("RGB", (8, 8), (i * 50, 9, 9)).save(tmp_path / "set" / name / f"{i}.png")
+    command = [sys.executable, "-m", "labutil", "data", f"folder:{tmp_path / 'set'}"]
+    done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "cp1252"}, check=False)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.decode("cp1252")
+    assert "äß" in said and r"\u65e5\u672c" in said

@@ -134,6 +134,14 @@ print(list(store.in_threads(lambda file: file + 1, [1, 2])), local.environments(
     assert done.stdout.splitlines()[-1] == "[2, 3] [{}]"
 
 
+def test_text_is_read_and_written_as_utf_8():
+    """Also where ruff does not know that something is a path."""
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in {"read_text", "write_text"}:
+                assert "'utf-8'" in ast.unparse(node), f"{path.name}: {ast.unparse(node)}"
+
+
 def test_what_only_posix_has_is_used_where_it_is_there():
     """Each of these stands where this list says it does: behind a question, or in what is for Linux alone."""
     words = "fcntl|resource|fork|SIGKILL|SIGUSR2|mallopt|/proc/|sched_getaffinity|killpg|execv|start_new_session"

@@ -60,7 +60,7 @@ class Lock:
     def release(self) -> None:
         self._released.set()
         if self.held():
-            paths.replace_file(self.path, lambda temporary: temporary.write_text("{}"))
+            paths.replace_file(self.path, lambda temporary: temporary.write_text("{}", "utf-8"))
 
     def __enter__(self) -> Lock:
         return self

@@ -143,7 +143,9 @@ class Array:
                 for job, new in zip(part, submitted, strict=True):
                     job.id = known[job.directory] = new.job_id
                 queue |= {job.id for job in part}
-                paths.replace_file(self.ids, lambda temporary: temporary.write_text(json.dumps(known, indent=0)))
+                paths.replace_file(
+                    self.ids, lambda temporary: temporary.write_text(json.dumps(known, indent=0), "utf-8")
+                )
                 what = "1 run" if len(part) == 1 else f"{len(part)} runs"
                 click.echo(f"SLURM: {what} submitted as job {part[0].id.split('_')[0]}")
 
