@@ -4,6 +4,7 @@ version, so that nothing has to be restarted."""
 
 import importlib
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -21,11 +22,14 @@ def main() -> None:
     os.environ["LABUTIL_ROOT"] = str(ROOT)  # for `!labutil run 02` too
     if util.find_spec("labutil"):
         return
+    from packaging.version import VERSION_PATTERN
+
+    readable = re.compile(VERSION_PATTERN, re.VERBOSE | re.IGNORECASE)  # Debian's are not all
     here = {found.metadata["Name"]: found.version for found in metadata.distributions()}
-    kept = "".join(f"{name}=={version}\n" for name, version in here.items() if name)
+    lines = (f"{n}=={v}\n" for n, v in here.items() if n and v and readable.fullmatch(v))
     with tempfile.TemporaryDirectory() as folder:
         constraints = Path(folder, "kept.txt")
-        constraints.write_text(kept, encoding="utf-8")
+        constraints.write_text("".join(lines), encoding="utf-8")
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", constraints]
         source = next(ROOT.glob("labutil*.whl"), ROOT)
         done = subprocess.run([*pip, source], check=False, capture_output=True, encoding="utf-8")
