@@ -105,16 +105,6 @@ def test_a_full_disk_is_one_line(monkeypatch):
     assert (result.exit_code, result.stderr) == (2, "labutil: out.csv cannot be written (No space left on device)\n")
 
 
-def test_lab_becomes_jupyterlab_on_the_lesson(monkeypatch):
-    started = []
-    monkeypatch.setattr(os, "execv", lambda path, command: started.append((path, command)))
-    assert call("lab", "--lesson", "02", "--no-browser", "--port=8890").exit_code == 0
-    ((path, command),) = started
-    assert path == sys.executable
-    assert (command[1:3], command[4:6]) == (["-m", "jupyterlab"], ["--no-browser", "--port=8890"])
-    assert command[6].endswith("02_supervised_baseline.ipynb")
-
-
 def test_python_m_labutil_is_the_command():
     done = subprocess.run([sys.executable, "-m", "labutil", "--version"], capture_output=True, text=True, check=False)
     assert done.stdout.startswith("labutil, version ")
