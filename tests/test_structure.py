@@ -115,7 +115,7 @@ def test_all_of_labutil_imports_where_posix_is_missing():
     """Windows has neither these modules, nor these functions and signals."""
     script = """
 import importlib, os, signal, sys
-import IPython, filelock, ipywidgets, optuna, psutil, seaborn, submitit, torch  # these know where they are
+import IPython, filelock, ipywidgets, optuna, psutil, seaborn, torch  # these know where they are
 for name in ("fcntl", "resource", "termios", "pwd", "grp", "pty", "tty"):
     sys.modules[name] = None
 for name in ("fork", "sched_getaffinity", "geteuid", "getuid", "killpg", "setsid", "mkfifo", "uname", "getloadavg"):
