@@ -7,26 +7,78 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labutil.paths import DataError, project_root
+from safetensors import SafetensorError, safe_open
+
+from labutil.paths import DataError, absolute, project_root
 
 if TYPE_CHECKING:
     import pandas as pd
 
 NAMES = ("supervised_long", "simclr_long", "byol_long", "barlow_twins_long", "supcon_long", "autoencoder_long")
+PARAMETERS = ("encoder", "encoder_name")  # of lessons 02 and 03, 04 and 05
+OTHERS = ("mnist_classifier",)  # of other images, so in no table: digits, by lesson 06's recipe mnist_cpu
+SHIPPED = (*NAMES, *OTHERS)
 FOLDER = project_root() / "notebooks" / "encoders"
 
 
 def find(name: str) -> Path | None:
-    """The file of a classifier whose encoder is meant by a name: one of `NAMES`, a .safetensors file, or a run's
-    directory; None for any other name. Raises DataError where one of `NAMES` has no file."""
-    if name in NAMES:
+    """The file of a model whose encoder is meant by a name: one of `SHIPPED`, a complete run's directory, or a
+    .safetensors file, such as `labutil export` writes; None for the name of a network.
+
+    A path counts from the current folder or from the project's root. Raises DataError where one of `SHIPPED` has no
+    file, and for a path at which there is no model of a complete run.
+    """
+    if name in SHIPPED:
         path = FOLDER / f"{name}.safetensors"
         if not path.is_file():
             raise DataError(f"{name}: {path} is missing: get it from the repository, or make it with make encoders")
         return path
-    path = Path(name).expanduser()
-    path = path / "model.safetensors" if path.is_dir() else path
-    return path if path.suffix == ".safetensors" and path.is_file() else None
+    given = Path(name).expanduser()
+    path = next((p for p in (absolute(given), project_root() / given) if p.exists()), None)
+    if path is not None and path.is_dir() and (path / "run.json").is_file():
+        status = (_read(path / "run.json") or {}).get("status", "damaged")
+        if status != "complete":
+            raise DataError(f"encoder={name!r}: this run is {status}, not complete: finish it with labutil run")
+        if not (path / "model.safetensors").is_file():
+            raise DataError(f"encoder={name!r}: this run keeps no model: run it again, or give one of lessons 02 to 06")
+        return path / "model.safetensors"
+    if path is not None and path.suffix == ".safetensors" and path.is_file():
+        return path
+    if given.suffix == ".safetensors" or len(given.parts) > 1:
+        what = "there is no run.json in it" if path else "there is no such path"
+        raise DataError(f"encoder={name!r}: {what}; give a run's directory, a .safetensors file, or a network's name")
+    return None
+
+
+def origin(name: str) -> dict[str, Any] | None:
+    """What is known of the model that `find` finds; None for the name of a network.
+
+    label: how tables call its method. model: how it was built (`settings`). image_size: pixels a side of the square
+    images that it takes, else None. dataset: name and fingerprint of what it was trained on, {} where that is unknown.
+    All else is of the run.json beside it, or of its own .json. Raises DataError as `find`, and for a damaged file.
+    """
+    if (file := find(name)) is None:
+        return None
+    beside = file.with_name("run.json")
+    known = _read(beside if beside.is_file() else file.with_suffix(".json")) or {}
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            header = opened.metadata() or {}
+        settings = json.loads(header["settings"]) if "settings" in header else known["model"]
+        side = settings["image_size"]
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{file} is damaged or no model file of this workbook: train it again") from error
+    side = side[0] if isinstance(side, list) and side[0] == side[1] else side
+    known |= {"label": known.get("label") or file.stem, "dataset": known.get("dataset") or {}, "model": settings}
+    return known | {"image_size": side if isinstance(side, int) else None}
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def facts(name: str) -> dict[str, Any]:
@@ -37,6 +89,15 @@ def facts(name: str) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read ({error}): get it from the repository, or run make encoders") from error
+
+
+def fine_tuned(name: str) -> pd.DataFrame:
+    """What an encoder has of the test images after fine-tuning with few labels and with all: DataFrame(labels, epochs,
+    seed, probe, fine_tuned), a row a run; probe is the linear layer that each began with. Empty where none was made."""
+    import pandas as pd
+
+    columns = ["labels", "epochs", "seed", "probe", "fine_tuned"]
+    return pd.DataFrame(facts(name).get("fine_tuned", []), columns=columns)
 
 
 def present() -> list[str]:
