@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from labutil import cli, encoders, evaluation, models, paths, representations, runs
+from labutil import cli, encoders, models, paths, representations, runs
 from labutil.paths import DataError
 from labutil.runs.export import export
 
@@ -51,6 +51,11 @@ def trained(name, seed=0, **settings):
     with torch.no_grad():
         model.train()(torch.rand(8, 3, *[settings["image_size"]] * 2))
     return model.eval()
+
+
+@torch.no_grad()
+def h_of(encoder, x):
+    return encoder.eval()(x)
 
 
 @pytest.fixture(autouse=True)
@@ -124,7 +129,7 @@ def test_the_file_comes_back_as_an_encoder(name):
     x = torch.rand(4, 3, 32, 32)
     for way in (str(file), str(directory), str(directory / "model.safetensors")):
         again = models.encoder(way, image_size=32)
-        torch.testing.assert_close(evaluation.predict(again, x), evaluation.predict(model.encoder, x))
+        torch.testing.assert_close(h_of(again, x), h_of(model.encoder, x))
         origin = encoders.origin(way)
         assert (origin["label"], origin["image_size"]) == ("SimCLR", 32)
         assert origin["dataset"]["fingerprint"] == "0" * 16
@@ -142,7 +147,7 @@ def test_an_autoencoders_encoder(tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(program(x), whole.encoder(x))
     again = models.encoder(str(next(folder.glob("*.safetensors"))), channels=1, image_size=14)
-    torch.testing.assert_close(evaluation.predict(again, x), evaluation.predict(whole.encoder, x))
+    torch.testing.assert_close(h_of(again, x), h_of(whole.encoder, x))
     assert json.loads(next(folder.glob("*.json")).read_text())["input"].get("mean") is None
 
 
@@ -200,3 +205,26 @@ def test_a_control_has_random_weights_and_the_same_normalisation():
     assert torch.equal(control.normalize.mean, encoder.normalize.mean)
     assert not torch.equal(control.conv1.weight, encoder.conv1.weight)
     assert control.bn1.running_mean.abs().sum() == 0
+
+
+@pytest.mark.long
+def test_lesson_03_finds_what_lesson_04_found(tmp_path):
+    """The linear layer of a run of lesson 04, asked in lesson 03: by directory and by exported file."""
+    small = ["--recipe", "smoke", "--core", "--out", str(tmp_path / "runs")]
+
+    def run(*args):
+        call = [sys.executable, "-m", "labutil", "run", *map(str, args), *small]
+        subprocess.run(call, check=True, capture_output=True, text=True)
+        (record,) = (tmp_path / "runs").glob(f"{args[0]}*/*/run.json")
+        found = json.loads(record.read_text())
+        record.parent.rename(tmp_path / f"kept_{len(list(tmp_path.iterdir()))}")
+        return found
+
+    first = run("04")
+    (directory,) = tmp_path.glob("kept_*")
+    for way in (directory, next(export(str(directory)).glob("*.safetensors"))):
+        found = run("03", "-p", "encoder", way, "-p", "image_size", "null")
+        assert found["label"] == "SimCLR, transfer" and found["dataset"]["image_size"] == 24
+        away = found["metrics"]["linear_accuracy"] - first["metrics"]["linear_accuracy"]
+        assert abs(away) <= (0.005 if way == directory else 1), away
+        assert found["metrics"]["probe_accuracy"] > found["metrics"]["chance_accuracy"]
