@@ -14,6 +14,8 @@ from labutil.paths import DataError, absolute, project_root
 if TYPE_CHECKING:
     import pandas as pd
 
+    from labutil.images import Dataset
+
 NAMES = ("supervised_long", "simclr_long", "byol_long", "barlow_twins_long", "supcon_long", "autoencoder_long")
 PARAMETERS = ("encoder", "encoder_name")  # of lessons 02 and 03, 04 and 05
 OTHERS = ("mnist_classifier",)  # of other images, so in no table: digits, by lesson 06's recipe mnist_cpu
@@ -50,15 +52,20 @@ def find(name: str) -> Path | None:
     return None
 
 
-def origin(name: str) -> dict[str, Any] | None:
-    """What is known of the model that `find` finds; None for the name of a network.
+def origin(name: str, pretrained: str | None = "imagenet") -> dict[str, Any]:
+    """Where an encoder comes from, as lesson 03 says it. pretrained: that lesson's parameter of this name.
 
-    label: how tables call its method. model: how it was built (`settings`). image_size: pixels a side of the square
-    images that it takes, else None. dataset: name and fingerprint of what it was trained on, {} where that is unknown.
-    All else is of the run.json beside it, or of its own .json. Raises DataError as `find`, and for a damaged file.
+    own: whether this workbook trained it (`find` finds it). weights: what tables call its weights. transfer: what they
+    call a method that starts from it. image_size: pixels a side of the square images that it takes, None where that is
+    free. dataset: name and fingerprint of what it was trained on, {} where unknown. Of an own one also label and model
+    (its settings), and all else of the run.json beside it, or of its own .json.
+    Raises DataError as `find`, for a damaged file, and where an own one shall have other weights than its own.
     """
     if (file := find(name)) is None:
-        return None
+        foreign = {"weights": "ImageNet weights", "transfer": "transfer", "image_size": None}
+        return foreign | {"own": False, "label": "ImageNet", "dataset": {}}
+    if pretrained != "imagenet":
+        raise DataError(f"encoder={name!r} has its own weights: leave pretrained as it is, or name a network")
     beside = file.with_name("run.json")
     known = _read(beside if beside.is_file() else file.with_suffix(".json")) or {}
     try:
@@ -69,8 +76,20 @@ def origin(name: str) -> dict[str, Any] | None:
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{file} is damaged or no model file of this workbook: train it again") from error
     side = side[0] if isinstance(side, list) and side[0] == side[1] else side
-    known |= {"label": known.get("label") or file.stem, "dataset": known.get("dataset") or {}, "model": settings}
-    return known | {"image_size": side if isinstance(side, int) else None}
+    label, own = known.get("label") or file.stem, {"own": True, "model": settings}
+    own |= {"label": label, "weights": f"{label} weights", "transfer": f"{label}, transfer"}
+    own |= {"dataset": known.get("dataset") or {}, "image_size": side if isinstance(side, int) else None}
+    return known | own
+
+
+def at_home(origin: dict[str, Any], data: Dataset) -> bool:
+    """Whether an encoder was trained on just these images, at this size and in these splits; a line on standard output
+    says so where the splits are others, since it may then have seen test images."""
+    trained = origin["dataset"]
+    same = trained.get("fingerprint") == data.fingerprint
+    if trained.get("name") == data.name and not same:
+        print(f"the encoder was trained on other splits of {data.name}: it may know some of these test images")
+    return same and origin["image_size"] == data.image_size
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -91,13 +110,19 @@ def facts(name: str) -> dict[str, Any]:
         raise DataError(f"{path} cannot be read ({error}): get it from the repository, or run make encoders") from error
 
 
-def fine_tuned(name: str) -> pd.DataFrame:
-    """What an encoder has of the test images after fine-tuning with few labels and with all: DataFrame(labels, epochs,
-    seed, probe, fine_tuned), a row a run; probe is the linear layer that each began with. Empty where none was made."""
+def few_labels() -> pd.DataFrame:
+    """What encoders have of the test images with few labels and with all, as far as their .json says so (recipe
+    `fine_tuned` of lesson 03): DataFrame(method, labels, seed, accuracy, split), a method "SimCLR, probe", a linear
+    layer on the encoder as it is, and "SimCLR, fine-tuned", which began there; `lab.sweeps` has the rival."""
     import pandas as pd
 
-    columns = ["labels", "epochs", "seed", "probe", "fine_tuned"]
-    return pd.DataFrame(facts(name).get("fine_tuned", []), columns=columns)
+    rows = [
+        (f"{f['label']}, {how}", row["labels"], row["seed"], row[key], "test")
+        for f in map(facts, present())
+        for row in f.get("fine_tuned", ())
+        for how, key in (("probe", "probe"), ("fine-tuned", "fine_tuned"))
+    ]
+    return pd.DataFrame(rows, columns=["method", "labels", "seed", "accuracy", "split"])
 
 
 def present() -> list[str]:

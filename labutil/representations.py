@@ -154,9 +154,13 @@ def linear_head(name: str) -> nn.Module | None:
     return head if isinstance(head, nn.Linear) or getattr(head, "settings", {}).get("sizes") == [] else None
 
 
-def untrained(encoder: nn.Module) -> nn.Module:
-    """The same network with random weights and the same normalisation: the control of a trained one."""
-    made = models.rebuild(encoder.settings)
+def untrained(encoder: nn.Module, side: int | None = None) -> nn.Module:
+    """The same network with random weights and the same normalisation: the control of a trained one. side: the most
+    pixels a side to which it scales images, where it takes any."""
+    settings = dict(encoder.settings)
+    if side and settings.get("input_size") and settings["encoder"] not in {"basic_cnn", "conv_autoencoder"}:
+        settings["input_size"] = min(side, settings["input_size"])
+    made = models.rebuild(settings)
     kept = {key: value for key, value in encoder.state_dict().items() if "normalize." in key}
     made.load_state_dict(kept, strict=False)
     return made
@@ -314,7 +318,8 @@ def feature_size(image_shape: tuple[int, int], encoder: str = DEFAULT) -> int:
     """Pixels a side at which a pretrained network sees images of this height and width: the larger of the two, to the
     nearest multiple of 32, from 96 (small images are seen better enlarged) to 224. One that this workbook trained sees
     all images at the size that it was trained on."""
-    if (own := encoders.origin(encoder)) is not None:
+    own = encoders.origin(encoder)
+    if own["own"]:
         side = own["model"].get("input_size") or own["model"]["image_size"]
         return side if isinstance(side, int) else side[0]
     return min(224, max(96, 32 * round(max(image_shape) / 32)))
