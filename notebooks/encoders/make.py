@@ -33,6 +33,7 @@ MADE = {
     "supcon_long": ("05", {}, "SupCon", "model"),
     "autoencoder_long": ("06", {}, "autoencoder", "autoencoder"),
 }
+FINE_TUNED = "simclr_long"  # what lessons 04 and 07 set beside training from scratch
 
 
 def make(name: str) -> Path:
@@ -174,6 +175,10 @@ if __name__ == "__main__":
         if name not in {*MADE, *encoders.OTHERS}:
             near = paths.did_you_mean(name, MADE)
             sys.exit(f"make.py: no encoder {name!r}{near}; there are {', '.join(MADE)}")
-        maker = make if name in MADE else lambda _: make_digits()
-        maker = fine_tune if "--fine-tune" in sys.argv else maker
-        click.echo(f"  {runs.show_path(maker(name))}")
+        steps = [make] if name in MADE else [lambda _: make_digits()]
+        if "--fine-tune" in sys.argv:
+            steps = [fine_tune]
+        elif name == FINE_TUNED:
+            steps.append(fine_tune)
+        for step in steps:
+            click.echo(f"  {runs.show_path(step(name))}")
