@@ -209,12 +209,14 @@ def test_a_control_has_random_weights_and_the_same_normalisation():
 
 @pytest.mark.long
 def test_lesson_03_finds_what_lesson_04_found(tmp_path):
-    """The linear layer of a run of lesson 04, asked in lesson 03: by directory and by exported file."""
+    """The linear layer of a run of lesson 04, asked in lesson 03 (in fp32: bfloat16 moves one of 120 images); and the
+    exported encoder, with which no layer comes."""
     small = ["--recipe", "smoke", "--core", "--out", str(tmp_path / "runs")]
 
     def run(*args):
         call = [sys.executable, "-m", "labutil", "run", *map(str, args), *small]
-        subprocess.run(call, check=True, capture_output=True, text=True)
+        environment = os.environ | {"LABUTIL_PRECISION": "fp32"}
+        subprocess.run(call, check=True, capture_output=True, text=True, env=environment)
         (record,) = (tmp_path / "runs").glob(f"{args[0]}*/*/run.json")
         found = json.loads(record.read_text())
         record.parent.rename(tmp_path / f"kept_{len(list(tmp_path.iterdir()))}")
@@ -225,6 +227,6 @@ def test_lesson_03_finds_what_lesson_04_found(tmp_path):
     for way in (directory, next(export(str(directory)).glob("*.safetensors"))):
         found = run("03", "-p", "encoder", way, "-p", "image_size", "null")
         assert found["label"] == "SimCLR, transfer" and found["dataset"]["image_size"] == 24
-        away = found["metrics"]["linear_accuracy"] - first["metrics"]["linear_accuracy"]
-        assert abs(away) <= (0.005 if way == directory else 1), away
+        own = first if way == directory else {"metrics": {"linear_accuracy": found["metrics"]["probe_accuracy"]}}
+        assert found["metrics"]["linear_accuracy"] == pytest.approx(own["metrics"]["linear_accuracy"], abs=0.005)
         assert found["metrics"]["probe_accuracy"] > found["metrics"]["chance_accuracy"]
