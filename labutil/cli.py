@@ -190,6 +190,22 @@ def predict(run_name: str, spec: str, part: str | None, out: Path | None) -> Non
     click.echo(f"{images}: {runs.show_path(path)}\n  {summary(table)}")
 
 
+@main.command()
+@click.argument("run_name", metavar="RUN")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="The folder.  [default: RUN/export]")
+def export(run_name: str, out: Path | None) -> None:
+    """Write a finished run's encoder for use without labutil: a program that torch alone runs, and its weights.
+
+    RUN: as for `labutil predict`; of lessons 02 to 06, or an encoder that comes with the workbook (simclr_long). The
+    .md beside the files has the lines that load them.
+    """
+    from labutil.runs import export as exporting
+
+    folder = exporting.export(run_name, out)
+    for path in sorted(folder.glob("*.*")):
+        click.echo(f"{runs.show_path(path)}  {path.stat().st_size / 1e6:.2f} MB")
+
+
 main.command()(report_e.autoencoder)
 main.command()(report_e.classification)
 

@@ -18,7 +18,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from labutil import encoders
-from labutil.networks import RESNETS, BasicCNN, ConvAutoencoder, Mirrored, Normalize, Resized, ResNet, TimmEncoder
+from labutil.networks import (
+    RESNETS,
+    BasicCNN,
+    ConvAutoencoder,
+    Mirrored,
+    Normalize,
+    Resized,
+    ResNet,
+    TimmEncoder,
+    network_of,
+)
 from labutil.paths import DataError, replace_file
 from labutil.weights import load_weights, normalisation
 
@@ -41,8 +51,9 @@ def encoder(
     """An encoder: images (N, C, H, W) in [0, 1] -> representations h (N, `encoder.num_features`).
 
     name: basic_cnn, resnet8 (0.3 M parameters, for CPUs), resnet18, resnet34, resnet50, or any timm model name. Or one
-    that this workbook trained: simclr_long and the like (`encoders.NAMES`), or the directory of a run. Such a one
-    brings all it needs: it scales images to the size that it was trained on, and takes gray ones as three channels.
+    that this workbook trained: simclr_long and the like (`encoders.SHIPPED`), the directory of a run, or a .safetensors
+    file, of a run or of `labutil export`. Such a one brings all it needs: it scales images to the size that it was
+    trained on, and takes gray ones as three channels.
     image_size: pixels a side, or (height, width); it chooses a ResNet's stem. mean, std: normalisation per channel; 0.5
     and 0.25 when left out. pretrained: ImageNet weights (tf_efficientnet_lite0's are installed). weights: a file to
     take them from instead, see `weights.load_weights`. Both bring the stem and the normalisation that the weights were
@@ -82,7 +93,8 @@ def encoder(
 
 def _encoder_of(file: Path, channels: int, image_size: int | tuple[int, int], input_size: int | None) -> nn.Module:
     """The encoder of the classifier in a file, with the weights that it has there, for images of other sizes, too."""
-    body = load(file, kind=Classifier).encoder
+    body = load(file)
+    body = body.encoder if isinstance(body, Classifier | ConvAutoencoder) else body
     own = body.settings
     side, needs = own.get("input_size") or own["image_size"], 3 if own.get("imagenet_stem") else own["channels"]
     if not isinstance(side, int):
@@ -261,7 +273,14 @@ def load(
         settings = json.loads(header["settings"]) if "settings" in header else settings
         model = rebuild(settings) if settings else None
         if isinstance(model, kind):
-            model.load_state_dict(load_file(path))
+            weights = load_file(path)
+            if "exported" in header:  # by `labutil export`: the network alone, what it normalises by in the header
+                place, network, _ = network_of(model)
+                weights = {f"{place}{key}": value for key, value in weights.items()}
+                for key, values in json.loads(header["exported"]).items():
+                    known = getattr(network.normalize, key)
+                    weights[f"{place.removesuffix('body.')}normalize.{key}"] = torch.tensor(values).view_as(known)
+            model.load_state_dict(weights)
     except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{path} is damaged or no model file ({reason}): train the {what} again") from error

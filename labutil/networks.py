@@ -209,6 +209,15 @@ class Mirrored(nn.Module):
         return (self.encoder(x) + self.encoder(x.flip(3))) / 2
 
 
+def network_of(encoder: nn.Module) -> tuple[str, nn.Module, nn.Module]:
+    """The network inside an encoder, past scaling and mirroring: the path of what others published of it ("encoder."),
+    the network, which normalises, and what others published, whose layers have its publisher's names."""
+    path = ""
+    while isinstance(encoder, Mirrored | Resized):
+        encoder, path = encoder.encoder, f"{path}encoder."
+    return (f"{path}body.", encoder, encoder.body) if isinstance(encoder, TimmEncoder) else (path, encoder, encoder)
+
+
 HALVINGS = ("pool", "stride")
 BATCH_NORMS = ("conv", "pool", "none")
 

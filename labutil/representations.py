@@ -146,6 +146,26 @@ def probe_head(probe: Pipeline, n_classes: int) -> nn.Sequential:
     return head
 
 
+def linear_head(name: str) -> nn.Module | None:
+    """The linear layer, h -> logits, on an encoder that this workbook trained, as its own lesson left it; None where
+    there is none, or more than a layer. name: as `models.encoder` takes it."""
+    file = encoders.find(name)
+    head = getattr(models.load(file), "head", None) if file else None
+    return head if isinstance(head, nn.Linear) or getattr(head, "settings", {}).get("sizes") == [] else None
+
+
+def untrained(encoder: nn.Module, side: int | None = None) -> nn.Module:
+    """The same network with random weights and the same normalisation: the control of a trained one. side: the most
+    pixels a side to which it scales images, where it takes any."""
+    settings = dict(encoder.settings)
+    if side and settings.get("input_size") and settings["encoder"] not in {"basic_cnn", "conv_autoencoder"}:
+        settings["input_size"] = min(side, settings["input_size"])
+    made = models.rebuild(settings)
+    kept = {key: value for key, value in encoder.state_dict().items() if "normalize." in key}
+    made.load_state_dict(kept, strict=False)
+    return made
+
+
 def linear_layer(
     h: Tensor, labels: Tensor, h_val: Tensor, labels_val: Tensor, n_classes: int, **settings: Any
 ) -> tuple[nn.Linear, pd.DataFrame]:
@@ -264,7 +284,8 @@ def timed_features(
         if all(processes.from_each(found is not None)):  # else all processes compute them together
             return found
     with torch.random.fork_rng(devices=[]):  # a new network draws its first weights, though others replace them
-        network = models.encoder(encoder, pretrained=True, weights=weights, input_size=size)
+        shape = {"channels": images.shape[1], "image_size": tuple(images.shape[2:])}
+        network = models.encoder(encoder, pretrained=True, weights=weights, input_size=size, **shape)
     if encoder == DEFAULT:  # which lists its layers as it applies them
         fold_batch_norms(network)
     network = network.to(device.get_device(), memory_format=torch.channels_last)
@@ -295,10 +316,11 @@ def fold_batch_norms(network: nn.Module) -> None:
 
 def feature_size(image_shape: tuple[int, int], encoder: str = DEFAULT) -> int:
     """Pixels a side at which a pretrained network sees images of this height and width: the larger of the two, to the
-    nearest multiple of 32, from 96 (small images are seen better enlarged) to 224. One of `encoders.NAMES` sees all
-    images at the size that it was trained on."""
-    if encoder in encoders.NAMES:
-        side = encoders.facts(encoder)["model"]["image_size"]
+    nearest multiple of 32, from 96 (small images are seen better enlarged) to 224. One that this workbook trained sees
+    all images at the size that it was trained on."""
+    own = encoders.origin(encoder)
+    if own["own"]:
+        side = own["model"].get("input_size") or own["model"]["image_size"]
         return side if isinstance(side, int) else side[0]
     return min(224, max(96, 32 * round(max(image_shape) / 32)))
 

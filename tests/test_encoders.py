@@ -78,6 +78,32 @@ def test_all_files_together_are_small():
     assert sum(path.stat().st_size for path in encoders.FOLDER.glob("*.*")) < 5e6
 
 
+@pytest.mark.skipif(make.FINE_TUNED not in PRESENT, reason="not trained yet: make encoders")
+def test_what_lessons_show_of_fine_tuning_is_there():
+    rows = pd.DataFrame(encoders.facts(make.FINE_TUNED)["fine_tuned"])
+    block = parameters.read_sweep(parameters.find_notebook("03"), "fine_tuned")
+    assert len(rows) == len(block["points"]) * len(block["seeds"])
+    assert set(rows.labels) == {43, 432, 4320} and set(rows.seed) == {0, 1, 2}
+    table = encoders.few_labels()
+    assert set(table.method) == {"SimCLR, probe", "SimCLR, fine-tuned"} and len(table) == 2 * len(rows)
+    assert table.accuracy.between(0.4, 1).all()
+
+
+@pytest.mark.skipif(not (encoders.FOLDER / "mnist_classifier.safetensors").is_file(), reason="not trained yet")
+def test_the_classifier_of_digits_and_its_autoencoder():
+    classifier = models.load(encoders.find("mnist_classifier"), kind=models.Classifier, image=(1, 28, 28))
+    whole = models.load(encoders.FOLDER / "mnist_autoencoder.safetensors", kind=ConvAutoencoder, image=(1, 28, 28))
+    data = load_dataset("mnist5k")  # some of MNIST's training images
+    right = evaluation.predict(classifier, data.test.images).argmax(1) == data.test.labels
+    assert right.float().mean() > 0.99
+    x = device.to_float(data.test.images[:200])
+    with torch.no_grad():
+        drawn = whole.eval().to(x.device)(x)
+    assert F.mse_loss(drawn, x) < 0.02 < x.var()
+    assert encoders.facts("mnist_classifier")["scores"]["test_errors"] < 60
+    assert models.encoder("mnist_classifier", channels=1, image_size=28).num_features == 2048
+
+
 def test_what_makes_them_is_what_recipes_hold():
     assert tuple(make.MADE) == encoders.NAMES
     for name, (lesson, given, *_) in make.MADE.items():

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from labutil import encoders
 from labutil.data import groups, sources
 from labutil.paths import absolute, check_workbook, did_you_mean, is_number, project_root
 
@@ -153,6 +154,9 @@ def plan(
         params["dataset"] = sources.resolve(params["dataset"])
     if params.get("groups"):
         params["groups"] = groups.resolve(params["groups"])
+    for key in encoders.PARAMETERS:  # a run is known by where it lies, wherever it is asked for
+        if params.get(key) not in (None, *encoders.SHIPPED) and (file := encoders.find(params[key])):
+            params[key] = str(file.parent if file.with_name("run.json").is_file() else file)
     if params.get("runs"):
         params["runs"] = str(absolute(params["runs"]))
         if not Path(params["runs"]).is_dir():

@@ -23,13 +23,13 @@ _BATCH = 128  # a network may scale its images up, so fewer at once than stored 
 
 def find_run(name: str) -> Path:
     """A run's directory, by its path; or below `paths.runs_dir()` by its id or the beginning of one, or as the newest
-    complete run of a notebook, by the notebook's name or number. One of `encoders.NAMES` is its .json file, which says
-    what a run's run.json does. Raises DataError when there is none, or several.
+    complete run of a notebook, by the notebook's name or number. One of `encoders.SHIPPED` is its .json file, which
+    says what a run's run.json does. Raises DataError when there is none, or several.
 
     Example:
         find_run("02")  # runs/02_supervised_baseline/1a13e63080
     """
-    if name in encoders.NAMES:
+    if name in encoders.SHIPPED:
         return encoders.find(name).with_suffix(".json")
     path, base = Path(name).expanduser(), paths.runs_dir()
     if (path / "run.json").is_file():
@@ -47,7 +47,7 @@ def find_run(name: str) -> Path:
         return fits[0]
     if fits:
         raise DataError(f"run {name!r} may be {', '.join(p.name for p in fits[:5])}: write more of its id")
-    hint = did_you_mean(name, {*encoders.NAMES, *(name for p in found for name in (p.parent.name, p.name))})
+    hint = did_you_mean(name, {*encoders.SHIPPED, *(name for p in found for name in (p.parent.name, p.name))})
     what = "there is no run.json in it" if path.is_dir() else f"none such is in {show_path(base)}"
     raise DataError(f"no run {name!r}{hint}: {what}; give a run's directory, id, or notebook")
 

@@ -229,7 +229,8 @@ def run_id(
         others = [(str(f.relative_to(p)), f) for p, f in files if notebook.stem not in f.relative_to(p).parts]
         data += json.dumps([(name, *_size_and_time(file)) for name, file in others])
     texts = [v for k, v in params.items() if k != "dataset" and isinstance(v, str)]
-    files = [file for v in texts if (file := Path(v) if Path(v).is_file() else encoders.find(v))]
+    files = [Path(v) for v in texts if Path(v).is_file()]
+    files += filter(None, (encoders.find(params[key]) for key in encoders.PARAMETERS if params.get(key)))
     times = [list(map(_size_and_time, files))] if files else []
     identity = json.dumps([parameters.code_cells(notebook, core), params, data, *times], sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()[:10]

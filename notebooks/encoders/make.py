@@ -3,6 +3,10 @@
 Each is a run of a lesson's core with its recipe `long`, in sweeps/encoders/runs/ (the same command
 continues one that was cut off, and finds one that is complete). Of the run its encoder is kept,
 with a linear head on it, and what it scores. It takes hours; the .json files say how many.
+
+`make.py --fine-tune NAME` adds to NAME.json what the encoder has right after fine-tuning (recipe
+`fine_tuned` of lesson 03). mnist_classifier is lesson 06's recipe `mnist_cpu`: a classifier of
+digits, and the autoencoder that it began as, mnist_autoencoder.safetensors; it needs MNIST.
 """
 
 from __future__ import annotations
@@ -14,7 +18,6 @@ from typing import Any
 import click
 import pandas as pd
 import torch
-from torch import nn
 
 from labutil import device, encoders, evaluation, models, paths, representations, runs
 from labutil.data import load_dataset
@@ -30,6 +33,7 @@ MADE = {
     "supcon_long": ("05", {}, "SupCon", "model"),
     "autoencoder_long": ("06", {}, "autoencoder", "autoencoder"),
 }
+FINE_TUNED = "simclr_long"  # what lessons 04 and 07 set beside training from scratch
 
 
 def make(name: str) -> Path:
@@ -61,11 +65,7 @@ def export(directory: Path, name: str, *, fit: str, file: str, command: str) -> 
         raise runs.RunError(f"{runs.show_path(directory)} was trained on other images: delete it")
     encoder = models.load(directory / f"{file}.safetensors").encoder
     device.seed_everything(record["params"]["seed"])
-    untrained = models.rebuild(encoder.settings)  # with the very weights that the run began with
-    untrained.load_state_dict(dict(encoder.named_buffers()) | dict(untrained.named_parameters()))
-    for module in untrained.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.reset_running_stats()
+    untrained = representations.untrained(encoder)  # with the very weights that the run began with
     start = representations.scores(device.prepare(untrained), data.train, whole=data.val)
 
     with torch.no_grad():
@@ -96,6 +96,61 @@ def export(directory: Path, name: str, *, fit: str, file: str, command: str) -> 
     return path
 
 
+def fine_tune(name: str) -> Path:
+    """Fine-tune an encoder by each setting of the recipe and seed, and put it into its .json."""
+    notebook, rows = parameters.find_notebook("03"), []
+    block = parameters.read_sweep(notebook, "fine_tuned")
+    out = paths.sweeps_dir() / "fine_tuned" / "runs"
+    for point in block["points"]:
+        for seed in block["seeds"]:
+            given = {"encoder": name, "seed": seed, **point}
+            params = parameters.plan(notebook, "fine_tuned", given)
+            _, record = runs.run_and_tell(notebook, params, recipe="fine_tuned", out=out, core=True)
+            found = {key: record["metrics"][f"{key}_accuracy"] for key in ("probe", "fine_tuned")}
+            labels = record["dataset"]["sizes"]["train"]
+            rows.append(
+                {"labels": labels, "epochs": params["epochs"], "seed": params["seed"], **found}
+            )
+    path = encoders.FOLDER / f"{name}.json"
+    environment = {key: record["environment"][key] for key in ("device", "processor", "torch")}
+    fits = record["fits"]["fine-tune"]["precision"]
+    facts = {"fine_tuned": rows, "fine_tuned_on": environment | {"precision": fits}}
+    runs.write_json(path, encoders.facts(name) | facts)
+    return path
+
+
+def make_digits(directory: Path | None = None) -> Path:
+    """Lesson 06's classifier of digits and its autoencoder, weights of layers as float16, and the
+    classifier's .json. directory: of the run, where it is known."""
+    if directory is None:
+        notebook = parameters.find_notebook("06")
+        params = parameters.plan(notebook, "mnist_cpu", {})
+        out = paths.sweeps_dir() / "encoders" / "runs"
+        directory, _ = runs.run_and_tell(notebook, params, recipe="mnist_cpu", out=out, core=True)
+    record, (name,) = runs.read_record(directory), encoders.OTHERS
+    whole, classifier = (
+        models.load(directory / f"{k}.safetensors") for k in ("autoencoder", "model")
+    )
+    models.save(whole, encoders.FOLDER / "mnist_autoencoder.safetensors", half=True)
+    path = encoders.FOLDER / f"{name}.safetensors"
+    settings = models.save(classifier, path, half=True)
+    test = load_dataset(record["params"]["dataset"], data_seed=record["params"]["data_seed"]).test
+    right = (
+        evaluation.predict(device.prepare(models.load(path)), test.images).argmax(1) == test.labels
+    )
+    kept = ("notebook", "label", "recipe", "params", "dataset", "environment", "started", "status")
+    facts = {"name": name, "command": "labutil run 06 --recipe mnist_cpu --core"}
+    facts |= {key: record[key] for key in kept} | {
+        "model": settings,
+        "minutes": round(record["metrics"]["train_seconds"] / 60, 1),
+        "parameters": models.count_parameters(classifier),
+        "autoencoder_parameters": models.count_parameters(whole),
+        "scores": {"test_errors": int((~right).sum()), "test_images": len(test)},
+    }
+    runs.write_json(path.with_suffix(".json"), facts)
+    return path
+
+
 def curve(start: dict[str, float], history: pd.DataFrame) -> list[dict[str, Any]]:
     """Epochs with their k-NN and linear accuracy on validation images, before the first one too."""
     whole = history.dropna(subset=list(start)) if set(start) <= set(history) else history[:0]
@@ -115,8 +170,15 @@ def scores(path: Path, data: Dataset, shifted: str, shape: dict[str, Any]) -> di
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or MADE:
-        if name not in MADE:
+    asked = [word for word in sys.argv[1:] if word != "--fine-tune"]
+    for name in asked or MADE:
+        if name not in {*MADE, *encoders.OTHERS}:
             near = paths.did_you_mean(name, MADE)
             sys.exit(f"make.py: no encoder {name!r}{near}; there are {', '.join(MADE)}")
-        click.echo(f"  {runs.show_path(make(name))}")
+        steps = [make] if name in MADE else [lambda _: make_digits()]
+        if "--fine-tune" in sys.argv:
+            steps = [fine_tune]
+        elif name == FINE_TUNED:
+            steps.append(fine_tune)
+        for step in steps:
+            click.echo(f"  {runs.show_path(step(name))}")
