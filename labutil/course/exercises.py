@@ -13,7 +13,8 @@ from pathlib import Path
 
 from labutil.runs import parameters
 
-_TITLE = re.compile(r"^(?:#+ |> \*\*)(Exercise (\d+\w?)[^\n(*]*)", flags=re.MULTILINE)
+_TITLE = re.compile(r"^(?:#+ |> \*\*)(Exercise \d[^\n(*]*)", flags=re.MULTILINE)
+_EFFORT = re.compile(r"\((\d+) minutes, (easy|medium|hard)\)")
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Exercise:
 
     name: str  # the check's, of `lab.checks`: "info_nce"; "guess" of predictions
     title: str  # "Exercise 3: the loss", as the text has it
+    minutes: int
+    level: str  # easy, medium or hard
     answer: str  # what the student defines: "my_info_nce", "my_guess"
     stub: str  # the cell in which it is defined
     checks: tuple[str, ...]  # cells that call the check with it: the stub itself, of predictions later ones
@@ -46,11 +49,12 @@ def exercises(notebook: Path) -> list[Exercise]:
 
 def of_cells(cells: list[dict]) -> list[Exercise]:
     """As `exercises`, of a notebook's cells."""
-    found, title = [], ""
+    found, title, effort = [], "", (0, "")
     for place, cell in enumerate(cells):
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
-            title = (_TITLE.findall(source) or [(title, "")])[-1][0].strip(" :")
+            title = (_TITLE.findall(source) or [title])[-1].strip(" :")
+            effort = (_EFFORT.findall(source) or [effort])[-1]
         elif parameters.has_tag(cell, "exercise"):
             answer = next(name for name in defined(source) if name.startswith("my_"))
             called = {c["id"]: name for c in cells if (name := _check_of("".join(c["source"]), answer))}
@@ -63,7 +67,8 @@ def of_cells(cells: list[dict]) -> list[Exercise]:
             code = next((block for block in blocks if answer in defined(block)), "")
             ids = {tag: part and part["id"] for tag, part in parts.items()}
             name = next(iter(called.values()), "")
-            found.append(Exercise(name, title, answer, cell["id"], tuple(called), **ids, code=code))
+            minutes, level = int(effort[0]), effort[1]
+            found.append(Exercise(name, title, minutes, level, answer, cell["id"], tuple(called), **ids, code=code))
     return found
 
 
