@@ -104,14 +104,20 @@ def test_a_full_disk_is_one_line(monkeypatch):
     assert (result.exit_code, result.stderr) == (2, "labutil: out.csv cannot be written (No space left on device)\n")
 
 
-def test_lab_becomes_jupyterlab_on_the_lesson(monkeypatch):
+def test_lab_becomes_jupyterlab_on_copies(monkeypatch, tmp_path):
     started = []
     monkeypatch.setattr(os, "execv", lambda path, command: started.append((path, command)))
+    monkeypatch.setattr("labutil.course.copies.WORK", tmp_path / "work")
     assert call("lab", "--lesson", "02", "--no-browser", "--port=8890").exit_code == 0
-    ((path, command),) = started
+    mine = tmp_path / "work" / "02_supervised_baseline.ipynb"
+    mine.write_text("work")
+    assert call("lab").exit_code == 0
+    (path, command), (_, all_of_them) = started
     assert path == sys.executable
-    assert (command[1:3], command[4:6]) == (["-m", "jupyterlab"], ["--no-browser", "--port=8890"])
-    assert command[6].endswith("02_supervised_baseline.ipynb")
+    assert (command[1:3], command[4:]) == (["-m", "jupyterlab"], ["--no-browser", "--port=8890", str(mine)])
+    assert all_of_them[4:] == [str(tmp_path / "work")]
+    assert mine.read_text() == "work"
+    assert len(list((tmp_path / "work").iterdir())) == 7
 
 
 def test_python_m_labutil_is_the_command():
