@@ -59,19 +59,25 @@ def source_cells(notebook: Path, cells: list[dict]) -> list[dict]:
 
 
 def _exercise(cell: dict, exercise: Exercise) -> list[dict]:
-    """A stub as a cell to solve, and the check that was below it as a locked cell with points."""
+    """A stub as three cells: one to solve; the check that was below it, locked; and one with the points, locked."""
     above, stub, check = copies.split(cell["source"], exercise.answer)
     inside = stub.splitlines()[:-1]  # all but `return None`
     region = ["    ### BEGIN SOLUTION", copies.body(exercise.code, exercise.answer), "    ### END SOLUTION"]
     answer = "\n".join([*([above] if above else []), *inside, *region])
-    asked = f"(graded := lab.checks.{exercise.name}({exercise.answer}))"
-    test = f'### BEGIN HIDDEN TESTS\nassert {asked}.status == "passed", graded.message\n### END HIDDEN TESTS'
-    below = {**cell, "id": f"{cell['id']}-check", "source": f"{check}\n{test}"}
+    passed = 'graded.status == "passed", graded.message'
+    counted = (
+        "# What is not solved is an error to nbgrader alone; you can run all cells.",
+        f"graded = lab.checks.{exercise.name}({exercise.answer})",
+        f'assert "NBGRADER_EXECUTION" not in os.environ or {passed}',
+        *("### BEGIN HIDDEN TESTS", f"assert {passed}", "### END HIDDEN TESTS"),
+    )
     tags = [tag for tag in cell["metadata"]["tags"] if tag != "exercise"]
-    below["metadata"] = {"tags": tags}
+    checked = cell | {"id": f"{cell['id']}-check", "source": check, "metadata": {"tags": tags}}
+    points = checked | {"id": f"{cell['id']}-points", "source": "\n".join(counted)}
     return [
         _graded(cell | {"source": answer}, f"{exercise.name}_answer", solution=True),
-        _graded(below, exercise.name, grade=True, locked=True, points=POINTS[exercise.level]),
+        _graded(checked, f"{exercise.name}_check", locked=True),
+        _graded(points, exercise.name, grade=True, locked=True, points=POINTS[exercise.level]),
     ]
 
 

@@ -33,7 +33,9 @@ def test_a_source_assignment_has_cells_to_solve_locked_checks_with_points_and_a_
     nbformat.validate(nbformat.read(path, 4))
     graded = by_grade_id(path)
     asked = [exercise for exercise in exercises(lesson) if not exercise.predicted]
-    names = [name for exercise in asked for name in (f"{exercise.name}_answer", exercise.name)]
+    names = [
+        name for exercise in asked for name in (f"{exercise.name}_answer", f"{exercise.name}_check", exercise.name)
+    ]
     assert sorted(graded) == sorted([*names, "setup", "small", "written"])
     assert len(graded) == sum("nbgrader" in cell["metadata"] for cell in parameters.read_cells(path))
     for exercise in asked:
@@ -45,11 +47,14 @@ def test_a_source_assignment_has_cells_to_solve_locked_checks_with_points_and_a_
         scope = {}
         exec(compile(answer, "answer", "exec"), {}, scope)
         assert exercise.answer in scope
+        own, check = graded[f"{exercise.name}_check"]
+        assert (own["solution"], own["grade"], own["locked"]) == (False, False, True)
+        assert f"lab.checks.{exercise.name}({exercise.answer})" in check and "assert" not in check
         own, check = graded[exercise.name]
         assert (own["solution"], own["grade"], own["locked"]) == (False, True, True)
         assert own["points"] == {"easy": 1, "medium": 2, "hard": 3}[exercise.level]
-        shown = check.split("### BEGIN HIDDEN TESTS")[0]
-        assert f"lab.checks.{exercise.name}({exercise.answer})" in shown and "assert" not in shown
+        shown, hidden = check.split("### BEGIN HIDDEN TESTS")
+        assert 'assert "NBGRADER_EXECUTION" not in os.environ or' in shown and "environ" not in hidden
     text = path.read_text()
     assert "<summary>Solution" not in text and text.count("<summary>Hint") == len(asked) + 1
 
@@ -119,11 +124,12 @@ def test_nbgrader_hands_it_out_grades_three_students_and_exports_marks(lesson, t
         command = [sys.executable, "-m", "nbgrader", *args]
         done = subprocess.run(command, cwd=course, capture_output=True, text=True, env=os.environ | own, check=False)
         assert done.returncode == 0, done.stderr[-4000:]
+        return done.stdout
 
     assignment.write([lesson], course)
     nbgrader("generate_assignment", lesson.stem)
     released = (course / "release" / lesson.stem / lesson.name).read_text()
-    for secret in ("BEGIN SOLUTION", "HIDDEN TESTS", "graded :=", "Rubric", "<summary>Solution"):
+    for secret in ("BEGIN SOLUTION", "HIDDEN TESTS", "assert graded", "Rubric", "<summary>Solution"):
         assert secret not in released
     asked = [exercise for exercise in exercises(lesson) if not exercise.predicted]
     first, second, *_ = asked
@@ -132,6 +138,9 @@ def test_nbgrader_hands_it_out_grades_three_students_and_exports_marks(lesson, t
     submit(course, "all", lesson, right | {"written": "An answer in words."})
     submit(course, "some", lesson, {first.stub: first.code, second.stub: f"{header}\n    return 12.5"})
     submit(course, "nothing", lesson, {})
+    if lesson.stem[:2] == "02":  # what a student's own button says
+        told = {s: nbgrader("validate", f"submitted/{s}/{lesson.stem}/{lesson.name}") for s in ("all", "some")}
+        assert "Success!" in told["all"] and "VALIDATION FAILED" in told["some"], told
     nbgrader("autograde", lesson.stem)
     nbgrader("generate_feedback", lesson.stem)
     nbgrader("export")
