@@ -248,7 +248,7 @@ def start(lesson: str, directory: Path | None, course: Path | None, **options: b
     """
     from labutil.course import assignment, copies
 
-    notebooks = copies.lessons() if lesson == "all" else [parameters.find_notebook(lesson)]
+    notebooks = copies.lessons(lesson)
     if course and (directory or any(options.values())):
         raise click.UsageError("--nbgrader takes the course's folder, and neither another one, --solutions nor --fresh")
     if course:

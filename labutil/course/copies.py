@@ -21,9 +21,15 @@ _BADGE = re.compile(r"\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)\n*")  # it opens 
 _LINK = re.compile(r"\]\((\w+\.ipynb)(#[^)]*)?\)")
 
 
-def lessons() -> list[Path]:
-    """The workbook's notebooks, in order."""
-    return sorted(parameters.NOTEBOOKS.glob("[0-9]*.ipynb"))
+def lessons(name: str = "all") -> list[Path]:
+    """The workbook's notebooks, in order, or the one of this number or name. Raises ParameterError for any other."""
+    found = sorted(parameters.NOTEBOOKS.glob("[0-9]*.ipynb"))
+    if name == "all":
+        return found
+    chosen = parameters.find_notebook(name)
+    if chosen not in [path.resolve() for path in found]:
+        raise parameters.ParameterError(f"{name} is no lesson: give one of {', '.join(path.stem for path in found)}")
+    return [chosen]
 
 
 def start(
@@ -65,7 +71,7 @@ def has_work(path: Path) -> bool:
         document = json.loads(path.read_bytes())
         ran = any(cell.get("outputs") or cell.get("execution_count") for cell in document["cells"])
         return ran or document["metadata"]["labutil"]["sources"] != _digest(document["cells"])
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return True
 
 

@@ -168,10 +168,12 @@ def test_an_untouched_copy_is_brought_up_to_date(tmp_path):
 
 def test_where_nothing_can_be_written_it_says_so(tmp_path):
     (tmp_path / "file").write_text("")
-    for args in (("04", tmp_path / "file"), ("04", tmp_path / "file" / "below"), ("44",)):
+    (copy,) = copies.start(LESSONS[:1], tmp_path)
+    for args in (("04", tmp_path / "file"), ("04", tmp_path / "file" / "below"), ("44",), (copy, tmp_path / "other")):
         refused = call("start", *args)
         assert refused.exit_code == 2 and "Traceback" not in refused.output
     assert call("start", "04", tmp_path, "--nbgrader", tmp_path).exit_code == 2
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_copy_has_the_lessons_recipes(tmp_path):
