@@ -163,4 +163,4 @@ def test_nbgrader_hands_it_out_grades_three_students_and_exports_marks(lesson, t
             failed = [c for c in done for output in c.get("outputs", []) if output["output_type"] == "error"]
             assert len(failed) == len(points) - len(right), [c["outputs"] for c in failed]
             assert all("graded.message" in "".join(cell["source"]) for cell in failed)
-    assert not paths.runs_dir().exists() and not list(temporary.iterdir())
+    assert not paths.runs_dir().exists() and not list(temporary.glob("**/run.json"))
