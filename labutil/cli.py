@@ -277,18 +277,52 @@ def publish(address: str | None, archive: Path | None) -> None:
         raise click.UsageError("give OWNER/REPO, or --zip FILE")
 
 
+@main.command()
+@click.argument("lesson", metavar="LESSON|all")
+@click.argument("directory", metavar="[DIR]", required=False, type=click.Path(file_okay=False, path_type=Path))
+@click.option("--solutions", is_flag=True, help="A teacher's copy, NAME-solutions.ipynb: every exercise solved.")
+@click.option("--fresh", is_flag=True, help="Where a file has work in it, write NAME-2.ipynb beside it.")
+@click.option(
+    "--nbgrader", "course", metavar="DIR", type=click.Path(file_okay=False, path_type=Path),
+    help="An nbgrader assignment instead, source/NAME in this course folder.",
+)  # fmt: skip
+def start(lesson: str, directory: Path | None, course: Path | None, **options: bool) -> None:
+    """Write a copy of a lesson to work in: without solutions and results, hints kept.
+
+    LESSON: a number (04) or name, or `all`. DIR: where the copy goes, work/ when left out. A file with work in it,
+    changed or executed, is never written over.
+    """
+    from labutil.course import assignment, copies
+
+    notebooks = copies.lessons(lesson)
+    if course and (directory or any(options.values())):
+        raise click.UsageError("--nbgrader takes the course's folder, and neither another one, --solutions nor --fresh")
+    if course:
+        written = dict.fromkeys(assignment.write(notebooks, paths.absolute(course)), True)
+    else:
+        folder = paths.absolute(directory or copies.WORK)
+        written = copies.start(notebooks, folder, keep=lesson == "all", **options)
+    for path, new in written.items():
+        click.echo(runs.show_path(path) + ("" if new else ": has work in it and stays as it is"))
+
+
 @main.command(context_settings={"ignore_unknown_options": True})
 @click.option("--lesson", help="Open this notebook (02, or its name).")
 @click.argument("jupyter_options", nargs=-1, type=click.UNPROCESSED)
 def lab(lesson: str | None, jupyter_options: tuple[str, ...]) -> None:
-    """Open JupyterLab on the workbook (on this machine only, behind its token).
+    """Open JupyterLab on your copies of the lessons, in work/ (on this machine only, behind its token).
 
-    Other options go to JupyterLab: --port 8890, --no-browser, --allow-root in a container.
+    Copies that are not there yet are written first, as by `labutil start all`. Other options go to JupyterLab:
+    --port 8890, --no-browser, --allow-root in a container.
     """
     paths.check_workbook()
-    target = parameters.find_notebook(lesson) if lesson else parameters.NOTEBOOKS
+    chosen = lesson and parameters.find_notebook(lesson)
     if importlib.util.find_spec("jupyterlab") is None:
         raise sources.DataError("JupyterLab is not installed: pip install jupyterlab (VS Code opens notebooks without)")
+    from labutil.course import copies
+
+    copies.start(copies.lessons(), copies.WORK, keep=True)
+    target = copies.WORK / chosen.name if chosen else copies.WORK
     root = f"--ServerApp.root_dir={paths.project_root()}"
     command = [sys.executable, "-m", "jupyterlab", root, *jupyter_options, str(target)]
     if sys.platform == "win32":  # where exec takes a name with a space for two, and the shell does not wait

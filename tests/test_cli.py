@@ -105,6 +105,23 @@ def test_a_full_disk_is_one_line(monkeypatch):
     assert (result.exit_code, result.stderr) == (2, "labutil: out.csv cannot be written (No space left on device)\n")
 
 
+def test_lab_becomes_jupyterlab_on_copies(monkeypatch, tmp_path):
+    started = []
+    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(os, "execv", lambda path, command: started.append((path, command)))
+    monkeypatch.setattr("labutil.course.copies.WORK", tmp_path / "work")
+    assert call("lab", "--lesson", "02", "--no-browser", "--port=8890").exit_code == 0
+    mine = tmp_path / "work" / "02_supervised_baseline.ipynb"
+    mine.write_text("work")
+    assert call("lab").exit_code == 0
+    (path, command), (_, all_of_them) = started
+    assert path == sys.executable
+    assert (command[1:3], command[4:]) == (["-m", "jupyterlab"], ["--no-browser", "--port=8890", str(mine)])
+    assert all_of_them[4:] == [str(tmp_path / "work")]
+    assert mine.read_text() == "work"
+    assert len(list((tmp_path / "work").iterdir())) == 7
+
+
 def test_python_m_labutil_is_the_command():
     done = subprocess.run([sys.executable, "-m", "labutil", "--version"], capture_output=True, text=True, check=False)
     assert done.stdout.startswith("labutil, version ")
@@ -118,8 +135,9 @@ def test_lab_says_how_to_get_jupyterlab_where_it_is_not_installed(monkeypatch):
 
 
 @pytest.mark.parametrize("system", ["linux", "win32"])
-def test_lab_starts_jupyterlab_on_the_lesson(monkeypatch, system):
+def test_lab_starts_jupyterlab_on_the_lesson(monkeypatch, tmp_path, system):
     started = []
+    monkeypatch.setattr("labutil.course.copies.WORK", tmp_path / "work")
     monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr(sys, "platform", system)
     monkeypatch.setattr(os, "execv", lambda path, command: started.append(command))
@@ -128,7 +146,7 @@ def test_lab_starts_jupyterlab_on_the_lesson(monkeypatch, system):
     (command,) = started
     root, *rest = command[3:]
     assert command[1:3] == ["-m", "jupyterlab"] and root == f"--ServerApp.root_dir={paths.project_root()}"
-    assert rest == ["--no-browser", str(parameters.NOTEBOOKS / "02_supervised_baseline.ipynb")]
+    assert rest == ["--no-browser", str(tmp_path / "work" / "02_supervised_baseline.ipynb")]
 
 
 def test_output_goes_into_files_that_have_no_letters_for_it(tmp_path):

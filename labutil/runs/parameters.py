@@ -166,6 +166,7 @@ def plan(
 
 def read_recipe(notebook: Path, recipe: str) -> dict[str, Any] | None:
     """What `recipes/<recipe>/`, beside a notebook, sets for it, as typed (a `sweep:` block left out); None: nothing.
+    A copy of a lesson elsewhere (04_simclr.ipynb, 04_simclr-2.ipynb) has the lesson's recipes.
 
     Raises ParameterError for an unknown recipe or a file that is not a mapping.
     """
@@ -185,13 +186,15 @@ def read_sweep(notebook: Path, recipe: str) -> dict[str, Any] | None:
 
 
 def _read_yaml(notebook: Path, recipe: str) -> dict[str, Any] | None:
-    folder = notebook.parent / "recipes"
+    folder, stem = notebook.parent / "recipes", notebook.stem
+    if not folder.is_dir() and (NOTEBOOKS / f"{stem.partition('-')[0]}.ipynb").exists():
+        folder, stem = NOTEBOOKS / "recipes", stem.partition("-")[0]
     if not (folder / recipe).is_dir():
         known = sorted(path.name for path in folder.glob("*/"))
         if not known:
             raise ParameterError(f"no recipe {recipe!r}: {folder} holds none")
         raise ParameterError(f"no recipe {recipe!r}{did_you_mean(recipe, known)}; there are {', '.join(known)}")
-    path = folder / recipe / f"{notebook.stem}.yaml"
+    path = folder / recipe / f"{stem}.yaml"
     if not path.exists():
         return None
     try:
