@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 # Rewritten by every set-up; newer than pyproject.toml means nothing to install.
 STAMP := $(VENV)/.installed
 
-.PHONY: setup run test test-long lab bench lint notebooks encoders clean
+.PHONY: setup run test test-long lab bench lint notebooks encoders site clean
 
 setup: $(STAMP)
 
@@ -57,5 +57,11 @@ notebooks: $(STAMP)
 encoders: $(STAMP)
 	$(PY) notebooks/encoders/make.py
 
+# The lessons as they are committed, and docs/, as pages: build/site/index.html. Nothing is executed or fetched.
+site: $(STAMP)
+	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[site]'
+	$(PY) -m sphinx -c docs -b html -q -W --keep-going -d build/doctrees . build/site
+	@echo build/site/index.html
+
 clean:
-	rm -rf $(VENV) .executed .pytest_cache .ruff_cache
+	rm -rf build $(VENV) .executed .pytest_cache .ruff_cache
