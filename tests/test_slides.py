@@ -1,4 +1,4 @@
-"""`jupyter nbconvert --to slides` makes sensible slides of a lesson: heads, figures and readings; no hints, no set-up."""
+"""`jupyter nbconvert --to slides` makes sensible slides of a lesson: heads, figures, readings; no hints, no set-up."""
 
 from __future__ import annotations
 
