@@ -22,7 +22,7 @@ LESSONS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 BADGE = re.compile(
     r"\[!\[Open in Colab\]\([^)]*\)\]\(https://colab\.research\.google\.com/github/([^/]+/[^/]+)/[^)]*\)"
 )
-# The repository's address stands in the lessons' Colab buttons, and nowhere else; until it is known there is no button.
+# The repository's address, from where the lessons' Colab buttons have it; until it is known, pages have no such button.
 ADDRESS = BADGE.search(LESSONS[0].read_text(encoding="utf-8"))[1]
 PUBLISHED = ADDRESS != "OWNER/REPOSITORY"
 # A figure of each lesson for the start page: the name under which the lesson shows it, or its explorer's call.
@@ -44,10 +44,8 @@ exclude_patterns = [".*", "build", "runs", "sweeps", "labutil", "tests", "**/.ip
 nb_execution_mode = "off"
 nb_ipywidgets_js = {}  # explorers are their static pictures
 nb_merge_streams = True
-nb_number_source_lines = False
-myst_enable_extensions = ["dollarmath", "colon_fence", "deflist", "attrs_block"]
+myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
-myst_links_external_new_tab = False
 suppress_warnings = [
     "misc.highlighting_failure",  # the first cells' `!git clone`, which is IPython
     "toc.empty_glob",  # docs/reports.md and CHANGELOG.md, where there are any
@@ -70,7 +68,6 @@ html_title = project
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sphinx = False
-html_last_updated_fmt = None
 html_theme_options = {
     "path_to_docs": ".",
     "repository_url": f"https://github.com/{ADDRESS}" if PUBLISHED else "",
