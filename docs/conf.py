@@ -123,7 +123,10 @@ def _docstring(app: Sphinx, what: str, name: str, obj: object, options: object, 
         if re.search(r"^ ", block, re.MULTILINE):
             text += ["::", "", *("    " + line for line in block.splitlines()), ""]
         else:
-            text += [*re.sub(r"`([^`]+)`", r"``\1``", re.sub(r"([*|\\]|_\b)", r"\\\1", block)).splitlines(), ""]
+            words = re.split(r"`([^`]+)`", block)  # prose and code, by turns
+            words[::2] = [re.sub(r"([*|\\]|_(?=\W|$))", r"\\\1", prose) for prose in words[::2]]
+            words[1::2] = [f"``{code}``" for code in words[1::2]]
+            text += [*"".join(words).splitlines(), ""]
     lines[:] = text
 
 
@@ -133,6 +136,8 @@ def _finish(app: Sphinx, error: Exception | None) -> None:
         target, fonts = Path(app.outdir) / "_static" / "mathjax", "output/chtml/fonts"
         shutil.copytree(MATHJAX / fonts, target / fonts, dirs_exist_ok=True)
         shutil.copy(MATHJAX / "tex-chtml.js", target)
+        for table in Path(app.outdir).rglob("*.map"):  # for debuggers alone
+            table.unlink()
         start = '<!doctype html><html lang="en"><title>{0}</title><meta http-equiv="refresh" content="0; url={1}">'
         page = start.format(project, "docs/index.html") + f'<a href="docs/index.html">{project}</a></html>\n'
         (Path(app.outdir) / "index.html").write_text(page, encoding="utf-8")
