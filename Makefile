@@ -59,7 +59,7 @@ encoders: $(STAMP)
 
 # The lessons as they are committed, and docs/, as pages: build/site/index.html. Nothing is executed or fetched.
 site: $(STAMP)
-	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[site]'
+	@$(PY) -c 'import myst_nb, sphinx_design' 2>/dev/null || $(PY) -m pip install --quiet --disable-pip-version-check -e '.[site]'
 	$(PY) -m sphinx -c docs -b html -q -W --keep-going -d build/doctrees . build/site
 	@echo build/site/index.html
 
