@@ -68,7 +68,7 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sphinx = False
 html_theme_options = {
-    "path_to_docs": ".",
+    "repository_branch": "main",
     "repository_url": f"https://github.com/{ADDRESS}" if PUBLISHED else "",
     "use_repository_button": PUBLISHED,
     "use_download_button": True,
