@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 # Rewritten by every set-up; newer than pyproject.toml means nothing to install.
 STAMP := $(VENV)/.installed
 
-.PHONY: setup run test test-long lab bench lint notebooks encoders colab constraints clean
+.PHONY: setup run test test-long lab bench lint notebooks encoders site colab constraints clean
 
 setup: $(STAMP)
 
@@ -65,5 +65,11 @@ colab: $(STAMP)
 constraints: test
 	$(PY) tests/constraints.py > constraints.new && mv constraints.new constraints.txt
 
+# The lessons as they are committed, and docs/, as pages: build/site/index.html. Nothing is executed or fetched.
+site: $(STAMP)
+	@$(PY) -c 'import myst_nb, sphinx_design' 2>/dev/null || $(PY) -m pip install --quiet --disable-pip-version-check -e '.[site]'
+	$(PY) -m sphinx -c docs -b html -q -W --keep-going -d build/doctrees . build/site
+	@echo build/site/index.html
+
 clean:
-	rm -rf $(VENV) .executed .pytest_cache .ruff_cache
+	rm -rf build $(VENV) .executed .pytest_cache .ruff_cache

@@ -22,7 +22,8 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     cells = [c for c in notebook.cells if "injected-parameters" not in c.metadata.get("tags", [])]
     count = 0
     for cell in cells:
-        cell.metadata = {k: v for k, v in cell.metadata.items() if k in {"tags", "jupyter", "cellView"} and v}
+        kept = {"tags", "jupyter", "cellView", "slideshow"}
+        cell.metadata = {k: v for k, v in cell.metadata.items() if k in kept and v}
         cell.metadata.pop("papermill", None)
         if cell.cell_type == "code":
             count += 1
