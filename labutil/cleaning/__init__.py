@@ -16,6 +16,7 @@ __getattr__, __dir__ = on_demand(
         "out_of_fold_probabilities": "detectors",
         "THRESHOLDS": "detectors",
         "plant": "faults",  # (data, rates, seed) -> the data with planted faults, and the truth about them
+        "on_slides": "slides",  # (images, labels) -> the same from slides with stains and classes of their own
         "CleaningReport": "report",  # what was found, row by row; applies it to a data set
         "judged_images": "report",  # of a data set: training and unlabelled images, which a report is about
     },

@@ -86,8 +86,9 @@ def plain(label: str) -> str:
 def apply(table: pd.DataFrame, source: Source, target: Path) -> dict[str, int]:
     """Write `target`/images, a class folder of what is not removed, and `target`/quarantine, a folder a reason.
 
-    Files are copied byte by byte, at their own sizes; images out of arrays become PNG, which loses nothing. Returns how
-    many were kept, relabelled, quarantined and could not be copied. Raises DataError, and leaves nothing behind, where
+    Files are copied byte by byte, at their own sizes and under their own names; images out of arrays become PNG, which
+    loses nothing, and groups that an .npz brings `target`/groups.csv, for `groups` of `load_dataset`. Returns how many
+    were kept, relabelled, quarantined and could not be copied. Raises DataError, and leaves nothing behind, where
     the target holds something or lies inside the source, or the source is no longer what the table says.
     """
     root = source.paths[0] if source.kind == "folder" else None
@@ -95,7 +96,7 @@ def apply(table: pd.DataFrame, source: Source, target: Path) -> dict[str, int]:
         raise DataError(f"{target} already holds something: name a new folder with --out")
     if root and target.resolve().is_relative_to(root.resolve()):
         raise DataError(f"{target} lies inside {root}, which is never changed: name another folder with --out")
-    copy, place_of, own = _opened_folder(source) if root else _opened_arrays(source)
+    copy, place_of, own, groups = _opened_folder(source) if root else _opened_arrays(source)
     bare = set(table.loc[table["sha256"] == "", "path"])
     if changed := sorted((own ^ set(table["path"])) - bare):
         what = "is new since it was judged" if changed[0] in own else "is gone"
@@ -103,6 +104,7 @@ def apply(table: pd.DataFrame, source: Source, target: Path) -> dict[str, int]:
     temporary = target.with_name(f".{target.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     counts, taken = dict.fromkeys(("kept", "relabelled", "quarantined", "not readable, left out"), 0), set()
+    grouped = []  # path and group
     try:
         (temporary / "images").mkdir(parents=True)
         with progress_bar(len(table), "copying", "file") as bar:
@@ -123,6 +125,11 @@ def apply(table: pd.DataFrame, source: Source, target: Path) -> dict[str, int]:
                 if copy(path, temporary / place) != row["sha256"]:
                     raise DataError(f"{path} has changed since it was judged: {_AGAIN}")
                 counts[what] += 1
+                if groups.get(path) and top == "images":
+                    grouped.append((place.removeprefix("images/"), groups[path]))
+        if grouped:
+            rows = pd.DataFrame(grouped, columns=["path", "group"])
+            rows.to_csv(temporary / "groups.csv", index=False, encoding="utf-8")
         save(table, temporary / "decisions.csv")
         if target.exists():
             target.rmdir()
@@ -142,8 +149,8 @@ def _free(place: str, taken: set[str]) -> str:
     return found
 
 
-# copy(path, target) -> sha256; its place in a class folder, perhaps of another class; all paths
-_Opened = tuple[Callable[[str, Path], str], Callable[[str, str | None], str], set[str]]
+# copy(path, target) -> sha256; its place in a class folder, perhaps of another class; all paths; the groups of some
+_Opened = tuple[Callable[[str, Path], str], Callable[[str, str | None], str], set[str], dict[str, str]]
 
 
 def _opened_folder(source: Source) -> _Opened:
@@ -182,7 +189,7 @@ def _opened_folder(source: Source) -> _Opened:
                 copied.write(chunk)
         return total.hexdigest()
 
-    return copy, place_of, set(files)
+    return copy, place_of, set(files), {}
 
 
 def _opened_arrays(source: Source) -> _Opened:
@@ -202,4 +209,4 @@ def _opened_arrays(source: Source) -> _Opened:
         to_pillow(image).save(target)
         return hashlib.sha256(image.tobytes()).hexdigest()
 
-    return copy, place_of, set(row_of)
+    return copy, place_of, set(row_of), dict(zip(row_of, found.groups or (), strict=False))

@@ -78,7 +78,8 @@ def plant(data: Dataset, rates: float | Mapping[str, float] | None, seed: int = 
     rates: what share of the N training images to plant, 0 to 0.5, spread over all kinds as `MIX` says; or the share of
     each kind, such as {"near_duplicate": 0.05, "foreign": 0.02}, 0 to 0.5 each, 1 in all. None or 0: none. seed: at
     least 0; decides everything. Fewer are planted where images run out; labels are only changed where there are labels,
-    and two classes.
+    and two classes. Where images have groups, what is made from a training image is of its group, and strangers and
+    leaks have one each of their own: no file name would say where they came from.
 
     Returns the data set, its training images copied into memory, in random order, with the faults among them, and with
     a mean, a deviation and a fingerprint of its own; `data` stays as it is. And the truth, a row a fault: `index`, its
@@ -125,7 +126,20 @@ def plant(data: Dataset, rates: float | Mapping[str, float] | None, seed: int = 
         for row, kind, original, true_label in found
     ]
 
-    train = ImageSet(torch.from_numpy(out), torch.from_numpy(out_labels), data.classes)
+    groups = None
+    if data.train.groups is not None:
+        groups = np.empty(len(place), object)
+        groups[place[:n]] = data.train.groups
+        for row, kind, original, _ in found:
+            if kind not in _RELABELLED:
+                alone = original < 0 or kind == "leak"
+                groups[row] = f"planted {kind} {row}" if alone else groups[original]
+    train = ImageSet(
+        torch.from_numpy(out),
+        torch.from_numpy(out_labels),
+        data.classes,
+        groups=None if groups is None else tuple(groups),
+    )
     mean, std = mean_std(train.images)
     # Seed 0 adds nothing: so the fingerprints of what was planted before there were others stay.
     facts = json.dumps([data.fingerprint, VERSION, rates, *([int(seed)] if seed else [])], sort_keys=True)

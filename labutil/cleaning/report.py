@@ -17,7 +17,8 @@ _COLUMNS = dict.fromkeys(_NAMES, object) | {"index": np.int64, "score": np.float
 
 
 def judged_images(data: Dataset) -> ImageSet:
-    """What cleaning looks at: the training images, followed by the unlabelled ones (label -1) where there are any.
+    """What cleaning looks at: the training images, followed by the unlabelled ones (label -1, group "") where there are
+    any.
 
     Example:
         pairs = near_duplicates(judged_images(data).images)
@@ -26,8 +27,9 @@ def judged_images(data: Dataset) -> ImageSet:
         return data.train
     parts = (data.train, data.unlabelled)
     images, labels = (torch.cat([getattr(part, what) for part in parts]) for what in ("images", "labels"))
-    named = all(part.names for part in parts)
-    return ImageSet(images, labels, data.classes, parts[0].names + parts[1].names if named else None)
+    names = parts[0].names + parts[1].names if all(part.names for part in parts) else None
+    groups = data.train.groups and data.train.groups + ("",) * len(data.unlabelled)
+    return ImageSet(images, labels, data.classes, names, groups)
 
 
 class CleaningReport:
@@ -91,9 +93,9 @@ class CleaningReport:
         """Write `data` without the removed images as an .npz, validation and test images as they are.
 
         Labels are written by class name, so that names survive; images without a label, beside others that have one,
-        as `unlabelled_images`. Returns the path, for `npz:PATH`. Raises DataError when the report is about another
-        data set, no image of a class would be left, some validation or test images have no label, or the file cannot
-        be written.
+        as `unlabelled_images`; groups, where there are some, as `train_groups` and so on, which `load_dataset` reads.
+        Returns the path, for `npz:PATH`. Raises DataError when the report is about another data set, no image of a
+        class would be left, some validation or test images have no label, or the file cannot be written.
         """
         judged, gone, told = judged_images(data), self.removed, set(self.rows["data_set"]) - {""}
         if len(self.rows) and told != {_identity(data)}:
@@ -122,6 +124,8 @@ class CleaningReport:
                 if bare := int((part.labels < 0).sum()):
                     raise DataError(f"{bare} {name} images have no label, which an .npz cannot hold beside others")
                 arrays[f"{name}_labels"] = np.array(data.classes)[part.labels.numpy()]
+            if judged.groups is not None and name != "unlabelled":
+                arrays[f"{name}_groups"] = np.array(part.groups or [judged.groups[row] for row in keep[train]])
 
         def write(temporary: Path) -> None:
             with open(temporary, "wb") as file:  # savez would add .npz to the temporary name

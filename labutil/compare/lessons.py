@@ -33,11 +33,12 @@ def lacking(board: Board | None, lessons: Iterable[str]) -> list[Path]:
     return [p for p in missing if parameters.read_recipe(p, "smoke") is not None]
 
 
-def run_small(notebook: Path, out: Path, dataset: str, data_seed: int) -> float:
+def run_small(notebook: Path, out: Path, dataset: str, data_seed: int, groups: str | None = None) -> float:
     """Run a notebook at smoke size on this data set, below `out`, or find that run; its seconds. Raises runs.RunError
     when it fails."""
-    few = {"subset": 400} if "subset" in parameters.read_parameters(notebook) else {}  # training images
-    params = parameters.plan(notebook, "smoke", {"dataset": dataset, "data_seed": data_seed} | few)
+    given = {"dataset": dataset, "data_seed": data_seed, "groups": groups, "subset": 400}  # training images
+    known = parameters.read_parameters(notebook)
+    params = parameters.plan(notebook, "smoke", {name: value for name, value in given.items() if name in known})
     return runs.run_notebook(notebook, params, recipe="smoke", out=out)[1]["seconds"]
 
 
@@ -57,6 +58,7 @@ def write_pages(collection: Collection) -> Iterator[Path]:
         params, size = board.methods[0].params, board.methods[0].records[0]["dataset"].get("image_size")
         chosen = {"runs": str(collection.root), "dataset": params["dataset"], "data_seed": params.get("data_seed", 0)}
         chosen |= {"image_size": size if isinstance(size, int) else None, "lessons": []}
+        chosen |= {"groups": params.get("groups")} if params.get("groups") else {}
         try:
             planned = parameters.plan(notebook, None, chosen)
             directory, _, _ = runs.run_notebook(notebook, planned, out=collection.root)

@@ -70,15 +70,13 @@ def pairs(board: Board, *, replicates: int = significance.REPLICATES) -> pd.Data
 def summary(board: Board, *, replicates: int = significance.REPLICATES) -> pd.DataFrame:
     """A row a method: notebook, recipe, seeds; accuracy, macro_f1, macro_auc in [0, 1], means over seeds, each with its
     _std, NaN for a single run; low and high, the accuracy's 95% interval over images (or groups of them, where there
-    are some) and seeds, for a single run without groups Wilson's (images only); train_seconds, feature_seconds (of
+    are some) and seeds, for a single run `significance.share`'s (no seeds); train_seconds, feature_seconds (of
     frozen features, when they were computed) and parameters, means, NaN where unknown; seconds, of training and
     features together; trials, image_passes and hours, of all runs of its name."""
     rows = {}
     for method, (scores, resampled) in resample(board, "accuracy", replicates).items():
-        right = int((method.y_pred[0] == board.y_true).sum())
-        alone = significance.wilson(right, len(board.y_true))
-        single = len(scores) == 1 and board.groups is None
-        ends = alone if single else significance.interval(scores, resampled)
+        alone = significance.share(method.y_pred[0] == board.y_true, board.groups)
+        ends = alone if len(scores) == 1 else significance.interval(scores, resampled)
         rows[method.label] = {
             "notebook": method.records[0]["notebook"],
             "recipe": method.recipe,

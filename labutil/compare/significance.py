@@ -46,28 +46,66 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
-def mcnemar(right_a: Sequence[bool] | np.ndarray, right_b: Sequence[bool] | np.ndarray) -> tuple[int, int, float]:
+def share(right: Sequence[bool] | np.ndarray, groups: Sequence[str] | np.ndarray | None = None) -> tuple[float, float]:
+    """95% interval for the share of True in bool (N,): `wilson`'s or, where the images come in groups (N,), that of the
+    cluster bootstrap (`resample`), as many images of one slide say less than as many slides. Where all are alike, which
+    leaves nothing to resample, Wilson's with a group for an image.
+
+    Example:
+        share(probabilities.argmax(1) == y_true, data.test.groups)
+    """
+    right = np.asarray(right, bool)
+    if groups is None or right.all() or not right.any():
+        n = len(right if groups is None else np.unique(groups))
+        return wilson(round(right.mean() * n), n)
+    y, p = np.ones(len(right), int), right[None].astype(int)
+    return interval(score(y, p), resample(y, p, groups=np.asarray(groups)))
+
+
+def mcnemar(
+    right_a: Sequence[bool] | np.ndarray,
+    right_b: Sequence[bool] | np.ndarray,
+    groups: Sequence[str] | np.ndarray | None = None,
+) -> tuple[int, int, float]:
     """McNemar's test (1947): are two trained classifiers, whatever other seeds would give, equally often right?
 
     right_a, right_b: bool (N,), the same images in the same order; raises ValueError for other shapes. Only images on
     which they disagree count: of fewer than 25 the exact binomial test, else chi-square with Edwards' correction.
+    groups: the group of each image (N,), such as its slide; then whole groups are the coins. In each, the images that
+    a alone has right less those that b alone has could as well have the other sign: p is the share of all ways to set
+    the signs whose sum is as far from 0 (an exact permutation test; with a group an image, the binomial test).
     Returns the number that a alone has right, the number that b alone has, and the two-sided p.
 
     Example:
-        only_a, only_b, p = mcnemar(p_a.argmax(1) == y_true, p_b.argmax(1) == y_true)
+        only_a, only_b, p = mcnemar(p_a.argmax(1) == y_true, p_b.argmax(1) == y_true, data.test.groups)
     """
     from scipy import stats
 
     a, b = np.asarray(right_a, bool), np.asarray(right_b, bool)
-    if a.shape != b.shape or a.ndim != 1:
-        raise ValueError(f"right_a {a.shape} and right_b {b.shape}: expected the same images, (N,) each")
+    if a.shape != b.shape or a.ndim != 1 or (groups is not None and np.shape(groups) != a.shape):
+        what = f"right_a {a.shape} and right_b {b.shape}" + ("" if groups is None else f", groups {np.shape(groups)}")
+        raise ValueError(f"{what}: expected the same images, (N,) each")
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    if groups is not None:
+        _, member = np.unique(groups, return_inverse=True)
+        lead = np.bincount(member, a.astype(float) - b).astype(int)
+        return only_a, only_b, _sign_flips(np.abs(lead[lead != 0]), abs(only_a - only_b))
     n = only_a + only_b
     if n < 25:
         p = stats.binomtest(min(only_a, only_b), n).pvalue if n else 1.0
     else:
         p = stats.chi2.sf(max(0, abs(only_a - only_b) - 1) ** 2 / n, df=1)
     return only_a, only_b, float(p)
+
+
+def _sign_flips(sizes: np.ndarray, sum_seen: int) -> float:
+    """The probability that whole numbers, each with its sign from a fair coin, add up to at least `sum_seen` from 0."""
+    total = int(sizes.sum())
+    ways = np.zeros(2 * total + 1)  # of the sums from -total to total, their probability
+    ways[total] = 1
+    for size in sizes:
+        ways = (np.roll(ways, size) + np.roll(ways, -size)) / 2  # nothing leaves at an end and comes in at the other
+    return float(min(1.0, ways[np.abs(np.arange(-total, total + 1)) >= sum_seen].sum()))
 
 
 def score(y_true: np.ndarray, y_pred: np.ndarray, metric: str = "accuracy") -> np.ndarray:

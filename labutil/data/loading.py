@@ -57,7 +57,8 @@ def load_dataset(
     splits are then stratified as far as whole groups allow. A regular expression, searched in files' names or, if some
     do not match, in their paths below the folder: its first capture group is the group, else all that matched. Or a
     .csv file with columns path and group; path as `labutil predict` names an image: its path below the folder, or
-    `test_images[17]` in arrays. Images of unlabelled/ need no group.
+    `test_images[17]` in arrays. None or "": the groups that an .npz itself holds (`readers.read_npz`), if it does.
+    Images of unlabelled/ need no group.
 
     Raises DataError for a parameter out of range, an unknown name, or data that cannot be used: one line that says
     which file, what is wrong and what to do.
@@ -83,7 +84,7 @@ def load_dataset(
     for note in stored.notes:
         print(f"note: {note}")
     rows, fingerprint, members = divide(stored, source.name, val_fraction, data_seed, groups)
-    for part in ("val", "test") if groups else ():
+    for part in ("val", "test") if members is not None else ():
         lacking = np.setdiff1d(stored.labels[rows["train"]], stored.labels[rows[part]])
         if len(lacking):
             some = ", ".join(stored.classes[k] for k in lacking[:3]) + ", ..." * (len(lacking) > 3)
@@ -113,9 +114,9 @@ def divide(
     stored: store.Stored, name: str, val_fraction: float, data_seed: int, groups: str | None = None
 ) -> tuple[dict[str, np.ndarray], str, np.ndarray | None]:
     """The splits of a source called `name`: `splits.split`'s rows, their fingerprint, and each image's group (None:
-    there are none). Raises DataError as `load_dataset`."""
-    members = None
-    if groups is not None:
+    there are none; "": of an unlabelled one). Raises DataError as `load_dataset`."""
+    members = None if stored.groups is None else np.array(stored.groups, object)
+    if groups not in {None, ""}:
         named = np.repeat(list(stored.parts), list(stored.parts.values())) != "unlabelled"
         names = [known for known, needed in zip(image_names(stored), named, strict=True) if needed]
         members = np.full(len(named), "", object)
@@ -182,7 +183,7 @@ def _load_arrays(
     if source.kind not in GENERATED:
         found = files(source) if source.paths else published.published_files(source)
         content = store.content(found)
-    key = store.make_key(content, source.kind, *["lenient"] * lenient)
+    key = store.make_key(content, source.kind, *["groups"] * (source.kind == "npz"), *["lenient"] * lenient)
 
     def read() -> tuple:
         if source.kind in GENERATED:
@@ -195,11 +196,12 @@ def _load_arrays(
             arrays = readers.read_idx_parts(found) if source.kind == "idx" else published.read_published(source, found)
         images, labels = list(arrays.images.values()), np.concatenate(list(arrays.labels.values()))
         parts = {part: len(some) for part, some in arrays.images.items()}
-        return images, (len(labels), *images[0].shape[1:]), labels, parts, arrays.classes
+        groups = arrays.groups and np.concatenate(list(arrays.groups.values())).tolist()
+        return images, (len(labels), *images[0].shape[1:]), labels, parts, arrays.classes, None, groups
 
     def read_resized() -> tuple:
-        shape = (*native.images.shape[:2], *size)
-        return resize(native.images, size[0]), shape, native.labels, native.parts, native.classes
+        shape, same = (*native.images.shape[:2], *size), native
+        return resize(native.images, size[0]), shape, same.labels, same.parts, same.classes, None, same.groups
 
     native = store.stored(key, source.name, read)
     height, width = native.images.shape[2:]

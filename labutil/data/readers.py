@@ -26,6 +26,7 @@ class Arrays:
     images: dict[str, np.ndarray]  # uint8 (N, C, H, W)
     labels: dict[str, np.ndarray]  # int64 (N,), -1: none
     classes: tuple[str, ...]
+    groups: dict[str, np.ndarray] | None = None  # of each image, text (N,), "" for unlabelled ones
 
 
 def read_idx(path: Path | str, what: str) -> np.ndarray:
@@ -70,11 +71,12 @@ def read_npz(path: Path | str, classes: tuple[str, ...] | None = None, *, lenien
 
     Images: whole numbers 0 to 255 as (N, H, W), (N, H, W, 1 or 3) or (N, 1 or 3, H, W). Labels: whole numbers or text,
     (N,) or (N, 1). `classes` names labels that are 0 to K-1; else the values themselves become the names, in order.
-    `lenient`: train images may be missing, any part may lack labels, and each may have labels of its own.
+    `train_groups` and so on, or `groups`, where present: of what slide or patient each image is, numbers or text.
+    `lenient`: train images may be missing, any part may lack labels or groups, and each may have labels of its own.
 
     Raises DataError for a file that is no .npz, missing keys, or arrays of another kind.
     """
-    wanted = [f"{part}_{what}" for part in PARTS for what in ("images", "labels")][:-1]  # no unlabelled_labels
+    wanted = [f"{part}_{what}" for part in PARTS for what in ("images", "labels", "groups")][:-2]  # nor of unlabelled
     arrays, key = {}, ""
     try:
         with open(path, "rb") as file:  # numpy leaves a file open that turns out to be no archive
@@ -119,8 +121,9 @@ def as_arrays(
         if f"{part}_labels" in arrays
     }
     numbers = {part: np.full(len(found), -1) for part, found in images.items()}
+    groups = _groups_of(where, arrays, images, lenient=lenient)
     if not labels:
-        return Arrays(images, numbers, ())
+        return Arrays(images, numbers, (), groups)
     if (bare := [part for part in images if part not in labels and part != "unlabelled"]) and not lenient:
         raise DataError(f"{where} has labels for {', '.join(labels)} but not for {bare[0]}: add them")
     values = np.unique(np.concatenate(list(labels.values())) if lenient else labels["train"])
@@ -134,7 +137,25 @@ def as_arrays(
             known = f"the {len(classes)} classes" if classes else "the training images"
             raise DataError(f"{where}: {part} has the label {strange[0]}, which {known} do not have: check the labels")
         numbers[part] = order[np.searchsorted(values, found, sorter=order)].astype(np.int64)
-    return Arrays(images, numbers, classes or tuple(map(str, values)))
+    return Arrays(images, numbers, classes or tuple(map(str, values)), groups)
+
+
+def _groups_of(
+    where: str, arrays: dict[str, tuple[str, np.ndarray]], images: dict[str, np.ndarray], *, lenient: bool
+) -> dict[str, np.ndarray] | None:
+    """The groups of all images, by part; None where they have none or, if `lenient`, some have none."""
+    told = [part for part in images if f"{part}_groups" in arrays]
+    if bare := [part for part in images if part not in told and part != "unlabelled"]:
+        if told and not lenient:
+            raise DataError(f"{where} has groups for {', '.join(told)} but not for {bare[0]}: add them")
+        return None
+    found = {part: np.full(len(some), "", object) for part, some in images.items()}
+    for part in told:
+        text, values = arrays[f"{part}_groups"]
+        found[part] = _as_labels(text, values, len(images[part]), "groups").astype(str).astype(object)
+        if (found[part] == "").any():
+            raise DataError(f"{text} has no group for image {(found[part] == '').argmax()}: every image needs one")
+    return found if told else None
 
 
 def _as_images(where: str, array: np.ndarray) -> np.ndarray:
@@ -164,15 +185,15 @@ def _as_images(where: str, array: np.ndarray) -> np.ndarray:
     raise DataError(f"{where} {wrong}")
 
 
-def _as_labels(where: str, array: np.ndarray, count: int) -> np.ndarray:
-    """Check an array of `count` labels, and turn it into (N,)."""
+def _as_labels(where: str, array: np.ndarray, count: int, what: str = "labels") -> np.ndarray:
+    """Check an array of `count` labels, or of what else each image has one of, and turn it into (N,)."""
     kind = array.dtype.kind
     if array.ndim == 2 and array.shape[1] != 1:
-        wrong = f"has {array.shape[1]} labels an image, which no lesson handles: save one class number each"
+        wrong = f"has {array.shape[1]} {what} an image, which no lesson handles: save one number or name each"
     elif kind not in "uibUS":
-        wrong = f"has labels of type {array.dtype}: save class numbers (labels.astype(int)) or class names"
+        wrong = f"has {what} of type {array.dtype}: save numbers ({what}.astype(int)) or names"
     elif array.ndim not in {1, 2} or len(array) != count:
-        wrong = f"has {len(array) if array.ndim else 0} labels for {count} images: they must be as many"
+        wrong = f"has {len(array) if array.ndim else 0} {what} for {count} images: they must be as many"
     else:
         array = np.char.decode(array.ravel(), "utf-8", "replace") if kind == "S" else array.ravel()
         # two Unicode spellings of a name are one class

@@ -3,7 +3,7 @@
     cache/<key>/images.bin     uint8 (N, C, H, W), the source's parts one after another
     cache/<key>/labels.npy     int64 (N,)
     cache/<key>/sums.npy       int64 (2, N, C): sum of each image's values, and sum of their squares
-    cache/<key>/meta.json      shape, number of images in each part, class names, file names
+    cache/<key>/meta.json      shape, number of images in each part, class names, file names, groups
     cache/stamps/<stamp>.json  what reading some files found out, so that unchanged files are not read again
 
 All of it can be deleted at any time; it is made again when it is needed.
@@ -46,6 +46,7 @@ class Stored:
     parts: dict[str, int]  # number of images of each part (train, val, test, unlabelled: where present), in order
     classes: tuple[str, ...]
     names: tuple[str, ...] | None = None  # of the images' files, below the source's folder; None: they have none
+    groups: tuple[str, ...] | None = None  # of the images, where the source itself names them; "" for unlabelled ones
     content: str = ""  # a hash of the source's content
     notes: tuple[str, ...] = ()  # what the user should know about it, a line each
 
@@ -91,6 +92,7 @@ def _write(
     parts: dict[str, int],
     classes: Sequence[str],
     names: Sequence[str] | None = None,
+    groups: Sequence[str] | None = None,
 ) -> None:
     need, free = math.prod(shape), shutil.disk_usage(folder).free
     if need > free:
@@ -106,7 +108,7 @@ def _write(
             bar.update(len(chunk))
     np.save(folder / "labels.npy", labels.astype(np.int64))
     np.save(folder / "sums.npy", np.concatenate(sums, 1))
-    meta = {"shape": shape, "parts": parts, "classes": classes, "names": names}
+    meta = {"shape": shape, "parts": parts, "classes": classes, "names": names, "groups": groups}
     (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
 
 
@@ -211,7 +213,7 @@ def _open(folder: Path) -> Stored | None:
     path = folder / "images.bin"
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        shape, names = tuple(meta["shape"]), meta["names"]
+        shape, names, groups = tuple(meta["shape"]), meta["names"], meta.get("groups")
         if path.stat().st_size != math.prod(shape):  # a disk lost power before all was on it
             return None
         labels, sums = np.load(folder / "labels.npy"), np.load(folder / "sums.npy")
@@ -223,4 +225,5 @@ def _open(folder: Path) -> Stored | None:
     except OSError:  # Linux refuses a writable mapping that is larger than memory
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         images = np.memmap(path, np.uint8, "r", shape=shape)
-    return Stored(images, labels, sums, meta["parts"], tuple(meta["classes"]), names and tuple(names))
+    names, groups = names and tuple(names), groups and tuple(groups)
+    return Stored(images, labels, sums, meta["parts"], tuple(meta["classes"]), names, groups)

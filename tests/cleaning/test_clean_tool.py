@@ -307,7 +307,7 @@ def test_arrays_become_png_files_and_lose_nothing(tmp_path, kind):
         images[3] = images[4]
         names = np.array(["a/b", "c"])[labels]
         names[3] = names[4]
-        np.savez(tmp_path / "set.npz", images=images, labels=names)
+        np.savez(tmp_path / "set.npz", images=images, labels=names, groups=np.arange(12) // 2)
         spec = f"npz:{tmp_path / 'set.npz'}"
     else:
         images = images[:, :1, 34:62, 34:62].copy()
@@ -329,6 +329,12 @@ def test_arrays_become_png_files_and_lose_nothing(tmp_path, kind):
     )
     for row, pixels in found.items():
         assert np.array_equal(pixels, images[row].transpose(1, 2, 0).squeeze())
+    if kind == "npz":  # of the new files, for `load_dataset`
+        groups = pd.read_csv(root.parent / "groups.csv")
+        assert {int(Path(path).stem): group for path, group in groups.to_numpy()} == {row: row // 2 for row in found}
+        assert all((root / path).is_file() for path in groups["path"])
+    else:
+        assert not (root.parent / "groups.csv").exists()
 
 
 def test_the_page_is_served_to_who_knows_its_address_and_saves(copy):

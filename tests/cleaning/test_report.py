@@ -254,3 +254,37 @@ def test_the_lesson_judges_every_image_of_a_set_and_loses_none(tmp_path):
         assert part == "unlabelled" or cleaned[f"{part}_labels"].tolist() == [str(kind) for kind in kinds[left]]
     said = "".join((run / "notebook.ipynb").read_text())
     assert f"{len(removed)} of 180 images go" in said and "30 of them have no label" in said
+
+
+def test_groups_stay_with_the_images_that_are_left(tmp_path):
+    """Also through planting, and back through `load_dataset`; unlabelled images have none."""
+    rng, slides = np.random.default_rng(0), np.repeat(np.arange(12), 10)
+    pixels = rng.integers(0, 256, (120, 9, 9), np.uint8)
+    more = rng.integers(0, 256, (3, 9, 9), np.uint8)
+    np.savez(tmp_path / "x.npz", train_images=pixels, train_labels=np.arange(120) % 2, train_groups=slides,
+             unlabelled_images=more)  # fmt: skip
+    data = load_dataset(f"npz:{tmp_path / 'x.npz'}")
+    slide_of = {pixels[i].tobytes(): str(slides[i]) for i in range(120)}
+    judged = judged_images(data)
+    assert judged.groups == (*data.train.groups, "", "", "")
+    gone = [0, 7, len(data.train) + 1]
+    left = load_dataset(f"npz:{removing(data, *gone).apply(data, tmp_path / 'left.npz')}")
+    assert len(left.train) == len(data.train) - 2 and len(left.unlabelled) == 2
+    assert left.test.groups == data.test.groups and left.val.groups == data.val.groups
+    for part in (left.train, left.val, left.test):
+        assert part.groups == tuple(slide_of[image.numpy().tobytes()] for image in part.images)
+
+    faulty, truth = plant(data, 0.4, 3)
+    kinds = {row: (kind, original) for row, kind, original, _ in truth.itertuples(index=False)}
+    for row, group in enumerate(faulty.train.groups):
+        kind, original = kinds.get(row, ("", -1))
+        if kind in {"", "random_label", "lookalike_label"}:
+            assert group == slide_of[faulty.train.images[row].numpy().tobytes()]
+        elif original >= 0 and kind != "leak":
+            assert group == faulty.train.groups[original]
+        else:
+            assert group == f"planted {kind} {row}"
+    assert not set(faulty.train.groups) & (set(data.val.groups) | set(data.test.groups))
+    assert {"leak", "near_duplicate", "foreign", "random_label"} <= set(truth["kind"])
+    again = load_dataset(f"npz:{removing(faulty, 1).apply(faulty, tmp_path / 'faulty.npz')}")
+    assert again.train.groups == faulty.train.groups[:1] + faulty.train.groups[2:]

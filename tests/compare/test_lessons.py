@@ -45,10 +45,12 @@ def executed(monkeypatch):
 
 
 def test_small_runs_keep_their_recipe_and_stand_beside_the_others(tmp_path, executed):
-    assert lessons.run_small(NOTEBOOKS / "02_supervised_baseline.ipynb", tmp_path, "mnist5k", 3) == 3.0
+    notebook = NOTEBOOKS / "02_supervised_baseline.ipynb"
+    assert lessons.run_small(notebook, tmp_path, "mnist5k", 3, "^s") == 3.0
     ((name, params, recipe, out),) = executed
     assert (name, recipe, out) == ("02_supervised_baseline", "smoke", tmp_path)
     assert (params["dataset"], params["data_seed"], params["subset"]) == ("mnist5k", 3, 400)
+    assert params["groups"] == "^s"
     assert params["epochs"] == 1  # the smoke recipe's
 
 
@@ -58,7 +60,7 @@ def test_pages_hold_what_lesson_07_shows_for_each_board(tmp_path, executed):
         (tmp_path / folder / "a.npz").touch()
         dataset = f"npz:{tmp_path}/{folder}/a.npz"
         leave_run(tmp_path, "05_supcon", dataset=dataset, fingerprint=16 * fingerprint)
-    leave_run(tmp_path, "05_supcon", dataset="cells:60", params={"data_seed": 4}, fingerprint="d" * 16)
+    leave_run(tmp_path, "05_supcon", dataset="cells:60", params={"data_seed": 4, "groups": "^s"}, fingerprint="d" * 16)
     with pytest.raises(runs.RunError, match="holds no images"):
         list(lessons.write_pages(results.collect(tmp_path)))
     assert sorted(path.name for path in tmp_path.glob("*.html")) == [
@@ -68,6 +70,7 @@ def test_pages_hold_what_lesson_07_shows_for_each_board(tmp_path, executed):
     ]
     params = {call[1]["dataset"]: call[1] for call in executed}["cells:60"]
     assert (params["runs"], params["data_seed"], params["image_size"]) == (str(tmp_path), 4, 16)
+    assert params["groups"] == "^s"  # or its splits, and so its fingerprint, would be others
     page = (tmp_path / "compare_cells_60.html").read_text()
     assert 'src="data:image/png;base64,iVBORw0KGgo=' in page
     assert "<title>Which?</title>" in page and 'name="viewport"' in page and "color-scheme:light dark" in page

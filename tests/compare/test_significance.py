@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+import statsmodels.api as sm
 from scipy import stats
 from sklearn.metrics import f1_score
 from statsmodels.stats.contingency_tables import mcnemar as their_mcnemar
@@ -48,6 +49,59 @@ def test_mcnemar_of_those_that_are_alike():
     assert sig.mcnemar(*pair(5, 20, 20, 5))[2] == sig.mcnemar(*pair(5, 0, 0, 5))[2] == 1
     with pytest.raises(ValueError, match="the same images"):
         sig.mcnemar([True], [True, False])
+
+
+@pytest.mark.parametrize(("only_a", "only_b"), [(0, 0), (1, 0), (0, 6), (10, 3), (12, 12), (40, 20), (130, 90)])
+def test_mcnemar_with_a_group_an_image_is_the_exact_binomial_test(only_a, only_b):
+    a, b = pair(30, only_a, only_b, 9)
+    theirs = their_mcnemar([[30, only_a], [only_b, 9]], exact=True).pvalue
+    assert sig.mcnemar(a, b, np.arange(len(a))) == (only_a, only_b, pytest.approx(theirs, rel=1e-9))
+    if only_a + only_b < 25:
+        assert sig.mcnemar(a, b, np.arange(len(a)))[2] == pytest.approx(sig.mcnemar(a, b)[2], rel=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_mcnemar_of_groups_is_scipy_s_permutation_test(seed):
+    """All 2 ** 9 ways to set the signs of nine slides' differences, of very different sizes."""
+    rng = np.random.default_rng(seed)
+    groups = rng.permutation(np.repeat(np.arange(9), rng.integers(1, 40, 9)))
+    a, b = rng.random((2, len(groups))) < np.array([[0.8], [0.65]]) + rng.normal(0, 0.15, 9)[groups]
+    lead = np.array([a[groups == g].sum() - b[groups == g].sum() for g in range(9)])
+    theirs = stats.permutation_test((lead,), np.sum, permutation_type="samples", n_resamples=np.inf).pvalue
+    only_a, only_b, p = sig.mcnemar(a, b, [f"slide {g}" for g in groups])
+    assert (only_a, only_b) == ((a & ~b).sum(), (b & ~a).sum()) and p == pytest.approx(theirs, rel=1e-9)
+
+
+def test_mcnemar_over_images_is_fooled_by_slides_and_over_groups_is_not():
+    """Two equal classifiers, one of them better on each slide by chance: 5% false alarms are promised."""
+    rng, alarms = np.random.default_rng(0), np.zeros(2)
+    groups = np.repeat(np.arange(20), 20)
+    for _ in range(200):
+        a, b = rng.random((2, 400)) < 0.7 + rng.normal(0, 0.15, (2, 20))[:, groups]
+        alarms += sig.mcnemar(a, b)[2] < 0.05, sig.mcnemar(a, b, groups)[2] < 0.05
+    over_images, over_groups = alarms / 200
+    assert over_groups < 0.1 < 0.15 < over_images
+    with pytest.raises(ValueError, match=r"groups \(3,\): expected the same images"):
+        sig.mcnemar([True] * 4, [True] * 4, [0, 0, 1])
+
+
+def test_an_interval_over_groups_is_that_of_cluster_robust_errors():
+    """statsmodels' sandwich of a constant, without its correction for few groups."""
+    rng = np.random.default_rng(1)
+    groups = np.repeat(np.arange(150), rng.integers(1, 9, 150))
+    right = rng.random(len(groups)) < 0.75 + 0.2 * rng.choice([-1, 1], 150)[groups]
+    fit = sm.OLS(right.astype(float), np.ones(len(right)))
+    fit = fit.fit(cov_type="cluster", cov_kwds={"groups": groups, "use_correction": False})
+    assert sig.share(right, groups) == pytest.approx(fit.conf_int()[0], abs=0.005)
+    low, high = sig.share(right)
+    assert (low, high) == sig.wilson(right.sum(), len(right)) and high - low < 0.8 * np.ptp(fit.conf_int())
+
+
+def test_an_interval_over_groups_of_one_image_each_is_nearly_wilson_s():
+    right = np.arange(400) % 5 > 0
+    assert sig.share(right, np.arange(400)) == pytest.approx(sig.share(right), abs=0.005)
+    assert sig.share([True] * 30, [0] * 15 + [1] * 15) == sig.wilson(2, 2)  # and not 1 to 1
+    assert sig.share([False] * 30, ["a"] * 30) == sig.wilson(0, 1)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 10, 45])

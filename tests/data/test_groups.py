@@ -105,12 +105,69 @@ def test_splits_of_a_folder_are_kept_and_must_not_share_a_group(tmp_path):
         load_dataset(spec, groups=r"/([ab])/")
 
 
+def arrays(**more: np.ndarray) -> dict[str, np.ndarray]:
+    """60 images of two classes, from ten slides."""
+    images = np.random.default_rng(0).integers(0, 256, (60, 9, 9), np.uint8)
+    return {"images": images, "labels": np.arange(60) % 2, "groups": np.arange(60) // 6} | more
+
+
+def test_an_npz_brings_its_groups(tmp_path):
+    """Numbers or text, divided as those of a table are; at any size; and a table given by hand comes first."""
+    np.savez(tmp_path / "x.npz", **arrays())
+    spec = f"npz:{tmp_path / 'x.npz'}"
+    data, small = load_dataset(spec), load_dataset(spec, image_size=8)
+    assert apart(data) and len(data.test) == 12
+    assert all(getattr(data, part).groups == getattr(small, part).groups for part in PARTS)
+    by_row = table(tmp_path / "g.csv", [f"images[{i}],{i // 6}" for i in range(60)])
+    assert load_dataset(spec, groups=by_row).fingerprint == load_dataset(spec, groups="").fingerprint
+    other = load_dataset(spec, groups=table(tmp_path / "h.csv", [f"images[{i}],{i % 10}" for i in range(60)]))
+    assert set(other.train.groups) | set(other.val.groups) | set(other.test.groups) == set("0123456789")
+    np.savez(tmp_path / "x.npz", **{k: v for k, v in arrays().items() if k != "groups"})
+    assert load_dataset(spec).test.groups is None
+    np.savez(tmp_path / "x.npz", **arrays(groups=np.array([[f"slide {i // 6}"] for i in range(60)])))
+    assert set(load_dataset(spec).test.groups) <= {f"slide {s}" for s in range(10)}
+
+
+def test_parts_of_an_npz_bring_theirs_and_unlabelled_images_need_none(tmp_path):
+    whole = arrays()
+    parts = {"train": slice(0, 36), "val": slice(36, 48), "test": slice(48, 60)}
+    cut = {f"{part}_{k}": v[rows] for part, rows in parts.items() for k, v in whole.items()}
+    cut["unlabelled_images"] = whole["images"][:5]
+    np.savez(tmp_path / "x.npz", **cut)
+    data = load_dataset(f"npz:{tmp_path / 'x.npz'}")
+    assert data.test.groups == tuple(str(g) for g in whole["groups"][48:]) and data.unlabelled.groups is None
+    del cut["val_groups"]
+    np.savez(tmp_path / "x.npz", **cut)
+    with pytest.raises(DataError, match=r"x.npz has groups for train, test but not for val: add them"):
+        load_dataset(f"npz:{tmp_path / 'x.npz'}")
+    np.savez(tmp_path / "x.npz", **cut | {"val_groups": np.full(12, "0")})
+    with pytest.raises(DataError, match="train and val share 1 groups, such as 0"):
+        load_dataset(f"npz:{tmp_path / 'x.npz'}")
+
+
+@pytest.mark.parametrize(
+    ("found", "says"),
+    [
+        (np.arange(59), r"\(groups\) has 59 groups for 60 images: they must be as many"),
+        (np.arange(60) / 2, r"\(groups\) has groups of type float64: save numbers \(groups.astype\(int\)\) or names"),
+        (np.array(["a"] * 50 + [""] * 10), r"\(groups\) has no group for image 50: every image needs one"),
+        (np.zeros((60, 2), int), r"\(groups\) has 2 groups an image"),
+        (np.array([None] * 60), "Python objects"),
+    ],
+)
+def test_groups_of_an_npz_that_are_none(tmp_path, found, says):
+    np.savez(tmp_path / "x.npz", **arrays(groups=found))
+    with pytest.raises(DataError, match=says) as error:
+        load_dataset(f"npz:{tmp_path / 'x.npz'}")
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("pattern", "says"),
     [
         ("^(slide[0-8])", r"6 of 60 images have no group, the first is a/slide9_0.png: correct '\^\(slide\[0-8\]\)'"),
         ("(", "groups='\\(' is no regular expression"),
-        ("", "must be a regular expression"),
+        (" ", "must be a regular expression"),
         ("x(y)?", "60 of 60 images have no group"),
         ("no.csv", "no.csv does not exist"),
         ("^[ab]", r"too few groups \(2\) to take test images from"),
