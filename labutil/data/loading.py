@@ -62,7 +62,7 @@ def load_dataset(
     `test_images[17]` in arrays. Images of unlabelled/ need no group.
 
     classes: only images of these, in every part, numbered anew in the source's order; each stays in the part where it
-    is without this, and the fingerprint is the same. `.unlabelled` is None then, since its images may be of any class.
+    is without this. `.unlabelled` is None then, since its images may be of any class.
 
     Raises DataError for a parameter out of range, an unknown name, or data that cannot be used: one line that says
     which file, what is wrong and what to do.
@@ -92,6 +92,7 @@ def load_dataset(
         if unlabelled:
             raise DataError(f"unlabelled={unlabelled}: such images may be of classes that are left out; set it to 0")
         stored, rows = _of_classes(stored, rows, source.name, classes)
+        fingerprint = class_fingerprint(fingerprint, stored.classes)
     for part in ("val", "test") if groups else ():
         lacking = np.setdiff1d(stored.labels[rows["train"]], stored.labels[rows[part]])
         if len(lacking):
@@ -161,6 +162,11 @@ def _of_classes(
         if not len(index):
             raise DataError(f"{name} has no {part} images of {', '.join(kept[:3])}: take more classes, or other ones")
     return stored, rows
+
+
+def class_fingerprint(fingerprint: str, classes: Sequence[str]) -> str:
+    """The fingerprint of a data set with this one, of which only these classes stay."""
+    return hashlib.sha256(json.dumps([fingerprint, *classes]).encode()).hexdigest()[:16]
 
 
 def divide(
