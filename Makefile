@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 # Rewritten by every set-up; newer than pyproject.toml means nothing to install.
 STAMP := $(VENV)/.installed
 
-.PHONY: setup run test test-long lab bench lint notebooks encoders clean
+.PHONY: setup run test test-long lab bench lint notebooks encoders reports clean
 
 setup: $(STAMP)
 
@@ -56,6 +56,10 @@ notebooks: $(STAMP)
 # The encoders that come with the workbook, trained for long: hours. The same command continues what was cut off.
 encoders: $(STAMP)
 	$(PY) notebooks/encoders/make.py
+
+# docs/reports.md: every number of the five reports, and what came of it here; your own finished runs stand in it, too.
+reports: $(STAMP)
+	$(PY) -m labutil.compare.reports
 
 clean:
 	rm -rf $(VENV) .executed .pytest_cache .ruff_cache
