@@ -108,8 +108,8 @@ class Plan:
     def jobs(self, study: Study, setting: int, changed: dict[str, Any]) -> Iterator[Job]:
         """The runs of a setting, one a seed."""
         for seed in study.seeds:
-            drawn = {"seed": seed} if "seed" in study.base else {}
-            params = study.base | changed | drawn | ({"data_seed": seed} if study.resplit else {})
+            drawn = {"data_seed": seed} if study.resplit else {}
+            params = study.base | drawn | changed | ({"seed": seed} if "seed" in study.base else {})
             directory = execute.run_directory(study.notebook, params, self.runs, core=True, stamp=_stamp)
             yield Job(study, setting, changed, params, directory)
 
