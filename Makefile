@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 # Rewritten by every set-up; newer than pyproject.toml means nothing to install.
 STAMP := $(VENV)/.installed
 
-.PHONY: setup run test test-long lab bench lint notebooks encoders site colab constraints clean
+.PHONY: setup run test test-long lab bench lint notebooks encoders reports site colab constraints clean
 
 setup: $(STAMP)
 
@@ -70,6 +70,10 @@ site: $(STAMP)
 	@$(PY) -c 'import myst_nb, sphinx_design' 2>/dev/null || $(PY) -m pip install --quiet --disable-pip-version-check -e '.[site]'
 	$(PY) -m sphinx -c docs -b html -q -W --keep-going -d build/doctrees . build/site
 	@echo build/site/index.html
+
+# docs/reports.md: every number of the five reports, and what came of it here; your own finished runs stand in it, too.
+reports: $(STAMP)
+	$(PY) -m labutil.compare.reports
 
 clean:
 	rm -rf build $(VENV) .executed .pytest_cache .ruff_cache

@@ -44,7 +44,7 @@ class Dataset:
     unlabelled: ImageSet | None  # further images that come without labels
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    fingerprint: str  # 16 hex digits; differs when source, data_seed, val_fraction, groups, splits or planted faults do
+    fingerprint: str  # 16 hex digits; differs when source, splits (and what decides them), classes or planted faults do
     classes: tuple[str, ...]
     channels: int
     image_size: int | tuple[int, int]  # pixels a side; (height, width) where not square

@@ -177,7 +177,8 @@ def features(board: Board, method: Method, index: np.ndarray) -> Tensor:
     record, params = method.records[0], method.params
     size = (record.get("model") or {}).get("image_size") or record["dataset"].get("image_size")
     options = {name: params[name] for name in ("data_seed", "val_fraction", "groups") if name in params}
-    data = load_dataset(params["dataset"], image_size=size if isinstance(size, int) else None, **options)
+    options |= {"image_size": size if isinstance(size, int) else None, "classes": board.classes}  # some may be held out
+    data = load_dataset(params["dataset"], **options)
     if data.fingerprint != board.fingerprint or len(data.test) != len(board.y_true):
         raise DataError(f"{params['dataset']} is no longer what the runs saw (fingerprint {board.fingerprint})")
     return evaluation.predict(model.encoder, data.test.images[index].contiguous()).flatten(1)

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from labutil.data import cells, decoding, folders, published, readers, splits, s
 from labutil.data.groups import of_names
 from labutil.data.sources import CELLS_VERSION, GENERATED, Source, files, parse
 from labutil.images import Dataset, ImageSet
-from labutil.paths import DataError, check_number, is_number
+from labutil.paths import DataError, check_number, did_you_mean, is_number
 
 
 def load_dataset(
@@ -34,6 +35,7 @@ def load_dataset(
     data_seed: int = 0,
     unlabelled: int = 0,
     groups: str | None = None,
+    classes: Sequence[str] | None = None,
 ) -> Dataset:
     r"""Load a data set by name or path (the table in `labutil.data.sources`), split and ready.
 
@@ -60,6 +62,9 @@ def load_dataset(
     `test_images[17]` in arrays. None or "": the groups that an .npz itself holds (`readers.read_npz`), if it does.
     Images of unlabelled/ need no group.
 
+    classes: only images of these, in every part, numbered anew in the source's order; each stays in the part where it
+    is without this. `.unlabelled` is None then, since its images may be of any class.
+
     Raises DataError for a parameter out of range, an unknown name, or data that cannot be used: one line that says
     which file, what is wrong and what to do.
 
@@ -84,6 +89,11 @@ def load_dataset(
     for note in stored.notes:
         print(f"note: {note}")
     rows, fingerprint, members = divide(stored, source.name, val_fraction, data_seed, groups)
+    if classes is not None and set(classes) != set(stored.classes):
+        if unlabelled:
+            raise DataError(f"unlabelled={unlabelled}: such images may be of classes that are left out; set it to 0")
+        stored, rows = _of_classes(stored, rows, source.name, classes)
+        fingerprint = class_fingerprint(fingerprint, stored.classes)
     for part in ("val", "test") if members is not None else ():
         lacking = np.setdiff1d(stored.labels[rows["train"]], stored.labels[rows[part]])
         if len(lacking):
@@ -108,6 +118,56 @@ def load_dataset(
         channels=channels,
         image_size=height if height == width else (height, width),
     )
+
+
+def load_with_others(spec: str, others: str, **options: Any) -> tuple[Dataset, Dataset | None]:
+    """A data set, and images of other classes, to ask what an encoder knows of those; None: there are none.
+
+    others: "auto", `cells_unseen` for `cells`, and nothing for other data; "none"; a specification; or "held_out:0.5":
+    that share of the classes of `spec` itself, drawn by data_seed, which the first data set then lacks in every part.
+    options: of `load_dataset`, for both; but `unlabelled`, and `groups` of other files, for the first alone. Raises DataError as `load_dataset`, and
+    where images of the two have different shapes or fewer than two classes are held out or stay.
+
+    Example:
+        data, other = load_with_others("tiny_imagenet", "held_out:0.5")  # 100 and 100 classes
+    """
+    kind, _, share = others.partition(":")
+    own = {name: value for name, value in options.items() if name != "unlabelled"}
+    if others == "auto":  # "cells:600" has "cells_unseen:600" for a relative
+        others = spec.replace("cells", "cells_unseen", 1) if f"{spec}:".startswith("cells:") else "none"
+    if kind == "held_out":
+        source = parse(spec)
+        names = load_source(source, options.get("image_size"), options.get("data_seed", 0)).classes
+        held = splits.hold_out(names, share, options.get("data_seed", 0), source.name)
+        other = replace(load_dataset(spec, **own, classes=held), name=f"{source.name}, classes held out")
+        return load_dataset(spec, **options, classes=[name for name in names if name not in held]), other
+    data = load_dataset(spec, **options)
+    other = None if others == "none" else load_dataset(others, **own | {"groups": None})  # of other files
+    if other and other.train.images.shape[1:] != data.train.images.shape[1:]:
+        shapes = (" x ".join(map(str, part.train.images.shape[1:])) for part in (other, data))
+        raise DataError("{2} has images of {0}, {3} of {1}: give both an image_size".format(*shapes, others, spec))
+    return data, other
+
+
+def _of_classes(
+    stored: store.Stored, rows: dict[str, np.ndarray], name: str, classes: Sequence[str]
+) -> tuple[store.Stored, dict[str, np.ndarray]]:
+    """What is left of a source and its splits when only these classes stay."""
+    if unknown := [c for c in classes if c not in stored.classes]:
+        raise DataError(f"{name} has no class {unknown[0]!r}{did_you_mean(unknown[0], stored.classes)}")
+    kept = tuple(c for c in stored.classes if c in classes)
+    number = np.array([kept.index(c) if c in kept else -1 for c in stored.classes] + [-1])  # label -1: the last
+    stored = replace(stored, labels=number[stored.labels], classes=kept)
+    rows = {part: index[stored.labels[index] >= 0] for part, index in rows.items() if part != "unlabelled"}
+    for part, index in rows.items():
+        if not len(index):
+            raise DataError(f"{name} has no {part} images of {', '.join(kept[:3])}: take more classes, or other ones")
+    return stored, rows
+
+
+def class_fingerprint(fingerprint: str, classes: Sequence[str]) -> str:
+    """The fingerprint of a data set with this one, of which only these classes stay."""
+    return hashlib.sha256(json.dumps([fingerprint, *classes]).encode()).hexdigest()[:16]
 
 
 def divide(

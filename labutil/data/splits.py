@@ -4,6 +4,7 @@ machine."""
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from labutil.paths import DataError
 
 TEST_FRACTION = 0.2  # of the images, where a source has no test split of its own
 _TRIED = 2000  # groups that are looked at in random orders
-_TEST, _VAL, _SUBSET, _SUBSET_VAL, _SUBSET_UNLABELLED, _FOLDS = range(6)  # each draws its own random numbers
+_TEST, _VAL, _SUBSET, _SUBSET_VAL, _SUBSET_UNLABELLED, _FOLDS, _CLASSES = range(7)  # each draws its own random numbers
 
 
 def split(
@@ -118,6 +119,25 @@ def take_subset(
             order = stratified_order(labels[rows[part]], (data_seed, stream), first=0)
             taken[part] = np.sort(rows[part][order[:size]])
     return taken
+
+
+def hold_out(classes: Sequence[str], share: float | str, seed: int, name: str) -> list[str]:
+    """A share of the classes of the source `name`, drawn by seed, in their order: two at least, and two stay. Raises
+    DataError where that cannot be.
+
+    Example:
+        hold_out(("a", "b", "c", "d"), 0.5, 0, "letters")  # ["b", "c"]
+    """
+    try:
+        count = round(float(share) * len(classes))
+    except (ValueError, OverflowError):
+        raise DataError(f"held_out:{share}: give a share of the classes between 0 and 1, as held_out:0.5") from None
+    if not 2 <= count <= len(classes) - 2:
+        raise DataError(f"held_out:{share} of the {len(classes)} classes of {name}: two at least must go, and two stay")
+    order = np.argsort(
+        np.random.PCG64(np.random.SeedSequence((seed, _CLASSES))).random_raw(len(classes)), kind="stable"
+    )
+    return [classes[i] for i in np.sort(order[:count])]
 
 
 def stratified_folds(labels: np.ndarray, folds: int, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:

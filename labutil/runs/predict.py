@@ -152,6 +152,8 @@ def part_rows(found: store.Stored, source: Source, part: str, record: dict[str, 
     groups = record["params"].get("groups") if related else None
     rows, fingerprint, _ = loading.divide(found, source.name, fraction, seed, groups)  # what is brought stays
     trained = record["dataset"]
+    if related and set(known := trained.get("classes", ())) < set(found.classes):  # the others were held out
+        fingerprint = loading.class_fingerprint(fingerprint, known)
     if related and fingerprint != trained.get("fingerprint"):
         changed, advice = f"{source.name} is no longer as the run saw it", "restore it"
         if not source.paths:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,10 +56,11 @@ def _told(table: pd.DataFrame, **told: str) -> pd.DataFrame:
     return table
 
 
-def keep(directory: Path) -> Path:
-    """Write a finished sweep as `notebooks/sweeps/NAME.csv`: two lines on how it was made, then its rows.
+def keep(directory: Path, folder: Path | None = None) -> Path:
+    """Write a finished sweep as NAME.csv: two lines on how it was made, then its rows.
 
-    directory: the sweep's, named as the file is to be. Raises DataError where a run is not complete.
+    directory: the sweep's, named as the file is to be. folder: where; None: `notebooks/sweeps`. Raises DataError where
+    a run is not complete.
     """
     import pandas as pd
 
@@ -68,10 +70,12 @@ def keep(directory: Path) -> Path:
     if (unhappy := table[table.status != "complete"]).size:
         raise paths.DataError(f"{directory}: {len(unhappy)} of {len(table)} runs are not complete")
     command = yaml.safe_load((directory / "sweep.yaml").read_bytes())["command"]
+    command = re.sub(r" --out ('[^']*'|\S+)", "", command)  # a place on this machine
     environment = read_record(directory / table.path[0])["environment"]
     machine = "{device}, {processor}, {precision}, torch {torch}".format(**environment)
     table = table.drop(columns=["path", "error"], errors="ignore").round(5)
-    FOLDER.mkdir(exist_ok=True)
-    file = FOLDER / f"{directory.name}.csv"
+    folder = folder or FOLDER
+    folder.mkdir(exist_ok=True)
+    file = folder / f"{directory.name}.csv"
     paths.replace_file(file, lambda t: t.write_text(f"# {command}\n# {machine}\n{table.to_csv(index=False)}", "utf-8"))
     return file

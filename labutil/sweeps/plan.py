@@ -21,7 +21,7 @@ from labutil.runs import execute, parameters, read_record
 from labutil.runs.parameters import ParameterError
 
 TRIALS = 20
-KEYS = ("grid", "points", "search", "seeds", "objective", "trials")
+KEYS = ("grid", "points", "search", "seeds", "resplit", "objective", "trials")
 # Notebooks that train no method of their own, by the parameter that tells.
 NO_METHOD = {"planted": "it looks for faults in data", "runs": "it reads what others have left"}
 _stamp = functools.cache(sources.stamp)  # of a large folder it takes a while
@@ -53,6 +53,7 @@ class Study:
     seeds: list[int]
     objective: str
     trials: int
+    resplit: bool = False
 
     def swept(self) -> list[str]:
         return list(self.search or self.settings[0])
@@ -107,7 +108,8 @@ class Plan:
     def jobs(self, study: Study, setting: int, changed: dict[str, Any]) -> Iterator[Job]:
         """The runs of a setting, one a seed."""
         for seed in study.seeds:
-            params = study.base | changed | ({"seed": seed} if "seed" in study.base else {})
+            drawn = {"data_seed": seed} if study.resplit else {}
+            params = study.base | drawn | changed | ({"seed": seed} if "seed" in study.base else {})
             directory = execute.run_directory(study.notebook, params, self.runs, core=True, stamp=_stamp)
             yield Job(study, setting, changed, params, directory)
 
@@ -199,7 +201,11 @@ def _study(
             "(-s lr 0.001:0.1:log), --seeds 0,1,2, or a recipe with a sweep block"
         )
     objective, trials = _objective(block.get("objective"), base), _whole("trials", block.get("trials", TRIALS))
-    return Study(notebook, recipe, plain, base, settings, search, seeds, objective, trials)
+    resplit = str(block.get("resplit", "false"))
+    if resplit not in {"true", "false"} or (resplit == "true" and "data_seed" not in base):
+        raise ParameterError(f"recipe {recipe!r}: resplit: {resplit}: true or false, where there is a data_seed")
+    again = resplit == "true" and "data_seed" not in fixed  # who fixes it gets the one split
+    return Study(notebook, recipe, plain, base, settings, search, seeds, objective, trials, again)
 
 
 def _check_keys(notebook: Path, declared: dict, grid: dict, points: list[dict], search: dict, fixed: dict) -> None:

@@ -192,6 +192,13 @@ def test_features_are_of_the_images_that_the_runs_saw(tmp_path):
     assert np.allclose(h, evaluation.predict(model.encoder, data.test.images[index]), atol=1e-3)
     with pytest.raises(paths.DataError, match="keeps no model"):
         results.features(board, board.methods[1], index)
+    few = load_dataset("cells:120", image_size=16, classes=data.classes[:4])  # the others were held out
+    part = {"y_true": few.test.labels.numpy(), "classes": few.classes, "fingerprint": few.fingerprint}
+    leave_run(tmp_path / "held", "04_simclr", dataset="cells:120", model="resnet8", **part)
+    board = board_of(tmp_path / "held")
+    h = results.features(board, board.methods[0], np.arange(len(few.test)))
+    model, _ = predict.load_model(board.methods[0].dirs[0])
+    assert np.allclose(h, evaluation.predict(model.encoder, few.test.images), atol=1e-3)
     leave_run(tmp_path / "other", "05_supcon", dataset="cells:60", model="resnet8", **known)
     board = board_of(tmp_path / "other")
     with pytest.raises(results.DataError, match="cells:60 is no longer what the runs saw"):

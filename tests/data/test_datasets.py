@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from sklearn.model_selection import StratifiedShuffleSplit
 
-from labutil.data import cells, decoding, load_dataset, loading, sources, splits, store
+from labutil.data import cells, decoding, load_dataset, load_with_others, loading, sources, splits, store
 from labutil.data.loading import DataError
 from labutil.images import Dataset, ImageSet
 
@@ -926,3 +926,60 @@ def test_an_interrupted_load_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(KeyboardInterrupt):
         load_dataset(f"folder:{tmp_path}")
     assert not list(data_folder().rglob("*.tmp")) and not list(data_folder().rglob("images.bin"))
+
+
+def test_classes_that_are_left_out_leave_everything_else_as_it_was() -> None:
+    whole, some = load_dataset("cells:200", image_size=16), ("monocyte", "basophil")
+    few = load_dataset("cells:200", image_size=16, classes=some)
+    assert few.classes == ("basophil", "monocyte") and few.fingerprint != whole.fingerprint
+    for part in ("train", "val", "test"):
+        old, new = getattr(whole, part), getattr(few, part)
+        kept = torch.tensor([whole.classes[k] in some for k in old.labels])
+        assert torch.equal(new.images, old.images[kept]) and 0 < len(new) < len(old)
+        assert [few.classes[k] for k in new.labels] == [whole.classes[k] for k in old.labels[kept]]
+    assert few.mean != whole.mean
+    assert len(load_dataset("cells:200", image_size=16, classes=some, subset=5).train) == 5
+    every = load_dataset("cells:200", image_size=16, classes=whole.classes[::-1], unlabelled=3)  # nothing is left out
+    assert (every.classes, every.fingerprint) == (whole.classes, whole.fingerprint) and len(every.unlabelled) == 3
+    with pytest.raises(DataError, match=r"no class 'monocite' \(did you mean 'monocyte'\?\)"):
+        load_dataset("cells:200", classes=("monocite",))
+    with pytest.raises(DataError, match="may be of classes that are left out"):
+        load_dataset("cells:200", classes=some, unlabelled=3)
+
+
+def test_unlabelled_images_are_of_no_class_that_could_be_left_out(tmp_path: Path) -> None:
+    pixels, labels = np.arange(40 * 64, dtype=np.uint8).reshape(40, 8, 8), np.arange(40) % 4
+    np.savez(tmp_path / "a.npz", images=pixels, labels=labels, unlabelled_images=pixels[:3])
+    assert len(load_dataset(f"npz:{tmp_path}/a.npz").unlabelled) == 3
+    data = load_dataset(f"npz:{tmp_path}/a.npz", classes=("0", "1"))
+    assert data.unlabelled is None and not (data.train.labels < 0).any()
+
+
+def test_held_out_classes_are_in_no_part_of_what_is_trained_on() -> None:
+    data, other = load_with_others("mnist5k", "held_out:0.4", subset=100)
+    assert (len(data.classes), len(other.classes)) == (6, 4)
+    assert set(data.classes) | set(other.classes) == set(load_dataset("mnist5k").classes)
+    assert "held out" in other.name and data.name == "mnist5k" and len(data.train) == len(other.train) == 100
+    pixels = [{x.numpy().tobytes() for x in part.images} for d in (data, other) for part in (d.train, d.val, d.test)]
+    assert not (pixels[0] | pixels[1] | pixels[2]) & (pixels[3] | pixels[4] | pixels[5])
+    assert load_with_others("mnist5k", "held_out:0.4", subset=100)[1].classes == other.classes
+    drawn = {load_with_others("mnist5k", "held_out:0.4", subset=100, data_seed=i)[1].classes for i in range(4)}
+    assert len(drawn) > 1
+
+
+def test_others_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {"image_size": 16}
+    data, other = load_with_others("cells:60", "auto", **small, unlabelled=2)
+    assert (data.name, other.name, len(data.unlabelled), other.unlabelled) == ("cells:60", "cells_unseen:60", 2, None)
+    assert load_with_others("mnist5k", "auto", subset=20)[1] is None
+    assert load_with_others("cells:60", "none", **small)[1] is None
+    assert load_with_others("cells:60", "cells_shifted:60", **small)[1].name == "cells_shifted:60"
+    for others, why in (
+        ("mnist5k", "mnist5k has images of 1 x 16 x 16, cells:60 of 3 x 16 x 16"),
+        ("held_out:", "a share of the classes between 0 and 1"),
+        ("held_out:nan", "a share of the classes"),
+        ("held_out:0.9", "held_out:0.9 of the 8 classes of cells:60: two at least must go, and two stay"),
+        ("held_outt:0.5", "held_outt"),
+    ):
+        with pytest.raises(DataError, match=why):
+            load_with_others("cells:60", others, **small)

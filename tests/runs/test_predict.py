@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from labutil import cli, evaluation, models, paths, runs
-from labutil.data import load_dataset, loading, sources
+from labutil.data import load_dataset, load_with_others, loading, sources
 from labutil.paths import DataError
 from labutil.runs.predict import find_run, part_rows
 
@@ -245,6 +245,23 @@ def test_parts_are_those_of_load_dataset(kind, tmp_path):
         assert (found.images[rows] == expected.images.numpy()).all()
         assert (found.labels[rows] == expected.labels.numpy()).all()
         assert expected.names == (found.names and tuple(found.names[row] for row in rows))
+
+
+def test_parts_of_a_set_whose_classes_were_in_part_held_out(tmp_path):
+    """All images of a part, of unknown classes too; the model was trained on none of test."""
+    labels = np.arange(60) % 4
+    pixels = np.arange(60, dtype=np.uint8)[:, None, None].repeat(8, 1).repeat(8, 2)
+    np.savez(tmp_path / "a.npz", images=pixels, labels=labels)
+    spec = f"npz:{tmp_path / 'a.npz'}"
+    data, other = load_with_others(spec, "held_out:0.5", data_seed=2)
+    record = {"params": {"data_seed": 2, "dataset": spec}, "dataset": vars(data)}
+    found = loading.load_source(sources.parse(spec), lenient=True)
+    rows = part_rows(found, sources.parse(spec), "test", record)
+    tested = sorted(x[0, 0, 0].item() for part in (data.test, other.test) for x in part.images)
+    assert rows.tolist() == tested
+    record["dataset"] = vars(data) | {"classes": data.classes[:1]}  # not what that run's fingerprint is of
+    with pytest.raises(DataError, match="no longer as the run saw it"):
+        part_rows(found, sources.parse(spec), "test", record)
 
 
 def test_parts_of_groups_are_those_of_load_dataset(tmp_path):

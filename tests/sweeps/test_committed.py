@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 import labutil as lab
-from labutil import paths
+from labutil import paths, runs
 from labutil.runs import parameters
 from labutil.sweeps import committed, plan
 
@@ -87,3 +87,16 @@ def test_only_a_finished_sweep_is_kept(tmp_path):
     make_own(tmp_path / "methods", "failed")
     with pytest.raises(paths.DataError, match="1 of 2 runs are not complete"):
         committed.keep(tmp_path / "methods")
+    folder = tmp_path / "done"
+    make_own(folder)
+    pd.read_csv(folder / "sweep.csv").assign(path="run").to_csv(folder / "sweep.csv", index=False)
+    (folder / "sweep.yaml").write_text(
+        yaml.safe_dump({"command": "labutil sweep 04 -p tau 1,2 --out 'a b' --name done"})
+    )
+    machine = {"device": "cpu", "processor": "one", "precision": "fp32", "torch": "2"}
+    (folder / "run").mkdir()
+    runs.write_json(folder / "run" / "run.json", runs.new_record("04_simclr", None, {}) | {"environment": machine})
+    file = committed.keep(folder, tmp_path / "kept")
+    assert file == tmp_path / "kept" / "done.csv"
+    assert file.read_text().startswith("# labutil sweep 04 -p tau 1,2 --name done\n# cpu, one, fp32, torch 2\n")
+    assert len(pd.read_csv(file, comment="#")) == 2

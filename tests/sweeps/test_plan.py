@@ -76,6 +76,15 @@ def test_a_recipe_holds_points_grid_seeds_and_objective(stub):
     assert jobs[1].options() == shlex.split("--recipe mine -p lr 1.0 -p kind a -p seed 3")
 
 
+def test_a_recipe_may_draw_the_splits_anew_with_every_seed(tmp_path):
+    found = plan.read([find_notebook("03")], "five_splits", [("dataset", "cells:600")], out=tmp_path)
+    jobs = list(found.jobs(found.studies[0], 0, found.studies[0].settings[0]))
+    assert [(job.params["seed"], job.params["data_seed"]) for job in jobs] == [(i, i) for i in range(5)]
+    assert {"-p data_seed 4", "-p seed 4"} <= {" ".join(jobs[4].options()[i : i + 3]) for i in range(30)}
+    (study,) = plan.read([find_notebook("03")], "five_splits", [("data_seed", "7")], out=tmp_path).studies
+    assert not study.resplit and study.base["data_seed"] == 7
+
+
 def test_a_search_has_ranges_and_choices_and_lists_become_choices(stub):
     searched = [("lr", "0.01:1:log"), ("epochs", "2:9"), ("limit", "none|5")]
     (study,) = read(stub, ("kind", "[a,b]"), ("bend", "true"), searched=searched, trials=5).studies
@@ -169,6 +178,8 @@ def test_what_cannot_be_is_refused_before_anything_runs(stub, given, options, me
         ("sweep: {points: [{lr: 1}, {lr: 2}]}", (("lr", "3"),), "lr is set by the recipe's points"),
         ("sweep: {points: [{lr: 1}], search: {epochs: '1:2'}}", (), "a search would take apart"),
         ("sweep: {points: [{rl: 1}]}", (), "no parameter 'rl'"),
+        ("sweep: {grid: {lr: [1, 2]}, resplit: yes}", (), "resplit: yes: true or false"),
+        ("sweep: {grid: {lr: [1, 2]}, resplit: true}", (), "where there is a data_seed"),
     ],
 )
 def test_recipes_that_contradict_themselves(stub, text, given, message):
