@@ -36,13 +36,16 @@ def show(lesson: str, run: str | None = None) -> None:
         at = (at + by) % len(found)
         title, what, explorer = found[at]
         words.value = f"<h1>{title}</h1><p>{what}</p>"
+        for other in stages.values():  # hidden, not taken away: an output that comes back would be empty
+            other.layout.display = "none"
         if at not in stages:
-            stage.children = [ipywidgets.HTML("<p>One moment …</p>").add_class("demo")]
+            words.value += "<p>One moment …</p>"
             stages[at] = ipywidgets.Output()
+            stage.children = [*stage.children, stages[at]]
             with stages[at]:
                 explorer()
-        place.value = f"<p>{at + 1} of {len(found)}</p>"
-        stage.children = [stages[at]]
+        stages[at].layout.display = ""
+        words.value, place.value = f"<h1>{title}</h1><p>{what}</p>", f"<p>{at + 1} of {len(found)}</p>"
 
     back.on_click(lambda _: go(-1))
     on.on_click(lambda _: go(1))
