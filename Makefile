@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 # Rewritten by every set-up; newer than pyproject.toml means nothing to install.
 STAMP := $(VENV)/.installed
 
-.PHONY: setup run test test-long lab bench lint notebooks encoders reports site colab constraints clean
+.PHONY: setup run test test-browser test-long lab bench lint notebooks encoders reports site colab constraints clean
 
 setup: $(STAMP)
 
@@ -28,6 +28,13 @@ run: $(STAMP)
 
 test: $(STAMP) lint
 	$(PY) -m pytest -m 'not long'
+
+# What people see: lessons in JupyterLab and demonstrations, in chromium. By hand, before a landing; ONLY="-k demo" for a
+# part. Look at tests/browser/pictures/ afterwards.
+test-browser: $(STAMP)
+	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[browser]'
+	npm install --silent --no-save --prefix tests/browser axe-core
+	LABUTIL_BROWSER=1 $(PY) -m pytest tests/browser $(ONLY)
 
 test-long: $(STAMP)
 	$(PY) -m pytest

@@ -306,6 +306,22 @@ def start(lesson: str, directory: Path | None, course: Path | None, **options: b
         click.echo(runs.show_path(path) + ("" if new else ": has work in it and stays as it is"))
 
 
+@main.command()
+@click.argument("lesson")
+@click.option("--run", metavar="RUN", help="A finished run whose model is shown: its directory, id, or notebook.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8866, help="Of the page.  [default: 8866]")
+@click.option("--no-browser", is_flag=True, help="Print the address, open nothing.")
+def demo(lesson: str, run: str | None, port: int, no_browser: bool) -> None:
+    """Show a lesson's explorers alone and large, in a browser, on what trained encoders make of test images.
+
+    LESSON: its number, 01 to 07. Nothing is trained beforehand. The page is for this machine only, behind its token.
+    """
+    number = parameters.find_notebook(lesson).stem[:2]
+    from labutil.course import demo
+
+    demo.launch(number, run, port=port, browser=not no_browser)
+
+
 @main.command(context_settings={"ignore_unknown_options": True})
 @click.option("--lesson", help="Open this notebook (02, or its name).")
 @click.argument("jupyter_options", nargs=-1, type=click.UNPROCESSED)

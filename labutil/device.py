@@ -182,10 +182,11 @@ def restore_random_states(states: dict) -> None:
 
 
 def has_front_end() -> bool:
-    """Whether this kernel belongs to a notebook that a person has open (JupyterLab, Colab, VS Code)."""
+    """Whether this kernel belongs to a notebook that a person has open (JupyterLab, Colab, VS Code, Voila)."""
     if "LABUTIL_RUN_DIR" in os.environ:
         return False
-    if "JPY_SESSION_NAME" in os.environ or "google.colab" in sys.modules:
+    in_voila = os.environ.get("SERVER_SOFTWARE", "").startswith("voila/")
+    if "JPY_SESSION_NAME" in os.environ or "google.colab" in sys.modules or in_voila:
         return True
     ipython = sys.modules.get("IPython")
     shell = ipython and ipython.get_ipython()

@@ -16,11 +16,11 @@ from matplotlib.figure import Figure
 
 from labutil import evaluation
 from labutil.images import to_numpy
-from labutil.style import RIGHT, STYLE, WRONG, fit, legible, short, styled, text_width, wrap
+from labutil.style import RIGHT, STYLE, WRONG, fit, short, styled, text_width, words, wrap
 
 MOST = 720  # page pixels across a figure
 PIXEL_BUDGET = 180_000  # page pixels of a figure's images, so that notebooks stay small
-GAP, LINE = 8, 19  # page pixels between images, and of a line of text
+GAP, BETWEEN, LINE = 8, 6, 19  # page pixels between images, between titles, and of a line of text
 
 
 def _rgb(image: Any) -> np.ndarray:
@@ -55,10 +55,10 @@ def sheet(
     side = max(32, min(112, room, math.isqrt(PIXEL_BUDGET // max(1, sum(map(len, tiles))))))
     sizes = [[_page_size(tile, side) for tile in row] for row in tiles]
     high, wide = np.max([*itertools.chain(*sizes)] or [(side, side)], axis=0).tolist()
-    words = [word for *_, row in rows for text in row for word in legible(text).split()]
-    room = max(room, min(MOST / 6 - GAP, max(map(text_width, words), default=0)))  # rather than cut a word in two
+    longest = max((text_width(word) for *_, row in rows for text in row for word in words(text)), default=0)
+    room = max(room, min(MOST / 6 - BETWEEN, longest))  # rather than cut a word in two
     titles = [[fit(text, max(wide, min(150, room))) for text in row] for *_, row in rows]
-    step = max([wide, *(math.ceil(text_width(text)) for row in titles for text in row)]) + GAP
+    step = max([wide + GAP, *(math.ceil(text_width(text)) + BETWEEN for row in titles for text in row)])
     width = max(left + columns * step, 480 if title else 0)
     title = fit(title, width - 2 * GAP)
     y = LINE * (title.count("\n") + 1) + GAP if title else 0
@@ -102,8 +102,8 @@ def image_grid(
         if len(given) not in (0, len(images)):
             raise ValueError(f"{name}: {len(given)} for {len(images)} images")
     if columns is None:
-        words = [word for text in titles for word in legible(text).split()]
-        columns = int(np.clip(MOST // (max(map(text_width, words), default=1) + 9), 3, 8))
+        longest = max((text_width(word) for text in titles for word in words(text)), default=1)
+        columns = int(np.clip(MOST // (longest + 9), 3, 8))
     starts = range(0, len(images), columns)
     rows = [("", images[i : i + columns], titles[i : i + columns]) for i in starts]
     return sheet(rows, colours=title_colours, title=title)
@@ -183,6 +183,8 @@ def predictions(
     for i in index:
         k = probabilities[i].argmax()
         right, sure = k == y_true[i], f"{probabilities[i, k]:.0%}"
-        titles.append(f"✓ {classes[k]}\n{sure}" if right else f"✗ {classes[k]}\n{sure}; it is\n{classes[y_true[i]]}")
+        titles.append(
+            f"✓\u202f{classes[k]}\n{sure}" if right else f"✗\u202f{classes[k]}\n{sure}; it is\n{classes[y_true[i]]}"
+        )
         colours.append(RIGHT if right else WRONG)
     return image_grid(images[index], titles, columns=5, title_colours=colours)

@@ -133,6 +133,11 @@ def wrap(text: str, width: int) -> str:
     return "\n".join(textwrap.fill(line, width, max_lines=3, placeholder="…") for line in lines)
 
 
+def words(text: str) -> list[str]:
+    """What a text may be broken into: a mark and the name that it belongs to stay on one line ("✓\u202fcat")."""
+    return re.split(r"[ \n]+", legible(text).strip())
+
+
 def text_width(text: str) -> float:
     """Pixels that the widest line of a text takes."""
     font = font_manager.FontProperties(family=list(families), size=STYLE["font.size"])
@@ -158,14 +163,15 @@ def legend_below(figure: Figure, handles: Sequence[Any] | None = None, title: st
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, title=title)
 
 
-def as_html(figure: Figure, alt: str) -> str:
+def as_html(figure: Figure, alt: str, *, once: bool = False) -> str:
     """A figure as an HTML image with its alternative text. Images are JPEG, all else SVG with a PNG for viewers that
-    refuse SVG (JupyterLab in notebooks that it does not trust, GitHub), at two by two pixels a page pixel."""
+    refuse SVG (JupyterLab in notebooks that it does not trust, GitHub), at two by two pixels a page pixel. once: for a
+    picture that the next move replaces: PNG alone, in a third of the time."""
 
     def data_url(kind: str, **settings: Any) -> str:
         file = io.BytesIO()
         figure.savefig(file, format=kind.removesuffix("+xml"), dpi=2 * STYLE["figure.dpi"], **settings)
-        if kind == "png":  # lines need few colours
+        if kind == "png" and not once:  # lines need few colours
             picture, file = Image.open(file).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE), io.BytesIO()
             picture.save(file, "png", optimize=True)
         return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
@@ -174,7 +180,7 @@ def as_html(figure: Figure, alt: str) -> str:
     has_images = any(axes.images for axes in figure.axes)
     picture = data_url("jpeg", pil_kwargs={"quality": 85}) if has_images else data_url("png")
     image = f'<img alt="{alt}" width="{figure.bbox.width:.0f}" src="{picture}">'
-    if has_images:
+    if has_images or once:
         return image
     with plt.rc_context({"svg.hashsalt": "labutil"}):  # the same figure gives the same text
         vector = data_url("svg+xml", metadata={"Date": None, "Title": alt})

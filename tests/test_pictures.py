@@ -127,10 +127,16 @@ def test_class_samples_come_from_their_class():
     assert again.get_suptitle() == "12 of 30 classes"
 
 
+def test_a_mark_stays_beside_its_name():
+    figure = plots.image_grid(noise(6), ["✗\u202fimmature granulocyte\nit is lymphocyte"] * 6, columns=6)
+    first = {text.get_text().split("\n")[0] for text in figure.axes[0].texts}
+    assert first == {"✗\u202fimmature"}
+
+
 def test_predictions_mark_right_and_wrong_by_sign_and_colour():
     figure = plots.predictions(noise(2), [0, 1], [[0.9, 0.1], [0.8, 0.2]], ["cat", "dog"], n=2)
     titles = {text.get_text(): text.get_color() for text in figure.axes[0].texts}
-    assert titles == {"✓ cat\n90%": plots.RIGHT, "✗ cat\n80%; it is\ndog": plots.WRONG}
+    assert titles == {"✓\u202fcat\n90%": plots.RIGHT, "✗\u202fcat\n80%; it is\ndog": plots.WRONG}
 
 
 def test_confused_pairs_show_the_most_confident_first_and_a_perfect_model_says_so():

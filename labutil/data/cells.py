@@ -13,7 +13,7 @@ which are exactly specified: the same arguments give the same bytes on any machi
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
@@ -151,6 +151,13 @@ _LABORATORIES = {
         zoom=(3.9, 5.6), shift=2.2, gradient=0.12, vignette=(0.1, 0.25), blur=(-0.05, 0.3), defocus=(0, 0.24),
         noise=(0.012, 0.038), red_cells=(0.3, 1)),
 }  # fmt: skip
+# What of a laboratory can be changed by itself, for `between`; zoom and framing stay.
+PARTS = {
+    "stain": ("violet", "blue", "eosin", "haemoglobin", "strength", "tint"),
+    "light": ("light", "exposure", "balance", "gradient", "vignette"),
+    "focus": ("blur", "defocus"),
+    "noise": ("noise",),
+}
 _DRAWS = 224  # uniform numbers that one image may use
 _TILE, _PER_UNIT = 512, 8  # side of a texture, and its samples per unit of length
 _CHUNK = 16  # images drawn together: small enough for the processor's cache
@@ -181,17 +188,43 @@ def generate(
     images, labels = np.empty((n, 3, SIZE, SIZE), np.uint8), np.empty(n, np.int64)
 
     def draw_chunk(start: int) -> None:
-        stop = min(start + _CHUNK, n)
-        streams = [_stream(seed, i, laboratory, kinds, further) for i in range(start, stop)]
-        uniforms = np.stack([_uniforms(stream, _DRAWS) for stream in streams])
-        labels[start:stop], row = _choose(uniforms, kinds)
-        noise = np.stack([stream.random_raw(2 * images[0].size // 8).view(np.uint8) for stream in streams])
-        images[start:stop] = _draw(uniforms[:, 2:], row, _LABORATORIES[laboratory], noise)
+        part = range(start, min(start + _CHUNK, n))
+        images[start : part.stop], labels[start : part.stop] = _images(
+            part, _LABORATORIES[laboratory], seed, laboratory, kinds, further
+        )
 
     _textures()  # once, before the threads ask for it
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
         list(pool.map(draw_chunk, range(0, n, _CHUNK)))  # list: raises what a thread raised
     return images, labels, CLASSES if kinds == "known" else UNSEEN_CLASSES
+
+
+def between(index: Iterable[int], shares: Mapping[str, float], seed: int = 0) -> tuple[Array, Array]:
+    """Cells on their way from the home laboratory to the shifted one: images uint8 (n, 3, 96, 96), labels (n,).
+
+    index: which of the `further` cells of home, in none of the splits. shares: how far each part of `PARTS` has gone,
+    {"stain": 1.0}: 0 home (also what is left out), 1 the shifted laboratory, whose values it then has.
+    """
+    home, away = _LABORATORIES["home"], _LABORATORIES["shifted"]
+    lab = dict(home)
+    for part, share in shares.items():
+        check_choice("shares", part, PARTS)
+        for name in PARTS[part]:
+            ends = np.asarray(home[name], float), np.asarray(away[name], float)
+            lab[name] = tuple(np.atleast_1d(ends[0] + share * (ends[1] - ends[0])).tolist())
+            lab[name] = lab[name] if isinstance(home[name], tuple) else lab[name][0]
+    return _images(index, lab, seed, "home", "known", True)
+
+
+def _images(
+    index: Iterable[int], lab: dict, seed: int, laboratory: str, kinds: str, further: bool
+) -> tuple[Array, Array]:
+    """Images and labels of some indices, in one go."""
+    streams = [_stream(seed, i, laboratory, kinds, further) for i in index]
+    uniforms = np.stack([_uniforms(stream, _DRAWS) for stream in streams])
+    labels, row = _choose(uniforms, kinds)
+    noise = np.stack([stream.random_raw(2 * 3 * SIZE * SIZE // 8).view(np.uint8) for stream in streams])
+    return _draw(uniforms[:, 2:], row, lab, noise), labels
 
 
 def _stream(seed: int, index: int, laboratory: str, kinds: str, further: bool = False) -> np.random.PCG64:

@@ -125,8 +125,9 @@ def load_with_others(spec: str, others: str, **options: Any) -> tuple[Dataset, D
 
     others: "auto", `cells_unseen` for `cells`, and nothing for other data; "none"; a specification; or "held_out:0.5":
     that share of the classes of `spec` itself, drawn by data_seed, which the first data set then lacks in every part.
-    options: of `load_dataset`, for both; but `unlabelled`, and `groups` of other files, for the first alone. Raises DataError as `load_dataset`, and
-    where images of the two have different shapes or fewer than two classes are held out or stay.
+    options: of `load_dataset`, for both; but `unlabelled`, and `groups` of other files, for the first alone. Raises
+    DataError as `load_dataset`, and where images of the two have different shapes or fewer than two classes are held
+    out or stay.
 
     Example:
         data, other = load_with_others("tiny_imagenet", "held_out:0.5")  # 100 and 100 classes

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import ipywidgets
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
 from labutil import device, plots
 from labutil.augment import Augment, simclr_views
 from labutil.course.explore.frame import ALL, class_menu, explore, grid, slider
+from labutil.data import decoding
+from labutil.data.sources import File
+from labutil.evaluation import predict
+from labutil.paths import DataError
 
+LARGEST = 32 << 20  # bytes of a picture that is asked about
 NEAREST = 5  # neighbours shown: with the query, as many as fit with their classes
 
 
@@ -136,27 +143,65 @@ def neighbours(
     explore(draw, alt=alt, true_class=class_menu(classes, "class"), draw_again=slider(0, 0, 50, "draw"))
 
 
-def encoders(images: Tensor, features: Mapping[str, Any], labels: Any, classes: Sequence[str]) -> None:
+def encoders(
+    images: Tensor,
+    features: Mapping[str, Any],
+    labels: Any,
+    classes: Sequence[str],
+    *,
+    networks: Mapping[str, nn.Module] | None = None,
+) -> None:
     """Choose a point of the maps, an image: its nearest neighbours, by cosine, as each encoder sees them.
 
-    images: uint8 (N, C, H, W). features: {encoder: float (N, D)}, of the same images. labels: int (N,).
+    images: uint8 (N, C, H, W). features: {encoder: float (N, D)}, of the same images. labels: int (N,). networks: the
+    encoders themselves, by the same names: then a picture of one's own can be asked about, from a file.
     """
     labels = torch.as_tensor(labels)
     units = {name: _unit(torch.as_tensor(h).flatten(1)) for name, h in features.items()}
     n = min(NEAREST, len(labels) - 1)
 
-    def draw(point: int) -> Figure:
-        tiles, same = [], labels == labels[point]
+    def draw(point: int, own: Any = ()) -> Figure:
+        picture, title = images[point], f"image {point}, {classes[labels[point]]}, and its nearest neighbours; blue: of"
+        asked, title = {name: unit[point] for name, unit in units.items()}, f"{title} its class"
+        own = next(iter(own.values() if isinstance(own, dict) else own), None)  # ipywidgets 7: by name
+        if own is not None:
+            try:
+                picture, title = _decoded(bytes(own["content"]), images.shape[1:]), "your picture, and what is like it"
+                asked = {name: _unit(predict(networks[name], picture[None]).flatten(1))[0] for name in units}
+            except DataError as error:
+                own, title = None, f"{error}; so here is image {point}"
+        tiles = []
         for name, unit in units.items():
-            near = (unit @ unit[point]).argsort(descending=True, stable=True)
-            tiles.append((images[point], name, "black"))
-            for i in near[near != point][:n].tolist():
-                tiles.append((images[i], classes[labels[i]], plots.RIGHT if same[i] else plots.WRONG))
-        title = f"image {point}, {classes[labels[point]]}, and its nearest neighbours; blue: of its class"
+            near = (unit @ asked[name]).argsort(descending=True, stable=True)
+            tiles.append((picture, name, "black"))
+            for i in near[near != point][:n].tolist() if own is None else near[:n].tolist():
+                right, said = labels[i] == labels[point], classes[labels[i]]
+                mark = "" if own is not None else "✓\u202f" if right else "✗\u202f"
+                colour = "black" if own is not None else plots.RIGHT if right else plots.WRONG
+                tiles.append((images[i], mark + said, colour))
         return grid(tiles, n + 1, title)
 
     alt = "An image, and in a row for each encoder those nearest to it, each with its class:"
-    explore(draw, alt=alt, point=slider(0, 0, len(labels) - 1, "point"))
+    controls = {"point": slider(0, 0, len(labels) - 1, "point")}
+    if networks:
+        controls["own"] = ipywidgets.FileUpload(accept="image/*", description="your picture")
+    explore(draw, alt=alt, **controls)
+
+
+def _decoded(content: bytes, shape: Sequence[int]) -> Tensor:
+    """A file's picture as a data set of images uint8 (C, H, W) would hold it. Raises DataError for what is none."""
+    channels, height, width = shape
+    if len(content) > LARGEST:
+        raise DataError(f"your picture has {len(content) / 2**20:.0f} MiB, more than {LARGEST >> 20}: make it smaller")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "picture")
+        path.write_bytes(content)
+        file = File("your picture", str(path), len(content), 0, 0)
+        try:
+            found = decoding.decode_file(file, height, width, channels, decoding.scan([file])["bits"])
+        except DataError as error:
+            raise DataError(str(error).replace(str(path), "your picture").partition(":")[0]) from error
+    return torch.from_numpy(found.copy()).reshape(height, width, channels).permute(2, 0, 1).contiguous()
 
 
 def _unit(h: Any) -> Tensor:

@@ -71,7 +71,7 @@ def corruptions(images: Tensor, predict: Callable[[Tensor], Any], y_true: Tensor
         what = f"{kind.replace('_', ' ')}, severity {severity}" if severity else "no corruption"
         right, as_they_are = (y_pred == truth).mean(), (clean == truth).mean()
         title = f"{what}: accuracy {right:.1%} of {len(truth)} images, {as_they_are:.1%} as they are"
-        titles, colours = _verdicts(truth[:SHOWN], y_pred[:SHOWN], classes)
+        titles, colours = verdicts(truth[:SHOWN], y_pred[:SHOWN], classes)
         return plots.image_grid(x[:SHOWN], titles, columns=6, title=title, title_colours=colours)
 
     explore(
@@ -96,7 +96,7 @@ def heat_maps(images: Tensor, maps: Tensor, y_true: Tensor, y_pred: Tensor, clas
         shown = index[(page - 1) * n : page * n]
         what = "images" if show == "all" else f"{show} predictions"
         title = f"{len(index)} {what} of {[*classes, ALL][true_class]}, page {page} of {pages}"
-        titles, colours = _verdicts(y_true[shown], y_pred[shown], classes)
+        titles, colours = verdicts(y_true[shown], y_pred[shown], classes)
         return plots.heat_maps(images[shown], maps[shown], titles, columns=n, title=title, title_colours=colours)
 
     explore(
@@ -119,10 +119,10 @@ def _surest(chosen: np.ndarray, sure: np.ndarray) -> np.ndarray:
     return index[np.argsort(-sure[index], kind="stable")]
 
 
-def _verdicts(y_true: np.ndarray, y_pred: np.ndarray, classes: Sequence[str]) -> tuple[list[str], list[str]]:
+def verdicts(y_true: np.ndarray, y_pred: np.ndarray, classes: Sequence[str]) -> tuple[list[str], list[str]]:
     """A title and its colour for each prediction: ✓ blue when right, ✗ red with the true class when wrong."""
     pairs = list(zip(y_true, y_pred, strict=True))
-    titles = [f"✓ {classes[b]}" if a == b else f"✗ {classes[b]}\nit is {classes[a]}" for a, b in pairs]
+    titles = [f"✓\u202f{classes[b]}" if a == b else f"✗\u202f{classes[b]}\nit is {classes[a]}" for a, b in pairs]
     return titles, [plots.RIGHT if a == b else plots.WRONG for a, b in pairs]
 
 

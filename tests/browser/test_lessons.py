@@ -1,0 +1,105 @@
+"""JupyterLab opens a student's copy of each lesson, runs it at smoke size, and a person moves, types and sees."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from conftest import PICTURES, ROOT, changed, server
+
+from labutil.runs import parameters
+
+ADDRESS = r"http://(127\.0\.0\.1|localhost):\d+/lab\S*token=\w+"
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
+
+
+def student_copy(notebook, folder):
+    """The copy that `labutil start` makes, where it is there, with the smoke recipe in its parameters; no outputs."""
+    done = subprocess.run(
+        [sys.executable, "-m", "labutil", "start", notebook.stem[:2], str(folder)], check=False, capture_output=True
+    )
+    found = sorted(folder.glob("*.ipynb"))
+    cells = nbformat.read(found[0] if done.returncode == 0 and found else notebook, 4)
+    smoke = parameters.read_recipe(notebook, "smoke") or {}
+    solutions = [c.source for c in nbformat.read(notebook, 4).cells if "solution" in c.metadata.get("tags", [])]
+    for cell in cells.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+        if "parameters" in cell.metadata.get("tags", []):
+            for name, value in smoke.items():
+                cell.source = re.sub(rf"(?m)^({name}\b[^=\n]*=) .*?(  #|$)", rf"\1 {json.dumps(value)}\2", cell.source)
+            cell.source = (
+                cell.source.replace("= null", "= None").replace("= true", "= True").replace("= false", "= False")
+            )
+    path = folder / notebook.name
+    nbformat.write(cells, path)
+    return path, solutions
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_student_runs_moves_and_types(browser, notebook, tmp_path):
+    path, solutions = student_copy(notebook, tmp_path)
+    places = {"LABUTIL_RUNS": str(tmp_path / "runs")}
+    command = ["jupyterlab", "--no-browser", "--port=8990", f"--ServerApp.root_dir={tmp_path}", "--allow-root"]
+    with server(command, ADDRESS, **places) as (url, _):
+        page = browser.new_page(viewport={"width": 1366, "height": 768})
+        page.goto(re.sub(r"/lab\S*\?", f"/lab/tree/{path.name}?", url))
+        page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
+        page.wait_for_selector(".jp-NotebookPanel-toolbar", timeout=30_000)
+        page.evaluate(
+            "() => { const none = document.querySelector('.jp-Dialog .jp-mod-reject'); none && none.click(); }"
+        )
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        page.wait_for_function(
+            "() => !document.querySelector('.jp-Cell .jp-InputArea-prompt')?.innerText.includes('*')", timeout=30_000
+        )
+        # all done: the kernel is idle, and the last code cell has its number
+        page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']", timeout=240_000)
+        page.screenshot(path=PICTURES / f"lesson_{notebook.stem[:2]}_top.png")
+        scroll_to(page, ".explorer")
+        explorer = page.locator(".explorer").first
+        explorer.scroll_into_view_if_needed()
+        handle = explorer.locator(".noUi-handle").first
+        look = "document.querySelector('.explorer img')?.src"
+        if handle.count():
+            changed(page, look, lambda: handle.press("ArrowRight"), 20)
+        else:
+            changed(page, look, lambda: explorer.locator("select").first.select_option(index=1), 20)
+        page.screenshot(path=PICTURES / f"lesson_{notebook.stem[:2]}_explorer.png")
+        solve(page, solutions)
+        page.screenshot(path=PICTURES / f"lesson_{notebook.stem[:2]}_exercise.png")
+        page.close()
+
+
+def scroll_to(page, selector: str) -> None:
+    """JupyterLab makes cells when they come into sight: go down until something is there."""
+    area = page.locator(".jp-WindowedPanel-outer").first
+    area.hover()
+    for _ in range(200):
+        if page.locator(selector).count():
+            return
+        page.mouse.wheel(0, 600)
+        page.wait_for_timeout(60)
+    raise AssertionError(f"{selector} is nowhere in the notebook")
+
+
+def solve(page, solutions: list[str]) -> None:
+    """Type the solution of the first exercise that is a function, run its cell, and see a tick."""
+    answers = [m[1] for text in solutions if (m := re.search(r"```python\n(def my_.*?)```", text, re.DOTALL))]
+    if not answers:
+        return
+    name = re.match(r"def (\w+)", answers[0])[1]
+    scroll_to(page, f".jp-CodeCell:has-text('def {name}')")
+    cell = page.locator(f".jp-CodeCell:has-text('def {name}')").first
+    source = cell.locator(".cm-content").inner_text()
+    after = source[source.index("# your code") :].partition("\n")[2] if "# your code" in source else ""
+    cell.locator(".cm-content").click()
+    page.keyboard.press("Control+A")
+    page.keyboard.insert_text(f"{answers[0]}\n{after}")
+    page.keyboard.press("Shift+Enter")
+    cell.locator(".jp-OutputArea-output:has-text('✓')").first.wait_for(timeout=60_000)
