@@ -32,7 +32,14 @@ each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.s
 OWN_METRICS = {
     "01": ("duplicate_recall", "duplicate_precision", "outlier_recall", "outlier_precision", "label_issue_auroc"),
     "02": ("random_encoder_knn_accuracy", "pixel_knn_accuracy"),
-    "03": ("linear_accuracy", "fine_tuned_accuracy", "val_accuracy_probe", "val_accuracy_fine_tuned", "noise_accuracy"),
+    "03": (
+        "linear_accuracy",
+        "probe_accuracy",
+        "fine_tuned_accuracy",
+        "val_accuracy_probe",
+        "val_accuracy_fine_tuned",
+        "noise_accuracy",
+    ),
     "04": (
         "knn_accuracy",
         "random_encoder_knn_accuracy",
