@@ -322,6 +322,32 @@ def demo(lesson: str, run: str | None, port: int, no_browser: bool) -> None:
     demo.launch(number, run, port=port, browser=not no_browser)
 
 
+@main.command()
+@click.argument("where", metavar="NOTEBOOK.ipynb|FOLDER", type=click.Path(path_type=Path))
+@click.option("--json", "form", flag_value="json", help="Print JSON alone: a record a notebook.")
+@click.option("--csv", "form", flag_value="csv", help="Print a table: a row an exercise.")
+@click.option("--unconfined", is_flag=True, help="Run submissions though they cannot be contained on this machine.")
+def grade(where: Path, form: str | None, unconfined: bool) -> None:
+    """Say which exercises of handed-in notebooks are solved: passed ✓, wrong ✗ and why, not attempted ○.
+
+    Only the answers are executed, each in a process without network, files or rights, for 30 s at most (a notebook: two
+    minutes), and judged by what they answer to inputs that nobody has seen; outputs in the notebook count for nothing.
+    Exit code 0 when all pass, 1 when not, 2 for a file that is no notebook. Linux; elsewhere only with --unconfined.
+    """
+    from labutil.course import grading
+
+    records = []
+    if unconfined:
+        click.echo(f"labutil: unconfined: {grading.NOT_KEPT}", err=True)
+    for record in grading.grade(where, confined=not unconfined):
+        records.append(record)
+        if not form:
+            click.echo(grading.as_text(record, brief=where.is_dir()))
+    if form:
+        click.echo(grading.as_json(records) if form == "json" else grading.as_csv(records).rstrip())
+    sys.exit(0 if all(map(grading.passed, records)) else 1)
+
+
 @main.command(context_settings={"ignore_unknown_options": True})
 @click.option("--lesson", help="Open this notebook (02, or its name).")
 @click.argument("jupyter_options", nargs=-1, type=click.UNPROCESSED)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from labutil.course.checks.classification import AUTOGRAD
-from labutil.course.checks.frame import Wrong, call, checked, judge
+from labutil.course.checks.frame import Wrong, call, checked, hidden, judge, seeded
 
 
 @checked(
@@ -20,7 +20,7 @@ from labutil.course.checks.frame import Wrong, call, checked, judge
 )
 def bce_gradient(function: Callable[[Tensor, Tensor], Tensor]) -> str:
     """`function(logits, x) -> same shape`: derivative of the mean binary cross-entropy with respect to the logits."""
-    g = torch.Generator().manual_seed(0)
+    g = seeded(0)
     logits, x = 2 * torch.randn(3, 1, 4, 4, generator=g), torch.rand(3, 1, 4, 4, generator=g)
     p = logits.sigmoid()
     total, slope = p - x, p * (1 - p)
@@ -43,7 +43,7 @@ def bce_gradient(function: Callable[[Tensor, Tensor], Tensor]) -> str:
 @checked(refuses=("labutil.course.answers.pca_error",))
 def pca_error(function: Callable[[Tensor, int], Tensor]) -> str:
     """`function(x, k) -> scalar`: least mean squared error of any linear code of k numbers; x (N, D) float64."""
-    g = torch.Generator().manual_seed(0)
+    g = seeded(0)
     x = torch.randn(40, 6, generator=g, dtype=torch.float64) * torch.tensor([80, 60, 10, 8, 1, 0.5]) + 20
     values = torch.linalg.svdvals(x - x.mean(0))
     squares, raw = values**2, torch.linalg.svdvals(x) ** 2
@@ -69,6 +69,9 @@ def fair_control(function: Callable[[dict[str, Any]], dict[str, Any]]) -> str:
     for ours in (
         {"start": "autoencoder", "labels": 0.1, "epochs": [2, 16], "head": [64], "seeds": [0]},
         {"start": "autoencoder", "labels": 0.5, "epochs": [1, 6], "head": [32, 16], "seeds": [7]},
+        *hidden(
+            lambda rng: [{"start": "autoencoder", "labels": rng.random(), "epochs": [1, 3], "head": [9], "seeds": [1]}]
+        ),
     ):
         rival = call(function, ours)
         if not isinstance(rival, dict) or set(rival) != set(ours):

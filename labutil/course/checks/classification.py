@@ -9,7 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from labutil.course.checks.frame import Wrong, backpropagates, call, checked, close, judge, scalar, tensor
+from labutil.course.checks.frame import (
+    Wrong,
+    backpropagates,
+    call,
+    checked,
+    close,
+    hidden,
+    judge,
+    scalar,
+    seeded,
+    tensor,
+)
 
 AUTOGRAD = ("torch.func.grad", "torch.autograd.grad", "torch.autograd.backward", "torch.Tensor.backward")
 
@@ -17,7 +28,7 @@ AUTOGRAD = ("torch.func.grad", "torch.autograd.grad", "torch.autograd.backward",
 @checked(refuses=("torch.nn.functional.cross_entropy", "torch.nn.functional.nll_loss"))
 def cross_entropy(function: Callable[[Tensor, Tensor], Tensor]) -> str:
     """`function(logits, y) -> scalar`: mean of -log softmax(logits)[y]; logits (N, K) float, y (N,) int64."""
-    g = torch.Generator().manual_seed(0)
+    g = seeded(0)
     logits, y = torch.randn(7, 5, generator=g), torch.randint(0, 5, (7,), generator=g)
     expected, p = F.cross_entropy(logits, y), logits.softmax(1)
     mistakes = {
@@ -46,7 +57,7 @@ def cross_entropy(function: Callable[[Tensor, Tensor], Tensor]) -> str:
 @checked(refuses=("torch.nn.functional.cross_entropy", *AUTOGRAD))
 def cross_entropy_gradient(function: Callable[[Tensor, Tensor], Tensor]) -> str:
     """`function(logits, y) -> (N, K)`: the derivative of the mean cross-entropy with respect to the logits."""
-    g = torch.Generator().manual_seed(1)
+    g = seeded(1)
     logits, y = torch.randn(6, 4, generator=g), torch.randint(0, 4, (6,), generator=g)
     gradient = torch.func.grad(F.cross_entropy)
     expected, p = gradient(logits, y), logits.softmax(1)
@@ -74,6 +85,7 @@ def cross_entropy_gradient(function: Callable[[Tensor, Tensor], Tensor]) -> str:
 def macro_f1(function: Callable[[Tensor], float]) -> str:
     """`function(confusion) -> float`: mean over classes of F1; confusion (K, K) int64, rows true, columns predicted."""
     confusion = torch.tensor([[50, 3, 2], [4, 10, 1], [6, 0, 4]])
+    confusion += hidden(lambda rng: torch.from_numpy(rng.integers(1, 9, (3, 3))), 0)
     f1, hits, support = _f1(confusion), confusion.diag(), confusion.sum(1)
     recall, precision = hits / support, hits / confusion.sum(0)
     of_means = 2 / (1 / recall.mean() + 1 / precision.mean())
@@ -106,7 +118,7 @@ def _f1(confusion: Tensor) -> Tensor:
 def fold(function: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]) -> str:
     """`function(mean, axes, weight, bias) -> (W, b)`: one linear layer, W (K, D) and b (K,), for what a probe makes of
     x in three steps, weight @ (axes @ (x - mean)) + bias; mean (D,), axes (A, D), weight (K, A), bias (K,)."""
-    g = torch.Generator().manual_seed(0)
+    g = seeded(0)
     shapes = (5,), (4, 5), (3, 4), (3,)
     mean, axes, weight, bias = given = [torch.randn(*shape, generator=g, dtype=torch.float64) for shape in shapes]
     answer = call(function, *given)
@@ -131,6 +143,9 @@ def search_report(function: Callable[[Tensor, Tensor], float]) -> str:
     validation and on test images."""
     val = torch.tensor([0.71, 0.83, 0.80, 0.86, 0.78, 0.84])
     test = torch.tensor([0.75, 0.82, 0.88, 0.81, 0.70, 0.85])
+    val, test = val + hidden(lambda rng: rng.random() / 10, 0.0), test + hidden(lambda rng: rng.random() / 10, 0.0)
+    order = hidden(lambda rng: torch.from_numpy(rng.permutation(6)), torch.arange(6))
+    val, test = val[order], test[order]
     best = int(val.argmax())
     seen_by_test = "chosen by the test images, as Report C did: the best of many there is partly luck, and is reported"
     mistakes = {
@@ -153,7 +168,7 @@ def search_report(function: Callable[[Tensor, Tensor], float]) -> str:
 def grad_cam(function: Callable[[Tensor, Tensor], Tensor]) -> str:
     """`function(maps, gradients) -> (h, w)`: ReLU of the sum of the maps, each weighted by the mean of its gradient
     over the places; maps and gradients (D, h, w)."""
-    g = torch.Generator().manual_seed(3)
+    g = seeded(3)
     maps, gradients = torch.randn(6, 4, 5, generator=g), torch.randn(6, 4, 5, generator=g)
     gradients -= gradients.mean()  # so that some places speak for the class and some against it
     shapes = {

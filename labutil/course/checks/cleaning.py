@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from labutil.course.checks.frame import Wrong, call, checked, judge, scalar
+from labutil.course.checks.frame import Wrong, call, checked, hidden, judge, scalar, seeded
 
 
 @checked(
@@ -19,7 +19,7 @@ from labutil.course.checks.frame import Wrong, call, checked, judge, scalar
 )
 def hamming(function: Callable[[Tensor, Tensor], Tensor]) -> str:
     """`function(a, b) -> int (N, M)`: in how many bits hashes differ; a (N, 64) bool, b (M, 64) bool."""
-    g = torch.Generator().manual_seed(0)
+    g = seeded(0)
     a, b = (torch.rand(n, 64, generator=g) < 0.5 for n in (5, 7))
     expected = (a[:, None] != b[None]).sum(2)
     mistakes = {
@@ -42,6 +42,7 @@ def hamming(function: Callable[[Tensor, Tensor], Tensor]) -> str:
 def robust_z(function: Callable[[Tensor], Tensor]) -> str:
     """`function(x) -> (N,)`: (x - median) / (1.4826 * median absolute deviation); x (N,) float."""
     x = torch.tensor([9.0, 1.0, 6.0, 4.0, 10.0, 3.0, 1000.0])  # median 6, median absolute deviation 3
+    x = hidden(lambda rng: x[rng.permutation(7)] + torch.from_numpy(rng.random(7)).float() / 2, x)
     centred = x - x.median()
     mad, from_mean = centred.abs().median(), (x - x.mean()).abs().median()
     expected, z = centred / (1.4826 * mad), (x - x.mean()) / x.std()
@@ -63,6 +64,12 @@ def robust_z(function: Callable[[Tensor], Tensor]) -> str:
     return "One wild value moves mean and standard deviation as far as it likes, median and MAD hardly at all."
 
 
+def _sets(rng: np.random.Generator) -> list[tuple[set[int], set[int]]]:
+    """Three cases of what is true and what was found, which meet."""
+    truths = [set(rng.permutation(40)[: rng.integers(3, 20)].tolist()) for _ in range(3)]
+    return [(t, {min(t), *rng.permutation(40)[: rng.integers(3, 20)].tolist()}) for t in truths]
+
+
 @checked(
     refuses=(
         *("sklearn.metrics.recall_score", "sklearn.metrics.precision_score"),
@@ -72,7 +79,7 @@ def robust_z(function: Callable[[Tensor], Tensor]) -> str:
 def recall_precision(function: Callable[[set, set], tuple[float, float]]) -> str:
     """`function(truth, found) -> (recall, precision)`; both are sets of numbers."""
     exchanged = "the two are exchanged: recall is a share of the truth, precision a share of what was found"
-    for truth, found in (({2, 3, 9}, {1, 2, 3, 4}), ({1}, set(range(10))), ({5, 6, 7, 8}, {5})):
+    for truth, found in (({2, 3, 9}, {1, 2, 3, 4}), ({1}, set(range(10))), ({5, 6, 7, 8}, {5}), *hidden(_sets)):
         hits = len(found & truth)
         recall, precision = hits / len(truth), hits / len(found)
         answer = call(function, truth, found)
@@ -90,7 +97,7 @@ def recall_precision(function: Callable[[set, set], tuple[float, float]]) -> str
 def arms(function: Callable[[np.ndarray, np.ndarray, int], dict[str, np.ndarray]]) -> str:
     """`function(rows, removed, seed) -> {"as it came": rows, "cleaned": rows, "control": rows}`: what to train on for a
     fair test of a cleaning step; rows (N,) and removed (M,) are row numbers, some of removed not among rows."""
-    rows = np.random.default_rng(0).permutation(200)[:60]
+    rows = hidden(lambda rng: rng, np.random.default_rng(0)).permutation(200)[:60]
     removed = np.concatenate([rows[:12], [998, 999]])  # as where 80% of the rows were drawn
     names = ("as it came", "cleaned", "control")
 

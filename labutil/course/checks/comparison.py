@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from labutil.compare import significance
-from labutil.course.checks.frame import Wrong, call, checked, close, judge, scalar
+from labutil.course.checks.frame import Wrong, call, checked, close, hidden, judge, scalar, seeded
 
 
 def _images(only_a: int, only_b: int, both: int) -> Tensor:
@@ -23,7 +23,13 @@ def _images(only_a: int, only_b: int, both: int) -> Tensor:
 @checked(refuses=("labutil.compare.significance.mcnemar", "scipy.stats.binomtest"))
 def mcnemar(function: Callable[[Tensor, Tensor], float]) -> str:
     """`function(right_a, right_b) -> p`: McNemar's exact test, two-sided; right_a, right_b (N,) bool."""
-    for only_a, only_b, both in ((1, 5, 30), (12, 3, 40), (4, 4, 10), (0, 0, 5)):
+    for only_a, only_b, both in (
+        (1, 5, 30),
+        (12, 3, 40),
+        (4, 4, 10),
+        (0, 0, 5),
+        *hidden(lambda rng: rng.integers(1, 20, (3, 3)).tolist()),
+    ):
         n, k = only_a + only_b, min(only_a, only_b)
         tail, seen = sum(math.comb(n, i) for i in range(k + 1)) / 2**n, math.comb(n, k) / 2**n
         case = f"a alone right {only_a} times, b alone {only_b} times"
@@ -49,7 +55,7 @@ def mcnemar(function: Callable[[Tensor, Tensor], float]) -> str:
 @checked(refuses=("labutil.course.answers.paired_bootstrap",))
 def paired_bootstrap(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str:
     """`function(right_a, right_b, drawn) -> (B,)`: differences in accuracy on resampled test sets; drawn (B, N) int."""
-    g = torch.Generator().manual_seed(1)
+    g = seeded(1)
     ease = torch.rand(40, generator=g)
     a, b = torch.rand(2, 40, generator=g) < ease * torch.tensor([[1.1], [0.9]])
     drawn = torch.randint(40, (6, 40), generator=g)  # a is ahead on five of the six, b on the other
@@ -82,6 +88,7 @@ def seeds_needed(function: Callable[[float, float, float], float]) -> str:
     A gap is found when the measured one is beyond 1.96 standard errors, so it has to be 1.96 + 0.84 of them.
     """
     cases = ((0.03, 0.02, 0.008), (0.06, 0.02, 0.01), (0.02, 0.015, 0.01), (0.1, 0.01, 0.01))
+    cases += hidden(lambda rng: tuple((*rng.uniform(0.03, 0.06, 2).tolist(), 0.008) for _ in range(3)))
     for gap, seed_std, image_std in cases:
         case = f"gap {gap}, seed_std {seed_std}, image_std {image_std}"
         zero = {"OverflowError": NEVER, "ZeroDivisionError": NEVER}
@@ -109,7 +116,13 @@ def seeds_needed(function: Callable[[float, float, float], float]) -> str:
 @checked(refuses=("labutil.compare.significance.holm",))
 def holm(function: Callable[[list[float]], list[float]]) -> str:
     """`function(p) -> list`: Holm's corrected p values, in the order given."""
-    for p in ([0.01, 0.04, 0.03], [0.2, 0.001, 0.9, 0.04], [0.6, 0.4, 0.9], [0.5]):
+    for p in (
+        [0.01, 0.04, 0.03],
+        [0.2, 0.001, 0.9, 0.04],
+        [0.6, 0.4, 0.9],
+        [0.5],
+        *hidden(lambda rng: (rng.random((3, 6)) ** 3).tolist()),
+    ):
         answer = np.asarray(call(function, p), float)
         if answer.shape != (len(p),):
             raise Wrong(f"for {len(p)} p values there are {len(p)} corrected ones, yours has shape {answer.shape}")

@@ -5,11 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from labutil.course.checks.frame import Wrong, backpropagates, call, checked, close, judge, scalar, tensor
+from labutil.course.checks.frame import (
+    Wrong,
+    backpropagates,
+    call,
+    checked,
+    close,
+    hidden,
+    judge,
+    scalar,
+    seeded,
+    tensor,
+)
 
 
 def _eye(n: int) -> Tensor:
@@ -37,7 +49,7 @@ def _nt_xent(z_a: Tensor, z_b: Tensor, tau: float) -> Tensor:
 )
 def info_nce(function: Callable[[Tensor, Tensor, float], Tensor]) -> str:
     """`function(z_a, z_b, tau) -> scalar`: NT-Xent over both views of N images; z_a, z_b (N, D), not normalised."""
-    g = torch.Generator().manual_seed(0)
+    g = seeded(0)
     z_a, z_b = (torch.randn(6, 5, generator=g) for _ in range(2))
     z_b, tau, n = z_b + z_a, 0.5, 6
     expected = _nt_xent(z_a, z_b, tau)
@@ -84,7 +96,7 @@ def info_nce(function: Callable[[Tensor, Tensor, float], Tensor]) -> str:
 def stop_gradient(function: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> str:
     """`function(z_a, z_b, p_a, p_b) -> scalar`: SimSiam's loss of two views' projections z and predictions p, each
     (N, D): 2 - 2 cos(p, the other view's z), both directions added, the mean over images. No gradient reaches z."""
-    g = torch.Generator().manual_seed(5)
+    g = seeded(5)
     z_a, z_b, p_a, p_b = given = [torch.randn(6, 5, generator=g).requires_grad_() for _ in range(4)]
 
     def apart(p: Tensor, z: Tensor) -> Tensor:
@@ -127,7 +139,7 @@ def stop_gradient(function: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) 
 def positives(function: Callable[[Tensor], Tensor]) -> str:
     """`function(labels) -> bool (2N, 2N)`: True where two rows of torch.cat([z_a, z_b]) have one label, not one row
     with itself; labels (N,)."""
-    labels = torch.tensor([2, 0, 1, 0, 2])
+    labels = hidden(lambda rng: torch.from_numpy(rng.permutation([2, 0, 1, 0, 2, 1, 3])), torch.tensor([2, 0, 1, 0, 2]))
     n = len(labels)
     own, image, interleaved = _eye(2 * n), _eye(n).repeat(2, 2), labels.repeat_interleave(2)
     same = (labels[:, None] == labels).repeat(2, 2)
@@ -153,7 +165,7 @@ def l_out(function: Callable[[Tensor, Tensor], Tensor]) -> str:
     labels = torch.tensor([0, 0, 0, 1, 1, 2])
     m = len(labels)
     mask = (labels[:, None] == labels) & ~_eye(m)
-    similarity = 3 * torch.randn(m, m, generator=torch.Generator().manual_seed(4))
+    similarity = 3 * torch.randn(m, m, generator=seeded(4))
     log_p = (similarity + similarity.mT).fill_diagonal_(-math.inf).log_softmax(1)
     answer = scalar(call(function, log_p, mask))
     if not math.isfinite(answer):
@@ -179,11 +191,16 @@ def l_out(function: Callable[[Tensor, Tensor], Tensor]) -> str:
     return "The logarithm stays inside the sum: that is L_out."
 
 
+def _batches(rng: np.random.Generator) -> list[tuple[int, int, int]]:
+    """Three cases: images in a batch, classes, views."""
+    return [(int(k * rng.integers(4, 40)), int(k), int(rng.integers(1, 4))) for k in rng.integers(2, 20, 3)]
+
+
 @checked(refuses=("labutil.losses.sup_con", "labutil.course.answers.lowest_loss"))
 def lowest_loss(function: Callable[[int, int, int], float]) -> str:
     """`function(batch_size, k, views) -> number`: SupCon's loss when k classes share a batch equally, the views of a
     class are one point, and other classes are too far away to count."""
-    for batch, k, views in ((256, 8, 2), (60, 15, 1), (512, 2, 2)):
+    for batch, k, views in ((256, 8, 2), (60, 15, 1), (512, 2, 2), *hidden(_batches)):
         of_class = views * batch / k
         expected = math.log(of_class - 1)
         mistakes = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ def _planned(asked: Any, lesson: str) -> tuple[plan.Study, str]:
     ):
         raise Wrong('the answer is a dictionary, {"grid": {"epochs": [4, 8]}, "seeds": [0], "objective": "..."}')
     grid = {key: values if isinstance(values, list | tuple) else [values] for key, values in asked["grid"].items()}
+    _check_size([value for values in grid.values() for value in values], math.prod(map(len, grid.values())), asked)
     given = [(key, f"[{','.join(map(str, values))}]") for key, values in grid.items()]
     seeds, objective = ",".join(map(str, asked.get("seeds") or [0])), asked.get("objective")
     try:
@@ -28,6 +30,14 @@ def _planned(asked: Any, lesson: str) -> tuple[plan.Study, str]:
     except ParameterError as error:
         raise Wrong(str(error)) from error
     return study, " ".join([lesson, *(f'-p {key} "{values}"' for key, values in given), "--seeds", seeds])
+
+
+def _check_size(values: list, settings: int, asked: dict[str, Any]) -> None:
+    """Raise Wrong for a plan that nobody could run, or that names files: it may come from anybody (`labutil grade`)."""
+    if len(values) > 100 or settings * len(asked.get("seeds") or [0]) > 1000:
+        raise Wrong("that is more than a thousand runs: vary less")
+    if any(isinstance(value, str) and ("/" in value or len(value) > 100) for value in values):
+        raise Wrong("the data stay what they are: give names and numbers, no files")
 
 
 def _enough_seeds(seeds: Sequence[int]) -> int:
@@ -125,6 +135,8 @@ def fair_views(function: Callable[[], dict[str, Any]]) -> str:
         raise Wrong(f"the answer is a dictionary, {form}")
     if not all(isinstance(point, dict) for point in asked["points"]) or len(asked) > len(kinds):
         raise Wrong(f"each point is a dictionary of parameters, and there are three keys: {form}")
+    values = [value for point in asked["points"] for value in point.values()]
+    _check_size(values, len(asked["points"]), asked)
     try:
         settings = [parameters.plan(parameters.find_notebook("05"), None, point) for point in asked["points"]]
     except ParameterError as error:
