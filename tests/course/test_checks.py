@@ -340,6 +340,7 @@ WRONG = [
     ("search_report", lambda val, test: val.argmax(), "which setting to take"),
     ("search_report", lambda val, test: test.mean(), "only one setting will be used"),
     ("search_report", lambda val, test: test[(val + test).argmax()], "had a say in the choice"),
+    ("search_report", lambda val, test: 0.81, "not for another one"),
     ("search_report", lambda val, test: (val.max() + test[val.argmax()]) / 2, "half chosen by"),
     ("search_report", lambda val, test: test[val.argmin()], "worst on validation"),
     ("search_report", lambda val, test: test[3], "in another order"),
