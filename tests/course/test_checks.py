@@ -343,7 +343,7 @@ WRONG = [
     ("search_report", lambda val, test: 0.81, "not for another one"),
     ("search_report", lambda val, test: (val.max() + test[val.argmax()]) / 2, "half chosen by"),
     ("search_report", lambda val, test: test[val.argmin()], "worst on validation"),
-    ("search_report", lambda val, test: test[3], "in another order"),
+    ("search_report", lambda val, test: test[3], "not for another one"),
     ("search_report", lambda val, test: 0.5, "0.81 is right, yours is 0.5"),
     ("search_report", lambda val, test: (val, test), "must be one number"),
     ("fair_heads", lambda: HEADS | {"grid": {"head": ["probe", "linear"]}}, "a fitted head wants small steps"),
