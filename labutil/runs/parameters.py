@@ -32,8 +32,13 @@ class Parameter(NamedTuple):
 def read_cells(notebook: Path) -> list[dict]:
     """The cells of an .ipynb file. Raises ParameterError when it is not one."""
     try:
-        return json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        for cell in cells:
+            if not isinstance(cell["cell_type"], str) or not isinstance("".join(cell["source"]), str):
+                raise TypeError
+            list(cell.get("metadata", {}).get("tags", []))
+        return cells
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ParameterError(f"{notebook} is not a notebook ({type(error).__name__}); restore it from git") from error
 
 
