@@ -33,11 +33,16 @@ class Parameter(NamedTuple):
 def read_cells(notebook: Path) -> list[dict]:
     """The cells of an .ipynb file. Raises ParameterError when it is not one, DataError where there is no workbook."""
     try:
-        return json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        for cell in cells:  # what the rest of this file relies on
+            if not isinstance(cell["cell_type"], str) or not isinstance("".join(cell["source"]), str):
+                raise TypeError
+            list(cell.get("metadata", {}).get("tags", []))
+        return cells
     except FileNotFoundError:
         check_workbook()
         raise
-    except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ParameterError(f"{notebook} is not a notebook ({type(error).__name__}); restore it from git") from error
 
 

@@ -187,7 +187,10 @@ def read_record(directory: Path) -> dict[str, Any] | None:
         record = json.loads((directory / "run.json").read_bytes())
     except (OSError, ValueError):
         return None
-    return record if isinstance(record, dict) and "status" in record else None
+    if not isinstance(record, dict) or not isinstance(record.get("status"), str):
+        return None
+    groups = (record.get(name) or {} for name in ("params", "metrics", "dataset", "fits"))
+    return record if all(isinstance(group, dict) for group in groups) else None
 
 
 def read_records(root: Path) -> tuple[list[tuple[Path, dict[str, Any]]], list[Path]]:
