@@ -94,7 +94,8 @@ def nursery(control: socket.socket, confined: bool, root: bool, lessons: list[st
 
     answering.prepare(lessons)
     if sys.platform == "linux":
-        inherited["taken"] = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
+        inherited["taken"] = pages * resource.getpagesize()
     try:
         if confined:
             _small_tree()
@@ -242,7 +243,7 @@ def _small_tree() -> None:
         target.mkdir() if os.path.isdir(path) else target.touch()
         _mount(path, str(target), None, BIND | REC)
         bound.append(target)
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+    for line in Path("/proc/self/mountinfo").read_text("utf-8").splitlines():
         point = line.split()[4].encode().decode("unicode_escape").encode("latin-1").decode()  # \040 is a blank
         if any(Path(point).is_relative_to(target) for target in bound) and not point.startswith(f"{new}/dev/"):
             _mount("none", point, None, REMOUNT | BIND | RDONLY | os.statvfs(point).f_flag & 0xC0F)
