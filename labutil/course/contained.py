@@ -94,7 +94,7 @@ def nursery(control: socket.socket, confined: bool, root: bool, lessons: list[st
 
     answering.prepare(lessons)
     if sys.platform == "linux":
-        pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
+        pages = int(Path("/proc/self/statm").read_text("utf-8").split()[0])
         inherited["taken"] = pages * resource.getpagesize()
     try:
         if confined:
