@@ -53,13 +53,12 @@ def test_a_student_runs_moves_and_types(browser, notebook, tmp_path):
         page.evaluate(
             "() => { const none = document.querySelector('.jp-Dialog .jp-mod-reject'); none && none.click(); }"
         )
+        page.locator("#jp-main-statusbar").get_by_text("| Idle").wait_for(timeout=60_000)
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        page.wait_for_function(
-            "() => !document.querySelector('.jp-Cell .jp-InputArea-prompt')?.innerText.includes('*')", timeout=30_000
-        )
-        # all done: the kernel is idle, and the last code cell has its number
-        page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']", timeout=240_000)
+        indicator = ".jp-Notebook-ExecutionIndicator[data-status='{}']"
+        page.wait_for_selector(indicator.format("busy"), timeout=30_000, state="attached")
+        page.wait_for_selector(indicator.format("idle"), timeout=300_000, state="attached")
         page.screenshot(path=PICTURES / f"lesson_{notebook.stem[:2]}_top.png")
         scroll_to(page, ".explorer")
         explorer = page.locator(".explorer").first
@@ -79,6 +78,7 @@ def test_a_student_runs_moves_and_types(browser, notebook, tmp_path):
 def scroll_to(page, selector: str) -> None:
     """JupyterLab makes cells when they come into sight: go down until something is there."""
     area = page.locator(".jp-WindowedPanel-outer").first
+    area.evaluate("area => { area.scrollTop = 0; }")
     area.hover()
     for _ in range(200):
         if page.locator(selector).count():
