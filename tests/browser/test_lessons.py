@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -24,17 +23,15 @@ def student_copy(notebook, folder):
     )
     found = sorted(folder.glob("*.ipynb"))
     cells = nbformat.read(found[0] if done.returncode == 0 and found else notebook, 4)
-    smoke = parameters.read_recipe(notebook, "smoke") or {}
+    smoke = parameters.plan(notebook, "smoke", {})
     solutions = [c.source for c in nbformat.read(notebook, 4).cells if "solution" in c.metadata.get("tags", [])]
     for cell in cells.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
         if "parameters" in cell.metadata.get("tags", []):
             for name, value in smoke.items():
-                cell.source = re.sub(rf"(?m)^({name}\b[^=\n]*=) .*?(  #|$)", rf"\1 {json.dumps(value)}\2", cell.source)
-            cell.source = (
-                cell.source.replace("= null", "= None").replace("= true", "= True").replace("= false", "= False")
-            )
+                pattern, text = rf"(?m)^({name}\b[^=\n]*=) .*?(  #|$)", repr(value)
+                cell.source = re.sub(pattern, lambda m, text=text: f"{m[1]} {text}{m[2]}", cell.source)
     path = folder / notebook.name
     nbformat.write(cells, path)
     return path, solutions
@@ -53,14 +50,18 @@ def test_a_student_runs_moves_and_types(browser, notebook, tmp_path):
         page.evaluate(
             "() => { const none = document.querySelector('.jp-Dialog .jp-mod-reject'); none && none.click(); }"
         )
+        page.locator("#jp-main-statusbar").get_by_text("| Idle").wait_for(timeout=20_000)
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        page.wait_for_function(
-            "() => !document.querySelector('.jp-Cell .jp-InputArea-prompt')?.innerText.includes('*')", timeout=30_000
-        )
-        # all done: the kernel is idle, and the last code cell has its number
-        page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']", timeout=240_000)
-        page.screenshot(path=PICTURES / f"lesson_{notebook.stem[:2]}_top.png")
+        indicator = ".jp-Notebook-ExecutionIndicator[data-status='{}']"
+        page.wait_for_selector(indicator.format("busy"), timeout=30_000, state="attached")
+        page.wait_for_selector(indicator.format("idle"), timeout=300_000, state="attached")
+        page.keyboard.press("Control+s")
+        page.wait_for_timeout(2000)
+        outputs = [o for c in nbformat.read(path, 4).cells for o in c.get("outputs", [])]
+        errors = [f"{o.ename}: {o.evalue}" for o in outputs if o.output_type == "error"]
+        assert not errors, errors
+        page.screenshot(path=PICTURES / f"lesson_{notebook.stem[:2]}_end.png")
         scroll_to(page, ".explorer")
         explorer = page.locator(".explorer").first
         explorer.scroll_into_view_if_needed()
@@ -79,6 +80,7 @@ def test_a_student_runs_moves_and_types(browser, notebook, tmp_path):
 def scroll_to(page, selector: str) -> None:
     """JupyterLab makes cells when they come into sight: go down until something is there."""
     area = page.locator(".jp-WindowedPanel-outer").first
+    area.evaluate("area => { area.scrollTop = 0; }")
     area.hover()
     for _ in range(200):
         if page.locator(selector).count():
@@ -101,5 +103,7 @@ def solve(page, solutions: list[str]) -> None:
     cell.locator(".cm-content").click()
     page.keyboard.press("Control+A")
     page.keyboard.insert_text(f"{answers[0]}\n{after}")
-    page.keyboard.press("Shift+Enter")
-    cell.locator(".jp-OutputArea-output:has-text('✓')").first.wait_for(timeout=60_000)
+    page.keyboard.press("Control+Enter")  # the cell stays in sight
+    page.wait_for_timeout(4000)
+    page.screenshot(path=PICTURES / f"exercise_{name}.png")
+    cell.locator(".jp-OutputArea-output:has-text('✓')").first.wait_for(timeout=20_000)

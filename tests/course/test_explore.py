@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import io
 import math
 from types import SimpleNamespace
 
@@ -13,8 +15,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from labutil import explore, plots
+from labutil.data import cells
 from labutil.networks import ConvAutoencoder
 
 
@@ -266,7 +270,8 @@ def test_encoders_show_the_neighbours_of_a_point(still):
         cosine = (h @ h[0]) / np.linalg.norm(h, axis=1)
         shown += [0, *[i for i in np.argsort(-cosine) if i][:5]]
     assert corners(figure) == images[shown, :, 0, 0].tolist()
-    assert texts(figure) == [{0: "a", 6: "b"}.get(place, "xyz"[y[i]]) for place, i in enumerate(shown)]
+    said = [f"{'✓' if y[i] == y[0] else '✗'}\u202f{'xyz'[y[i]]}" for i in shown]
+    assert texts(figure) == [{0: "a", 6: "b"}.get(place, said[place]) for place in range(len(shown))]
     for place, (i, text) in enumerate(zip(shown, figure.axes[0].texts, strict=True)):
         assert text.get_color() == (plots.RIGHT if y[i] == 0 else plots.WRONG) or place % 6 == 0
 
@@ -283,3 +288,71 @@ def test_in_a_notebook_a_figure_says_what_it_shows(monkeypatch):
     explore.threshold(pictures(3), found, start=4.0, truth=[2])
     assert said[1].replace("\n", " ").endswith("black: the next; recall 100.0%, precision 100.0%.")
     plt.close("all")
+
+
+def test_reset_goes_back_with_one_picture(live):
+    controls, titles = live(explore.corruptions, pictures(6), lambda x: torch.eye(2)[torch.zeros(len(x)).long()],
+                            torch.zeros(6).long(), ["a", "b"])  # fmt: skip
+    controls["severity"].value, controls["corruption"].value = 5, "blur"
+    drawn = len(titles)
+    controls["reset"].click()
+    assert (controls["severity"].value, controls["corruption"].value) == (3, "noise")
+    assert len(titles) == drawn + 1 and titles[-1] == titles[0]
+    assert controls[""].value.startswith('<img alt="Images after a corruption')
+
+
+def test_stain_asks_about_cells_of_no_split_and_only_of_cells(still, live, capsys):
+    seen = []
+
+    def predict(x):
+        seen.append(x)
+        return torch.eye(8)[torch.zeros(len(x)).long()]  # all basophils
+
+    figure = still(explore.stain, predict, cells.CLASSES, image_size=24)
+    assert seen[0].shape == (12, 3, 24, 24) and seen[0].dtype == torch.uint8
+    assert title(figure).startswith("all as at home: ")
+    controls, titles = live(explore.stain, predict, cells.CLASSES, image_size=24)
+    controls["stain"].value = 1.0
+    assert titles[-1].startswith("stain 100%: ") and not seen[-1].equal(seen[0])
+    plt.close("all")
+    explore.stain(predict, ["cat", "dog"])
+    assert "Only of cells" in capsys.readouterr().out and not plt.get_fignums()
+
+
+def test_collapse_loses_its_spread_without_predictor_and_finds_some_again(live):
+    images, labels = cells.generate(64, 0)[:2]
+    controls, _ = live(explore.collapse, torch.from_numpy(images), torch.from_numpy(labels))
+
+    def spread():
+        return float(controls[""].value.split("spread ")[-1].split(",")[0])
+
+    assert spread() > 0.8
+    controls["predictor"].value = False
+    controls["train"].value = 400
+    assert "predictor OFF" in controls[""].value and spread() < 0.2
+    controls["predictor"].value = True
+    controls["train"].value = 500
+    assert spread() > 0.3
+    state = torch.get_rng_state()
+    controls["reset"].click()
+    assert spread() > 0.8 and torch.get_rng_state().equal(state)
+
+
+def test_neighbours_of_ones_own_picture(live):
+    images = pictures(5)
+    network = torch.nn.Flatten()
+    controls, titles = live(
+        explore.encoders, images, {"pixels": images.flatten(1).float()}, torch.arange(5) % 2, ["a", "b"],
+        networks={"pixels": network},
+    )  # fmt: skip
+    buffer = io.BytesIO()
+    Image.fromarray(images[3].permute(1, 2, 0).numpy()).save(buffer, "png")
+    (upload,) = [w for name, w in controls.items() if name.startswith("your picture")]
+    upload.value = ({"name": "me.png", "content": memoryview(buffer.getvalue()), "type": "", "size": 1,
+                     "last_modified": datetime.datetime.now(datetime.UTC)},)  # fmt: skip
+    assert titles[-1] == "your picture, and what is like it"
+    upload.value = ({"name": "me.png", "content": memoryview(b"<html>"), "type": "", "size": 1,
+                     "last_modified": datetime.datetime.now(datetime.UTC)},)  # fmt: skip
+    assert titles[-1] == "your picture is not an image that Pillow can read; so here is image 0"
+    controls["reset"].click()
+    assert titles[-1] == titles[0]

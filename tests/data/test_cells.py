@@ -157,3 +157,14 @@ def test_every_type_is_described():
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         cells.generate(*arguments)
+
+
+def test_between_the_laboratories_only_what_is_asked_for_changes():
+    home, labels = cells.between(range(4), {})
+    further = cells.generate(4, 0, further=True)
+    assert np.array_equal(home, further[0]) and np.array_equal(labels, further[1])
+    stained, same = cells.between(range(4), {"stain": 1.0})
+    assert np.array_equal(same, labels) and not np.array_equal(stained, home)
+    assert np.array_equal(cells.between([2], {"stain": 1.0})[0][0], stained[2])
+    with pytest.raises(ValueError, match="shares='colour'"):
+        cells.between([0], {"colour": 1.0})
