@@ -151,7 +151,7 @@ def test_what_only_posix_has_is_used_where_it_is_there():
         ("cli.py", "execv"), ("device.py", "mallopt"), ("device.py", "/proc/"), ("doctor.py", "SIGKILL"),
         ("local.py", "sched_getaffinity"), ("local.py", "start_new_session"), ("locks.py", "/proc/"),
         ("slurm.py", "SIGUSR2"), ("store.py", "sched_getaffinity"),
-        *(("contained.py", word) for word in "/proc/ SIGKILL fork killpg resource start_new_session".split()),
+        *(("contained.py", word) for word in ["/proc/", "SIGKILL", "fork", "killpg", "resource", "start_new_session"]),
     }  # fmt: skip
 
 
