@@ -12,10 +12,10 @@ import ipywidgets
 import torch
 from torch import Tensor, nn
 
-from labutil import cleaning, encoders, evaluation, explore, grad_cam, models
+from labutil import encoders, evaluation, explore, grad_cam, models
 from labutil.augment import simclr_views
-from labutil.cleaning import faults
 from labutil.data import load_dataset
+from labutil.data.loading import resize
 from labutil.images import Dataset, ImageSet, stratified_sample
 from labutil.runs.predict import find_run, load_model
 
@@ -86,7 +86,11 @@ def _some(run: str | None) -> ImageSet:
 
 @functools.cache
 def _logits(name: str, run: str | None) -> Tensor:
-    return evaluation.predict(_model(name), _some(run).images)
+    images, size = _some(run).images, _model(name).settings["image_size"]
+    size = size if isinstance(size, int) else size[0]
+    if size != images.shape[2]:
+        images = torch.cat([torch.from_numpy(part) for part in resize(images.numpy(), size)])
+    return evaluation.predict(_model(name), images)
 
 
 def _label(name: str) -> str:
@@ -100,6 +104,9 @@ def _neighbours(names: list[str], run: str | None) -> None:
 
 
 def _cleaning(run: str | None) -> list[Demonstration]:
+    from labutil import cleaning  # with scikit-learn: only this lesson needs it
+    from labutil.cleaning import faults
+
     @functools.cache
     def dirty() -> tuple:  # faults planted among test images, which the model that judges labels has not seen
         data = _data(run)

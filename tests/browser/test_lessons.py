@@ -72,7 +72,7 @@ def test_a_student_runs_moves_and_types(browser, notebook, tmp_path):
         else:
             changed(page, look, lambda: explorer.locator("select").first.select_option(index=1), 20)
         page.screenshot(path=PICTURES / f"lesson_{notebook.stem[:2]}_explorer.png")
-        solve(page, solutions)
+        solve(page, path, solutions)
         page.screenshot(path=PICTURES / f"lesson_{notebook.stem[:2]}_exercise.png")
         page.close()
 
@@ -90,7 +90,7 @@ def scroll_to(page, selector: str) -> None:
     raise AssertionError(f"{selector} is nowhere in the notebook")
 
 
-def solve(page, solutions: list[str]) -> None:
+def solve(page, path, solutions: list[str]) -> None:
     """Type the solution of the first exercise that is a function, run its cell, and see a tick."""
     answers = [m[1] for text in solutions if (m := re.search(r"```python\n(def my_.*?)```", text, re.DOTALL))]
     if not answers:
@@ -98,11 +98,11 @@ def solve(page, solutions: list[str]) -> None:
     name = re.match(r"def (\w+)", answers[0])[1]
     scroll_to(page, f".jp-CodeCell:has-text('def {name}')")
     cell = page.locator(f".jp-CodeCell:has-text('def {name}')").first
-    source = cell.locator(".cm-content").inner_text()
-    after = source[source.index("# your code") :].partition("\n")[2] if "# your code" in source else ""
+    source = next(c.source for c in nbformat.read(path, 4).cells if f"def {name}" in c.source and c.cell_type == "code")
+    after = re.split(r"\n+(?=[^\s#])", source)[1:]  # what stands below the stub: its check
     cell.locator(".cm-content").click()
     page.keyboard.press("Control+A")
-    page.keyboard.insert_text(f"{answers[0]}\n{after}")
+    page.keyboard.insert_text("\n".join([answers[0], *after]))
     page.keyboard.press("Control+Enter")  # the cell stays in sight
     page.wait_for_timeout(4000)
     page.screenshot(path=PICTURES / f"exercise_{name}.png")

@@ -158,7 +158,7 @@ def encoders(
     """
     labels = torch.as_tensor(labels)
     units = {name: _unit(torch.as_tensor(h).flatten(1)) for name, h in features.items()}
-    n = min(NEAREST, len(labels) - 1)
+    n = min(NEAREST if len(units) < 5 else 3, len(labels) - 1)  # more would be slow to draw, and small
 
     def draw(point: int, own: Any = ()) -> Figure:
         picture, title = images[point], f"image {point}, {classes[labels[point]]}, and its nearest neighbours; blue: of"

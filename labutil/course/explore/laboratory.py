@@ -16,7 +16,7 @@ from labutil.data import cells
 from labutil.data.loading import resize
 from labutil.images import to_numpy
 
-SHOWN = 12  # cells at a time
+SHOWN = 8  # cells at a time
 
 
 def stain(predict: Callable[[Tensor], Any], classes: Sequence[str], *, image_size: int = 48) -> None:
@@ -41,7 +41,7 @@ def stain(predict: Callable[[Tensor], Any], classes: Sequence[str], *, image_siz
         titles, colours = verdicts(y_true, y_pred, classes)
         where = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share) or "all as at home"
         right = f"{(y_pred == y_true).sum()} of {SHOWN} right, mean confidence {p.max(1).mean():.0%}"
-        return plots.image_grid(x, titles, columns=6, title=f"{where}: {right}", title_colours=colours)
+        return plots.image_grid(x, titles, columns=4, title=f"{where}: {right}", title_colours=colours)
 
     alt = "Cells as the chosen laboratory shows them, each with what is predicted of it."
     shares = {name: slider(0.0, 0.0, 1.5, name, step=0.1, form=".0%") for name in cells.PARTS}

@@ -44,7 +44,7 @@ def collapse(images: Tensor, labels: Tensor) -> None:
 
     def draw(predictor: bool, stop_gradient: bool, step: int) -> Figure:
         nonlocal state
-        if step < len(state.noted):  # the beginning again
+        if step < len(state.noted) - 1:  # the beginning again
             state = _start(pool)
         while len(state.noted) <= step:
             healthy = len(state.noted) < WARM
