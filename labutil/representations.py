@@ -20,8 +20,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from labutil import device, encoders, evaluation, models, processes
 from labutil.geometry import CHUNK, check_embeddings
-from labutil.images import Dataset, ImageSet, check_images, stratified_sample, to_numpy
-from labutil.networks import Normalize
+from labutil.images import ImageSet, check_images, stratified_sample, to_numpy
 from labutil.paths import DataError, check_number, data_dir, replace_file
 from labutil.training import fit
 
@@ -154,18 +153,14 @@ def linear_head(name: str) -> nn.Module | None:
     return head if isinstance(head, nn.Linear) or getattr(head, "settings", {}).get("sizes") == [] else None
 
 
-def untrained(encoder: nn.Module, side: int | None = None, images: Dataset | None = None) -> nn.Module:
-    """The same network with random weights: the control of a trained one. side: the most pixels a side to which it
-    scales images, where it takes any. images: it normalises by their mean and deviation, since those that a trained
-    network expects make random weights a weaker control; None: by the encoder's own."""
+def untrained(encoder: nn.Module, side: int | None = None) -> nn.Module:
+    """The same network with random weights and the same normalisation: the control of a trained one. side: the most
+    pixels a side to which it scales images, where it takes any."""
     settings = dict(encoder.settings)
     if side and settings.get("input_size") and settings["encoder"] not in {"basic_cnn", "conv_autoencoder"}:
         settings["input_size"] = min(side, settings["input_size"])
     made = models.rebuild(settings)
     kept = {key: value for key, value in encoder.state_dict().items() if "normalize." in key}
-    if images is not None:
-        own = Normalize(images.mean, images.std).state_dict()
-        kept = {key: own[key.rpartition(".")[2]].expand_as(value) for key, value in kept.items()}
     made.load_state_dict(kept, strict=False)
     return made
 
