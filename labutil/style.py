@@ -140,9 +140,13 @@ def words(text: str) -> list[str]:
 
 def text_width(text: str) -> float:
     """Pixels that the widest line of a text takes."""
-    font = font_manager.FontProperties(family=list(families), size=STYLE["font.size"])
-    renderer = RendererAgg(1, 1, STYLE["figure.dpi"])
-    return max(renderer.get_text_width_height_descent(line, font, False)[0] for line in text.split("\n"))
+    return max(_line_width(line, tuple(families)) for line in text.split("\n"))
+
+
+@functools.lru_cache(4096)  # an explorer asks for the same names at each move: half of what drawing costs
+def _line_width(line: str, fonts: tuple[str, ...]) -> float:
+    font = font_manager.FontProperties(family=list(fonts), size=STYLE["font.size"])
+    return RendererAgg(1, 1, STYLE["figure.dpi"]).get_text_width_height_descent(line, font, False)[0]
 
 
 def fit(text: str, pixels: float) -> str:
