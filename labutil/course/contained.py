@@ -104,6 +104,9 @@ def nursery(control: socket.socket, confined: bool, root: bool, lessons: list[st
         return
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no wardens remain as zombies
     control.sendall(b"ready")
+    if not confined:  # another user must find Python and the workbook where they lie
+        ways = [folder for path in (sys.base_prefix, sys.prefix, __file__) for folder in Path(path).parents]
+        root = root and all(folder.stat().st_mode & 0o1 for folder in ways)
     for user in range(USER, USER + 10**8):
         data, numbers, *_ = socket.recv_fds(control, 1, 1)
         if not data:
