@@ -10,7 +10,6 @@ import contextlib
 import re
 import socket
 import symtable
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -175,11 +174,11 @@ def needed(cells: list[str], name: str) -> list[ast.stmt]:
             parsed += [(number, statement) for statement in _statements(source)]
         except (SyntaxError, ValueError) as error:
             broken = error if re.search(rf"\b{re.escape(name)}\s*=|def\s+{re.escape(name)}\b", source) else broken
-    tables = [_names(statement) for _, statement in parsed]
-    last = max((i for i, (binds, _) in enumerate(tables) if name in binds), default=None)
+    binds = [_binds(statement) for _, statement in parsed]
+    last = max((i for i, names in enumerate(binds) if name in names), default=None)
     if last is None:
         raise broken or Missing(name)
-    own = {number for (number, _), (binds, _) in zip(parsed, tables, strict=True) if name in binds}
+    own = {number for (number, _), names in zip(parsed, binds, strict=True) if name in names}
 
     def usable(place: int) -> bool:
         number, statement = parsed[place]
@@ -192,10 +191,9 @@ def needed(cells: list[str], name: str) -> list[ast.stmt]:
     while asked:
         place = asked.pop()
         late = isinstance(parsed[place][1], LATE)  # what a function uses may be defined after it
-        for used in tables[place][1]:
-            places = [i for i, (binds, _) in enumerate(tables) if used in binds and i != place and usable(i)]
-            if not late:
-                places = [i for i in places if i < place]
+        for used in _uses(parsed[place][1]):
+            upto = len(parsed) if late else place
+            places = [i for i in range(upto) if used in binds[i] and i != place and usable(i)]
             if places and places[-1] not in taken:
                 taken.add(places[-1])
                 asked.append(places[-1])
@@ -210,15 +208,23 @@ def _statements(source: str) -> list[ast.stmt]:
         return ast.parse(re.sub(r"(?m)^([ \t]*)[%!?].*$", r"\1pass", source)).body
 
 
-def _names(statement: ast.stmt) -> tuple[set[str], set[str]]:
-    """Global names that a statement defines, and those that it uses."""
-    table = symtable.symtable(ast.unparse(statement), "cell", "exec")
-    symbols = table.get_symbols()
-    binds = {s.get_name() for s in symbols if s.is_assigned() or s.is_imported()}
-    return binds, {s.get_name() for s in symbols if s.is_referenced()} | set(_globals(table))
+def _binds(statement: ast.stmt) -> set[str]:
+    """Global names that a statement defines."""
+    if isinstance(statement, LATE):
+        return {statement.name}
+    nodes = list(ast.walk(statement))
+    imported = [
+        alias.asname or alias.name.partition(".")[0] for n in nodes if isinstance(n, IMPORTS) for alias in n.names
+    ]
+    stored = [n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+    return {*imported, *stored, *(n.name for n in nodes if isinstance(n, LATE))}
 
 
-def _globals(table: symtable.SymbolTable) -> Iterator[str]:
-    for child in table.get_children():
-        yield from (s.get_name() for s in child.get_symbols() if s.is_global())
-        yield from _globals(child)
+def _uses(statement: ast.stmt) -> set[str]:
+    """Global names that a statement uses, now or when what it defines is called."""
+    found, tables = set(), [symtable.symtable(ast.unparse(statement), "cell", "exec")]
+    for table in tables:
+        top = table.get_type() == "module"
+        found |= {s.get_name() for s in table.get_symbols() if (s.is_referenced() if top else s.is_global())}
+        tables += table.get_children()
+    return found

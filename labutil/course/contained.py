@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 import platform
 import select
@@ -75,6 +76,8 @@ def keep(number: int, confined: bool, lessons: list[str]) -> None:
                 raise OSError("namespaces are Linux's, and known here for x86_64 and ARM")
             inherited["proc"] = os.open("/proc", os.O_RDONLY)
             _unshare(root)
+            _mount("tmpfs", "/dev/shm", "tmpfs", NOSUID | NODEV, "size=16m,mode=700")
+            os.environ["TMPDIR"] = "/dev/shm"  # what libraries leave there when they are imported goes with it
     except OSError as error:
         control.sendall(f"{error}".encode())
         return
@@ -93,6 +96,7 @@ def nursery(control: socket.socket, confined: bool, root: bool, lessons: list[st
     from labutil.course import answering
 
     answering.prepare(lessons)
+    gc.freeze()  # no child looks through all this again, which would copy it
     if sys.platform == "linux":
         pages = int(Path("/proc/self/statm").read_text("utf-8").split()[0])
         inherited["taken"] = pages * resource.getpagesize()
@@ -294,7 +298,8 @@ def start(confined: bool, lessons: list[str]) -> tuple[subprocess.Popen, socket.
     code = f"from labutil.course import contained; contained.keep({theirs.fileno()}, {confined}, {lessons})"
     found = os.pathsep.join([str(paths.project_root()), *filter(None, sys.path)])
     own = {"PATH": os.defpath, "PYTHONPATH": found, "OPENBLAS_NUM_THREADS": "1"}
-    own |= {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"}
+    own |= {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "PYTHONDONTWRITEBYTECODE": "1"}
+    own |= {key: os.environ[key] for key in ("HOME", "MPLCONFIGDIR") if key in os.environ}  # caches of fonts
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", code], env=own, pass_fds=[theirs.fileno()], cwd="/",
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True,

@@ -210,9 +210,8 @@ def between(index: Iterable[int], shares: Mapping[str, float], seed: int = 0) ->
     for part, share in shares.items():
         check_choice("shares", part, PARTS)
         for name in PARTS[part]:
-            ends = np.asarray(home[name], float), np.asarray(away[name], float)
-            lab[name] = tuple(np.atleast_1d(ends[0] + share * (ends[1] - ends[0])).tolist())
-            lab[name] = lab[name] if isinstance(home[name], tuple) else lab[name][0]
+            values = np.asarray(home[name], float) + share * np.subtract(away[name], home[name])
+            lab[name] = values.tolist()  # a number where it was one
     return _images(index, lab, seed, "home", "known", True)
 
 

@@ -24,13 +24,8 @@ def loop_2(confusion):  # never returns to Python, so no signal is heard
     re.match("(a+)+$", "a" * 64 + "b")
 
 
-def loop_3(confusion, endless=lambda: sum(1 for _ in iter(int, 1))):
-    class Slow(float):
-        def __float__(self):
-            return endless()
-
-    threading.Thread(target=endless).start()
-    return [Slow()] * int(Slow())
+def loop_3(confusion, endless=sum(1 for _ in iter(int, 1))):  # before it is called at all
+    return endless
 
 
 def fork_1(confusion):

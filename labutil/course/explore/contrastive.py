@@ -158,7 +158,8 @@ def encoders(
     """
     labels = torch.as_tensor(labels)
     units = {name: _unit(torch.as_tensor(h).flatten(1)) for name, h in features.items()}
-    n = min(NEAREST if len(units) < 5 else 3, len(labels) - 1)  # more would be slow to draw, and small
+    many = len(units) > 4
+    n = min(3 if many else NEAREST, len(labels) - 1)
 
     def draw(point: int, own: Any = ()) -> Figure:
         picture, title = images[point], f"image {point}, {classes[labels[point]]}, and its nearest neighbours; blue: of"
@@ -170,18 +171,20 @@ def encoders(
                 asked = {name: _unit(predict(networks[name], picture[None]).flatten(1))[0] for name in units}
             except DataError as error:
                 own, title = None, f"{error}; so here is image {point}"
-        tiles = []
+        rows = []
         for name, unit in units.items():
             near = (unit @ asked[name]).argsort(descending=True, stable=True)
-            tiles.append((picture, name, "black"))
+            row = [(picture, name, "black")]
             for i in near[near != point][:n].tolist() if own is None else near[:n].tolist():
                 right, said = labels[i] == labels[point], classes[labels[i]]
-                mark = "" if own is not None else "✓\u202f" if right else "✗\u202f"
-                colour = "black" if own is not None else plots.RIGHT if right else plots.WRONG
-                tiles.append((images[i], mark + said, colour))
-        return grid(tiles, n + 1, title)
+                mark, colour = ("✓\u202f", plots.RIGHT) if right else ("✗\u202f", plots.WRONG)
+                row.append((images[i], mark + said, colour) if own is None else (images[i], said, "black"))
+            rows.append(row)
+        if many:  # side by side, each a column
+            rows = [*zip(*rows, strict=True)]
+        return grid([tile for row in rows for tile in row], len(rows[0]), title)
 
-    alt = "An image, and in a row for each encoder those nearest to it, each with its class:"
+    alt = f"An image, and in a {'column' if many else 'row'} for each encoder those nearest to it, each with its class:"
     controls = {"point": slider(0, 0, len(labels) - 1, "point")}
     if networks:
         controls["own"] = ipywidgets.FileUpload(accept="image/*", description="your picture")
