@@ -30,10 +30,10 @@ OWN_METRICS = {
 
 
 def code(notebook: Path) -> Iterator[tuple[bool, str]]:
-    """(whether it is tagged `lesson`, source) of every code cell, shell commands left out."""
+    """(whether it is tagged `lesson`, source) of every code cell, shell commands and magics left out."""
     for cell in parameters.read_cells(notebook):
         if cell["cell_type"] == "code":
-            lines = [line for line in "".join(cell["source"]).splitlines() if not line.lstrip().startswith("!")]
+            lines = [line for line in "".join(cell["source"]).splitlines() if line.lstrip()[:1] not in {"!", "%"}]
             yield "lesson" in cell["metadata"].get("tags", []), "\n".join(lines)
 
 

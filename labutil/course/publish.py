@@ -14,7 +14,7 @@ from labutil import paths
 
 UNPUBLISHED = "OWNER/REPOSITORY"  # what stands in links while there is no address
 LINKED = ("*.md", "*.cff", "docs/**/*.md", "docs/*.py", "docs/*.ipynb", "notebooks/*.ipynb")  # where links may be
-PACKED = ("*.ipynb", "*.py", "recipes/*/*.yaml", "encoders/*.json", "encoders/*.safetensors", "sweeps/*.csv")
+PACKED = ("*.ipynb", "*.py", "*.yaml", "recipes/*/*.yaml", "encoders/*.json", "encoders/*.safetensors", "sweeps/*.csv")
 
 
 def publish(address: str) -> tuple[int, int]:
