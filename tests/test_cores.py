@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 import copy
+import re
 import symtable
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,8 +34,8 @@ def code(notebook: Path) -> Iterator[tuple[bool, str]]:
     """(whether it is tagged `lesson`, source) of every code cell, shell commands and magics left out."""
     for cell in parameters.read_cells(notebook):
         if cell["cell_type"] == "code":
-            lines = [line for line in "".join(cell["source"]).splitlines() if line.lstrip()[:1] not in {"!", "%"}]
-            yield "lesson" in cell["metadata"].get("tags", []), "\n".join(lines)
+            text = re.sub(r"^( *)[!%].*", r"\1pass", "".join(cell["source"]), flags=re.M)
+            yield "lesson" in cell["metadata"].get("tags", []), text
 
 
 def inner_reads(table: symtable.SymbolTable) -> set[str]:
