@@ -71,7 +71,7 @@ def describe(encoder: nn.Module, name: str, record: dict[str, Any]) -> dict[str,
     settings, network = encoder.settings, networks.network_of(encoder)[1]
     side = settings["image_size"]
     height, width = (side, side) if isinstance(side, int) else side
-    names = "timm" if isinstance(networks.network_of(encoder)[1], networks.TimmEncoder) else "labutil"
+    names = "timm" if isinstance(network, networks.TimmEncoder) else "labutil"
     return {
         "name": name,
         "label": record.get("label", ""),

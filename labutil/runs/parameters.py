@@ -35,9 +35,7 @@ def read_cells(notebook: Path) -> list[dict]:
     try:
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
         for cell in cells:  # what the rest of this file relies on
-            if not isinstance(cell["cell_type"], str) or not isinstance("".join(cell["source"]), str):
-                raise TypeError
-            list(cell.get("metadata", {}).get("tags", []))
+            _ = cell["cell_type"] + "".join(cell["source"]), has_tag(cell, "parameters")
         return cells
     except FileNotFoundError:
         check_workbook()
