@@ -155,6 +155,9 @@ def _papermill(notebook: Path, params: dict[str, Any], directory: Path, core: bo
         what = f"cell [{error.exec_count}]{section}: {error.ename}: {' '.join(str(error.evalue).split())}"
         failure = RunError(f"{notebook.stem} failed in {what}")
         failure.diverged = error.ename == "FloatingPointError"
+        # As `DataError` does, an error that begins with a parameter's name says what was asked for that cannot be.
+        named = re.match(r"(?:parameter )?(\w+)\b[=: ]", str(error.evalue))
+        failure.asked = error.ename == "DataError" or (error.ename == "ValueError" and named and named[1] in params)
         failure.add_note(re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback)))
         raise failure from error
     except DeadKernelError as error:

@@ -237,7 +237,7 @@ def split(kind: str, text: str) -> list[Any]:
             items = yaml.load(text, yaml.BaseLoader)
         except yaml.YAMLError:
             raise ParameterError(f"{text!r} is no list: write [a,b]") from None
-        return items if items and _depth(items) > kind.count("list[") else [text]
+        return items if items and _depth(items) > kind.count("[") else [text]
     return text.split(",") if kind in {"int", "float", "bool"} else [text]
 
 
