@@ -1,0 +1,97 @@
+"""Every parameter of every lesson with values that cannot be: of another type, out of range, empty, mistyped."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from click.testing import CliRunner
+
+from labutil import cli, policies
+from labutil.runs import parameters
+
+LESSONS = [parameters.find_notebook(f"{number:02}") for number in range(1, 8)]
+DECLARED = {(path, name): found for path in LESSONS for name, found in parameters.read_parameters(path).items()}
+each = pytest.mark.parametrize(("path", "name"), DECLARED, ids=lambda v: getattr(v, "stem", v)[:30])
+# What YAML 1.1 makes of texts that people type, and what no number is.
+NO_NUMBER = ["", "many", "true", "yes", "on", "1:30", "2026-11-26", "1,5", "0x10", "0b1", "1e", "--1", "1 0", "[1]"]
+NOT_FINITE = ["nan", ".nan", "inf", "-inf", ".inf", "1e999"]
+NO_BOOLEAN = ["", "1", "0", "y", "null", "truth", "[true]"]
+NO_LIST = ["", "1", "1,2", "null", "{1: 2}", "[1", "[[1]]", "[null]"]
+
+
+def beyond(meaning: str, whole: bool) -> list[str]:
+    """Numbers just outside what a meaning admits."""
+    found = {key: float(limit) for key, limit in re.findall(r"\b(at least|at most|above|below) ([\d.]*\d)", meaning)}
+    step = 1 if whole else 0.001
+    low = found["at least"] - step if "at least" in found else found.get("above", -step)
+    high = [found["at most"] + step] if "at most" in found else [found["below"]] if "below" in found else []
+    return [f"{value:.0f}" if whole else f"{value:g}" for value in (low, -1, *high)] + ([str(2**32)] if whole else [])
+
+
+def wrong_values(kind: str, meaning: str) -> list[str]:
+    """Texts that a parameter of this type and meaning must refuse."""
+    optional, kind = kind.endswith(" | None"), kind.removesuffix(" | None")
+    if kind == "bool":
+        return NO_BOOLEAN
+    if kind in {"int", "float"}:
+        found = NO_NUMBER + NOT_FINITE + beyond(meaning, kind == "int")
+        return [text for text in found if text or not optional] + (["2.5", "1e-3"] if kind == "int" else [])
+    if kind == "str":
+        return ([] if optional else ["", "  "]) + (["no such", "NONE", "a,b", "[a, b]"] if "one of" in meaning else [])
+    if kind.startswith("tuple["):
+        inner = kind[6:-1].split(", ")
+        fewer, more, below = ["1"] * (len(inner) - 1), ["1"] * (len(inner) + 1), ["-1"] + ["1"] * (len(inner) - 1)
+        return [*NO_LIST, "[]", *(f"[{', '.join(items)}]" for items in (fewer, more, below))]
+    items = wrong_values(kind[5:-1], meaning)
+    empty = [] if "[]" in meaning else ["[]"]
+    return NO_LIST + empty + [f"['{text}']" for text in items if text not in {"1:30", "[1]"}]
+
+
+@each
+def test_what_cannot_be_is_refused_before_a_kernel_starts(path, name):
+    kind, default, meaning = DECLARED[path, name]
+    for text in wrong_values(kind, meaning):
+        with pytest.raises(parameters.ParameterError) as caught:
+            parameters.merge(path, {name: text})
+        assert str(caught.value).startswith(f"parameter {name} takes {kind}"), text
+        assert meaning in str(caught.value) and "\n" not in str(caught.value)
+    for wrong in (object(), {"a": 1}, b"1", [None], float("nan")):
+        with pytest.raises(parameters.ParameterError):
+            parameters.merge(path, {name: wrong})
+    assert parameters.merge(path, {name: default})[name] == default
+    for typo in (name.upper(), name + "s", name[:-1]):
+        if (path, typo) not in DECLARED:
+            with pytest.raises(parameters.ParameterError, match=f"no parameter '{typo}'.*; it has dataset|runs"):
+                parameters.merge(path, {typo: default})
+
+
+@each
+def test_the_ends_of_a_range_are_admitted(path, name):
+    kind, _, meaning = DECLARED[path, name]
+    for limit in re.findall(r"\bat (?:least|most) ([\d.]*\d)", meaning):
+        text = f"[{limit}]" if kind.startswith("list") else limit
+        if not kind.startswith("tuple"):
+            assert parameters.merge(path, {name: text})
+    if " | None" in kind:
+        assert all(parameters.merge(path, {name: text})[name] is None for text in ("", "~", "null", "None", "NONE"))
+    if kind.startswith("int"):
+        assert all(
+            parameters.merge(path, {name: text})[name] == 10
+            for text in ("010", "1e1", "1_0", "10.0")[: 4 if parameters.admits(meaning, 10) else 0]
+        )
+
+
+def test_names_in_a_meaning_are_those_that_the_package_has():
+    for number in ("02", "03"):
+        meaning = parameters.read_parameters(parameters.find_notebook(number))["augmentation"].meaning
+        choices = re.search("one of ([^:]+)", meaning)[1].split(", ")
+        assert all(policies.augmentation(name, 3) for name in choices)
+        with pytest.raises(ValueError, match="is not one of " + re.escape(", ".join(choices))):
+            policies.augmentation("no such", 3)
+
+
+def refused(*args: str) -> str:
+    result = CliRunner().invoke(cli.main, args)
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (2, "", 1), (args, result.output)
+    return result.stderr
