@@ -174,7 +174,7 @@ def merge(notebook: Path, *layers: dict[str, Any]) -> dict[str, Any]:
         except (ValueError, KeyError, OverflowError, yaml.YAMLError):
             number = "int" in kind or "float" in kind
             limits = ", at least 0" if number and not re.search("at least|above", meaning) else ""
-            limits += ", below 2**32" if "int" in kind and len(str(value)) > 9 else ""
+            limits += ", below 2**32" if "int" in kind and re.search("[0-9]{10}", str(value)) else ""
             raise ParameterError(f"parameter {name} takes {kind}{limits}, not {value!r} ({meaning})") from None
     return merged
 
@@ -193,7 +193,7 @@ def plan(
     if "dataset" in params:
         params["dataset"] = sources.resolve(params["dataset"])
     for key in ("shifted", "ood_dataset"):
-        if not re.fullmatch("None|auto|none|held_out:.*", str(params.get(key))):
+        if params.get(key) is not None and not re.match("(auto|none)$|held_out:", params[key]):
             try:
                 params[key] = sources.resolve(params[key])
             except DataError as error:
@@ -249,12 +249,24 @@ def _read_yaml(notebook: Path, recipe: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        settings = yaml.load(path.read_bytes(), yaml.BaseLoader) or {}  # all text, as on a command line
+        text = path.read_bytes()
+        if twice := _given_twice(yaml.compose(text, yaml.BaseLoader)):
+            raise ParameterError(f"{path} has {twice} twice in one place: leave one out")
+        settings = yaml.load(text, yaml.BaseLoader) or {}  # all text, as on a command line
     except yaml.YAMLError as error:
         raise ParameterError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):
         raise ParameterError(f"{path} must hold `parameter: value` lines")
     return settings
+
+
+def _given_twice(node: yaml.Node | None) -> str | None:
+    """A key that a mapping in or below a node of YAML has twice; of the two, loading drops the first in silence."""
+    if isinstance(node, yaml.MappingNode):
+        keys = [key.value for key, _ in node.value]
+        found = next((key for key in keys if keys.count(key) > 1 and isinstance(key, str)), None)
+        return found or next(filter(None, (_given_twice(value) for _, value in node.value)), None)
+    return next(filter(None, map(_given_twice, node.value)), None) if isinstance(node, yaml.SequenceNode) else None
 
 
 def find_notebook(name: str) -> Path:

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from labutil import cli, policies
 from labutil.runs import parameters
+from labutil.sweeps import plan
 
 LESSONS = [parameters.find_notebook(f"{number:02}") for number in range(1, 8)]
 DECLARED = {(path, name): found for path in LESSONS for name, found in parameters.read_parameters(path).items()}
@@ -95,3 +96,64 @@ def refused(*args: str) -> str:
     result = CliRunner().invoke(cli.main, args)
     assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (2, "", 1), (args, result.output)
     return result.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("run", "03", "-p", "augmentation", "croop"), "parameter augmentation takes str, not 'croop' (one of none,"),
+        (("run", "02", "-p", "Epochs", "3"), "no parameter 'Epochs' (did you mean 'epochs'?)"),
+        (("run", "02", "-p", "epochs", "3", "-p", "epochs", "4"), "-p epochs is given twice"),
+        (("run", "02", "-p", "shifted", "cels"), "parameter shifted: data set 'cels' is not known"),
+        (("run", "04", "-p", "ood_dataset", "None"), "parameter ood_dataset: data set 'None' is not known"),
+        (("run", "06", "-p", "autoencoder", "/no/such.safetensors"), "autoencoder=/no/such.safetensors is no file"),
+        (("run", "03", "-p", "pretrained", "/"), "pretrained=/ is no file"),
+        (("run", "06", "-p", "classifier_epochs", "[1, 2, 3]"), "classifier_epochs takes tuple[int, int], at least 0"),
+        (
+            ("run", "02", "-p", "seed", str(2**32)),
+            "parameter seed takes int, at least 0, below 2**32, not '4294967296'",
+        ),
+        (("sweep", "02", "-p", "subset", "100,"), "'100,': there is nothing before or behind a comma"),
+        (("sweep", "04", "-s", "tau", "0:1"), "parameter tau takes float, not '0' (SimCLR's temperature, above 0)"),
+    ],
+)
+def test_the_command_says_so_in_one_line(args, message):
+    assert message in refused(*args)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epochs: 3\nepochs: 5", "has epochs twice"),
+        ("sweep:\n  grid: {lr: [1, 2]}\n  grid: {tau: [1, 2]}", "has grid twice"),
+        ("sweep:\n  points: [{lr: 1, lr: 2}]", "has lr twice"),
+        ("sweep: {grid: lr}", "its sweep's grid: lr: write it as"),
+        ("sweep: {grid: [lr]}", "its sweep's grid: ['lr']: write it as"),
+        ("sweep: {grid: {lr: []}}", "sweep, grid, lr: [] is no list of values"),
+        ("sweep: {points: {lr: 1}}", "its sweep's points: {'lr': '1'}: write it as"),
+        ("sweep: {points: [lr]}", "its sweep's points: ['lr']: write it as"),
+        ("sweep: {search: lr}", "its sweep's search: lr: write it as"),
+        ("sweep: {objective: [a], grid: {lr: [1, 2]}}", "its sweep's objective: ['a']: write it as"),
+        ("sweep: {grid: {lr: [1:30, 2]}}", "parameter lr takes float, not '1:30'"),
+        ("sweep: {grid: {epochs: [no, 2]}}", "parameter epochs takes int, not 'no'"),
+        ("sweep: {seeds: 2026-11-26}", "--seeds 2026-11-26: whole numbers"),
+    ],
+)
+def test_recipes_that_yaml_would_read_as_something_else(tmp_path, text, message):
+    lesson = tmp_path / LESSONS[3].name
+    lesson.write_bytes(LESSONS[3].read_bytes())
+    (tmp_path / "recipes" / "mine").mkdir(parents=True)
+    (tmp_path / "recipes" / "mine" / f"{lesson.stem}.yaml").write_text(text, encoding="utf-8")
+    assert message in refused("sweep", str(lesson), "--recipe", "mine", "--dry-run")
+
+
+def test_a_sweep_s_values_are_what_was_meant(tmp_path):
+    lesson = tmp_path / LESSONS[3].name
+    lesson.write_bytes(LESSONS[3].read_bytes())
+    (tmp_path / "recipes" / "mine").mkdir(parents=True)
+    text = "groups: 010\nsweep:\n  grid: {epochs: [010, 1_0, 1e1, 020], lr: [.5, 1e-3], subset: [~, none, 1e2]}\n"
+    (tmp_path / "recipes" / "mine" / f"{lesson.stem}.yaml").write_text(text, encoding="utf-8")
+    (study,) = plan.read([lesson], "mine").studies
+    assert study.base["groups"] == "010"
+    found = {tuple(setting.values()) for setting in study.settings}
+    assert found == {(e, lr, n) for e in (10, 20) for lr in (0.5, 0.001) for n in (None, 100)}
