@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import json
 import operator
+import os
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +26,7 @@ FILES = ("autoencoder", "pretrained")  # parameters that may name a file
 LIMITS = {"at least": operator.ge, "at most": operator.le, "above": operator.gt, "below": operator.lt}
 
 
-class ParameterError(ValueError):
+class ParameterError(DataError):
     """A parameter, recipe or notebook name that does not exist, or a value of the wrong type."""
 
 
@@ -206,11 +207,11 @@ def plan(
     for key in FILES:
         if params.get(key) not in {None, "imagenet"}:
             params[key] = str(absolute(params[key]))
-            if not Path(params[key]).is_file():
+            if not os.path.isfile(params[key]):
                 raise ParameterError(f"{key}={params[key]} is no file ({read_parameters(notebook)[key].meaning})")
     if params.get("runs"):
         params["runs"] = str(absolute(params["runs"]))
-        if not Path(params["runs"]).is_dir():
+        if not os.path.isdir(params["runs"]):
             raise ParameterError(f"runs={params['runs']} is no directory: give one that holds runs")
     return params
 

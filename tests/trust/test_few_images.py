@@ -61,6 +61,6 @@ def test_one_image_is_too_few_and_a_lesson_says_so(lesson, tmp_path):
     notebook = parameters.find_notebook(lesson)
     np.savez(tmp_path / "one.npz", images=np.zeros((1, 16, 16), np.uint8), labels=[0])
     params = parameters.plan(notebook, "smoke", {"dataset": f"npz:{tmp_path / 'one.npz'}"})
-    with pytest.raises(runs.RunError, match="one.npz|images") as caught:
+    with pytest.raises(runs.RunError, match=r"one\.npz") as caught:
         runs.run_notebook(notebook, params, recipe="smoke", out=tmp_path / "runs")
     assert caught.value.asked, caught.value

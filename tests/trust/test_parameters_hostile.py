@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from labutil import cli, policies
+from labutil.paths import DataError
 from labutil.runs import parameters
 from labutil.sweeps import plan
 
@@ -157,3 +158,30 @@ def test_a_sweep_s_values_are_what_was_meant(tmp_path):
     assert study.base["groups"] == "010"
     found = {tuple(setting.values()) for setting in study.settings}
     assert found == {(e, lr, n) for e in (10, 20) for lr in (0.5, 0.001) for n in (None, 100)}
+
+
+TEXTS = [
+    *(
+        "a" * 5000,
+        "folder:" + "a" * 5000,
+        "folder:",
+        "npz:/",
+        "idx:a,b,c",
+        "folder:/dev/null",
+        "a\nb",
+        "none\n",
+        "\udcff",
+    ),
+    *("folder:\udcff", "{}", "%s", "cells:-1", "cells:9999999999", "bloodmnist@1@2", "(", "a{99999999999}", "(" * 5000),
+    *("\\", "~nobody/x", "simclr_long ", "README.md", "../", "held_out:\n", "IMAGENET", "adamw\u200b", "\0"),
+]
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
+def test_any_text_is_a_value_or_one_line(path):
+    for name, found in parameters.read_parameters(path).items():
+        for text in TEXTS if found.type.startswith("str") else ():
+            try:
+                parameters.plan(path, None, {name: text})
+            except DataError as error:
+                assert str(error).encode() and "\n" not in str(error)
