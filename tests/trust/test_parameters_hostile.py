@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import re
+import shutil
 
+import papermill
 import pytest
 from click.testing import CliRunner
 
@@ -12,8 +15,16 @@ from labutil.paths import DataError
 from labutil.runs import parameters
 from labutil.sweeps import plan
 
+READ = functools.cache(parameters.read_parameters)  # thousands of values are tried
 LESSONS = [parameters.find_notebook(f"{number:02}") for number in range(1, 8)]
 DECLARED = {(path, name): found for path in LESSONS for name, found in parameters.read_parameters(path).items()}
+
+
+@pytest.fixture(autouse=True)
+def read_once(monkeypatch):
+    monkeypatch.setattr(parameters, "read_parameters", READ)
+
+
 each = pytest.mark.parametrize(("path", "name"), DECLARED, ids=lambda v: getattr(v, "stem", v)[:30])
 # What YAML 1.1 makes of texts that people type, and what no number is.
 NO_NUMBER = ["", "many", "true", "yes", "on", "1:30", "2026-11-26", "1,5", "0x10", "0b1", "1e", "--1", "1 0", "[1]"]
@@ -185,3 +196,25 @@ def test_any_text_is_a_value_or_one_line(path):
                 parameters.plan(path, None, {name: text})
             except DataError as error:
                 assert str(error).encode() and "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "code"),
+    [
+        ("DataError", "npz:x.npz has too few images (1)", 2),
+        ("ValueError", "encoder='nosuch' is none of basic_cnn", 2),
+        ("ValueError", "epochs=3 is too few", 2),
+        ("ParameterError", "parameter lr takes float, not 'x'", 1),  # of the notebook's own calls: its mistake
+        ("ValueError", "expected (N, D), got (3,)", 1),
+        ("ValueError", "weights=3 is no parameter of this lesson", 1),
+        ("KeyError", "'epochs'", 1),
+    ],
+)
+def test_a_lesson_that_cannot_do_what_was_asked_is_a_usage_error(tmp_path, monkeypatch, name, text, code):
+    def execute(source, target, *_, **__):
+        shutil.copy(LESSONS[1], target)
+        raise papermill.PapermillExecutionError(3, 1, "", name, text, [])
+
+    monkeypatch.setattr(papermill, "execute_notebook", execute)
+    result = CliRunner().invoke(cli.main, ["run", "02", "--out", str(tmp_path)])
+    assert result.exit_code == code and text in result.stderr and result.stderr.count("\n") == 1
