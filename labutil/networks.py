@@ -336,7 +336,8 @@ class _Encoder(nn.Sequential):
 
 
 class _Decoder(nn.Sequential):
-    """Representations (N, num_features) -> logits of images, float32 under autocast too."""
+    """Representations (N, num_features) -> logits of images, float32 under autocast too, float64 of float64."""
 
     def forward(self, h: Tensor) -> Tensor:
-        return super().forward(h).float()
+        logits = super().forward(h)
+        return logits if logits.dtype == torch.float64 else logits.float()

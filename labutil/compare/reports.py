@@ -10,6 +10,7 @@ docs/measured.md; and, where a row names a metric, the reader's own finished run
 from __future__ import annotations
 
 import json
+import math
 import re
 import shlex
 from typing import Any
@@ -101,7 +102,7 @@ def number(metric: str, values: pd.Series) -> str:
     """A metric's values for people: their mean ± standard deviation, shares in percent."""
     share = re.search("accuracy|precision|recall|f1|auc|top5", metric) is not None
     mean, std = values.mean() * (100 if share else 1), values.std() * (100 if share else 1)
-    digits = 1 if share else max(0, 2 - len(str(int(abs(mean)))) + 1)
+    digits = 1 if share else max(0, 2 - math.floor(math.log10(abs(mean) or 1)))
     spread = f" ± {std:.{digits}f}" if len(values) > 1 else ""
     return f"{mean:.{digits}f}{spread}" + ("%" if share else "")
 

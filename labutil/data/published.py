@@ -31,6 +31,7 @@ from labutil.paths import DataError, data_dir
 
 _TINY_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 _TINY_MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
+_DEBIAN = {"fashion_mnist": Path("/usr/share/datasets/fashion-mnist")}  # where the package dataset-fashion-mnist has it
 _WAITS = (0, 1, 2)  # seconds before each round of asking the servers
 _TIMEOUT = 30  # seconds without a byte
 
@@ -54,7 +55,9 @@ def published_files(source: Source) -> list[File]:
         raw = data_dir() / published.__name__ / "raw"
         files, parts = [], ("train_images", "train_labels", "test_images", "test_labels")
         for part, (name, md5) in zip(parts, published.resources, strict=True):
-            found = next((path for path in (raw / name, raw / Path(name).stem) if path.exists()), None)
+            places = [raw / name, raw / Path(name).stem]
+            places += [_DEBIAN[source.kind] / name] if source.kind in _DEBIAN else []
+            found = next((path for path in places if path.exists()), None)
             urls = [mirror + name for mirror in published.mirrors]
             files.append(stat_file(part, found or fetch(urls, raw / name, md5)))
         return files

@@ -48,8 +48,9 @@ EXPECTED = {
     "SupCon": (4.584073, 4.268173),
     "autoencoder": (0.05656829, 0.05614407),
 }
-# How far a gradient may be from float64's, as a share of its length: what rounding does, with room.
-TOLERANCE = {"fp32": 0.05, "fp16": 0.15, "bf16": 0.4}
+# How far a gradient may be from float64's, as a share of its length: what rounding does, with room. CUDA cards multiply
+# fp32 as TF32, which has fp16's digits: on an H100 off by up to 0.054, where bf16 is by 0.08.
+TOLERANCE = {"fp32": 0.05, "tf32": 0.15, "fp16": 0.15, "bf16": 0.4}
 # `make run` on two cores of an AMD EPYC (Zen 4, held to AVX2 and fp32): minutes of training and of all else, images/s
 # of the methods there (geometric mean), and milliseconds in which a cell is drawn.
 TRAINING, ALL_ELSE, SPEED, CELL = 2.3, 4.1, 400.0, 1.2
@@ -219,10 +220,9 @@ def steps(facts: dict[str, Any]) -> Lines:
         for kind, precision in sorted(ways - {(cpu, "fp16")}, key=str):
             error = float((one_step(name, kind, precision)[1] - gradient).norm() / gradient.norm())
             found[f"{kind.type} {precision}"] = float(f"{error:.2g}") if math.isfinite(error) else str(error)
-            if not error <= TOLERANCE[precision]:
-                wrong.append(
-                    f"{kind.type} {precision} is off by {error:.2g}, rounding by {TOLERANCE[precision]} at most"
-                )
+            bound = TOLERANCE["tf32" if (kind.type, precision) == ("cuda", "fp32") else precision]
+            if not error <= bound:
+                wrong.append(f"{kind.type} {precision} is off by {error:.2g}, rounding by {bound} at most")
         told = ", ".join(f"{way} {error}" for way, error in found.items() if way != "float64")
         yield ("wrong", f"{name}: {'; '.join(wrong)}: {ADVICE}") if wrong else ("ok", f"{name}: off by {told}")
 

@@ -1,6 +1,7 @@
 """docs/reports.md: its commands parse, no status is empty, and it is what the generator makes of committed files."""
 
 import shlex
+from itertools import pairwise, takewhile
 
 import pandas as pd
 import pytest
@@ -116,10 +117,12 @@ def test_the_readers_own_finished_runs_stand_in_the_page():
 @pytest.mark.parametrize("file", sorted((reports.ROOT / "docs" / "reports").glob("*.csv")), ids=lambda path: path.stem)
 def test_kept_sweeps_are_what_their_commands_ask_for(file, tmp_path):
     command, machine = file.read_text("utf-8").splitlines()[:2]
-    _, _, notebook, *words = shlex.split(command.removeprefix("# "))
-    assert words[:2] == ["--recipe", file.stem] and "torch" in machine and "/" not in command
+    words = shlex.split(command.removeprefix("# labutil sweep "))
+    notebooks = list(takewhile(lambda word: not word.startswith("-"), words))
+    recipe, named = (dict(pairwise(words)).get(option) for option in ("--recipe", "--name"))
+    assert file.stem == (named or recipe) and "torch" in machine and "/" not in command
     given = [tuple(words[i + 1 : i + 3]) for i, word in enumerate(words) if word == "-p"]
-    (study,) = plan.read([parameters.find_notebook(notebook)], file.stem, given, out=tmp_path).studies
+    studies = plan.read([parameters.find_notebook(name) for name in notebooks], recipe, given, out=tmp_path).studies
     table = pd.read_csv(file, comment="#")
-    assert len(table) == len(study.settings) * len(study.seeds) <= 12 and (table.status == "complete").all()
-    assert set(table.seed) == set(study.seeds)
+    assert len(table) == sum(len(study.settings) * len(study.seeds) for study in studies) <= 32
+    assert (table.status == "complete").all() and set(table.seed) == {seed for study in studies for seed in study.seeds}

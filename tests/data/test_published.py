@@ -323,13 +323,24 @@ def test_stl10_has_unlabelled_images(folder: Path, monkeypatch: pytest.MonkeyPat
 )
 @pytest.mark.parametrize("end", ["", ".gz"])
 def test_mnist_where_torchvision_keeps_it(folder: Path, name: str, place: str, second: str, end: str) -> None:
+    write_mnist(folder / place / "raw", end)
+    data = load_dataset(name)
+    assert len(data.test) == 10 and data.name == name and data.classes[1] == second
+
+
+def test_fashion_mnist_of_debians_package_is_read_where_it_lies(folder: Path, tmp_path: Path, monkeypatch) -> None:
+    assert {"fashion_mnist": Path("/usr/share/datasets/fashion-mnist")} == published._DEBIAN
+    monkeypatch.setitem(published._DEBIAN, "fashion_mnist", tmp_path / "package")
+    write_mnist(tmp_path / "package", ".gz")
+    assert len(load_dataset("fashion_mnist").test) == 10 and not (folder / "FashionMNIST").exists()
+
+
+def write_mnist(place: Path, end: str) -> None:
     for part, n in (("train", 30), ("t10k", 10)):
         images = b"\0\0\x08\x03" + np.array([n, 9, 11], ">u4").tobytes() + noise(n, 9, 11).tobytes()
         labels = b"\0\0\x08\x01" + np.array([n], ">u4").tobytes() + (np.arange(n, dtype=np.uint8) % 3).tobytes()
         for kind, data in (("images-idx3", images), ("labels-idx1", labels)):
-            write(folder / place / "raw" / f"{part}-{kind}-ubyte{end}", gzip.compress(data) if end else data)
-    data = load_dataset(name)
-    assert len(data.test) == 10 and data.name == name and data.classes[1] == second
+            write(place / f"{part}-{kind}-ubyte{end}", gzip.compress(data) if end else data)
 
 
 @pytest.mark.parametrize(
@@ -354,6 +365,7 @@ def test_offline_says_what_to_place_where(folder: Path, monkeypatch, capfd, name
 
     monkeypatch.setattr(urllib.request, "urlopen", no_network)
     monkeypatch.setattr(published, "_WAITS", (0, 0, 0))
+    monkeypatch.setattr(published, "_DEBIAN", {})
     with pytest.raises(DataError, match=rf"\(Name or service not known\).* place it as {folder / place}; data/README"):
         load_dataset(name)
     assert len(set(asked)) == (2 if name == "mnist" else 1)  # its mirrors
