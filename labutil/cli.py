@@ -30,7 +30,7 @@ class OneLineErrors(click.Group):
             return super().invoke(ctx)
         except (parameters.ParameterError, sources.DataError, runs.RunError) as error:
             click.echo(f"labutil: {error}", err=True)
-            sys.exit(1 if isinstance(error, runs.RunError) else 2)
+            sys.exit(1 if isinstance(error, runs.RunError) and not getattr(error, "asked", False) else 2)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
                 raise

@@ -4,6 +4,7 @@ classifier, the encoder with a linear head) and NAME.json (how, on what, what it
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +36,8 @@ def find(name: str) -> Path | None:
         if not path.is_file():
             raise DataError(f"{name}: {path} is missing: get it from the repository, or make it with make encoders")
         return path
-    given = Path(name).expanduser()
-    path = next((p for p in (absolute(given), project_root() / given) if p.exists()), None)
+    given = Path(os.path.expanduser(name))
+    path = next((p for p in (absolute(given), project_root() / given) if os.path.exists(p)), None)
     if path is not None and path.is_dir() and (path / "run.json").is_file():
         status = (_read(path / "run.json") or {}).get("status", "damaged")
         if status != "complete":

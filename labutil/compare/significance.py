@@ -21,6 +21,7 @@ LEVEL = 0.95  # of all intervals
 REPLICATES = 2000
 # Where every method has a single run. The five reports that the workbook starts from give 0.6 to 3.2 points.
 ASSUMED_SEED_STD = 0.02
+FEW = 30  # images: their own spread says too little of what others would give, and one image has none
 
 
 class Difference(NamedTuple):
@@ -127,7 +128,8 @@ def resample(
     The same seed draws the same test sets, so columns of two results belong together: that is what pairs them.
     y_true: labels (N,). y_pred: (S, N), a row a run. metric: accuracy or macro_f1. groups: the group of each image
     (N,), such as its slide; whole groups are then drawn, as many as there are (cluster bootstrap), since images of one
-    are alike and say less than as many of others. Below some twenty groups the spread comes out too small.
+    are alike and say less than as many of others. Below some twenty groups the spread comes out too small. With fewer
+    than `FEW` images noise of variance 1 / N, more than their own luck has, spreads the scores: so few show little.
     Returns float64 (S, replicates).
 
     Example:
@@ -144,7 +146,16 @@ def resample(
         draws = range(start, min(start + block, replicates))
         times = np.array([np.bincount(rng.integers(n, size=n), minlength=n) for _ in draws], np.float32)
         scores.append(_weighted(y_true, y_pred, times if groups is None else times[:, member], metric))
-    return np.concatenate(scores, 1)
+    found = np.concatenate(scores, 1)
+    if len(y_true) < FEW:  # the same for the same predictions, whose difference is none
+        rng = np.random.default_rng([seed, *map(int, (y_pred == y_true).flat)])
+        found += rng.normal(0, math.sqrt(1 / len(y_true)), replicates)
+    return found
+
+
+def _luck(p: float, n: int) -> float:
+    """Variance of a share p of n images by which images they are: binomial; of fewer than `FEW` as in `resample`."""
+    return (p * (1 - p) if n >= FEW else 1) / n
 
 
 def _weighted(y_true: np.ndarray, y_pred: np.ndarray, times: np.ndarray, metric: str) -> np.ndarray:
@@ -192,7 +203,7 @@ def drop(home: np.ndarray, away: np.ndarray, images: int) -> Difference:
     which is judged as the network that it is. The images' part is binomial: a little too wide for several runs.
     """
     p, q = float(np.mean(home)), float(np.mean(away))
-    found = _judged(q - p, (p * (1 - p) + q * (1 - q)) / images, (np.asarray(away) - home,), 0.0)
+    found = _judged(q - p, _luck(p, images) + _luck(q, images), (np.asarray(away) - home,), 0.0)
     return found._replace(seeds=(len(home), len(away)))
 
 
@@ -234,7 +245,7 @@ def of_scores(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray, 
         of_scores([0.61, 0.63, 0.6], [0.55, 0.58, 0.56], images=1200)
     """
     rng, runs = np.random.default_rng(0), [np.atleast_1d(np.asarray(x, float)) for x in (a, b)]
-    luck = [rng.normal(0, math.sqrt(x.mean() * (1 - x.mean()) / images), REPLICATES) for x in runs]
+    luck = [rng.normal(0, math.sqrt(_luck(x.mean(), images)), REPLICATES) for x in runs]
     return difference(runs, [x[:, None] + e for x, e in zip(runs, luck, strict=True)])
 
 

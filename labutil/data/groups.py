@@ -23,7 +23,7 @@ def resolve(groups: str) -> str:
         return str(path)
     try:
         re.compile(groups)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise DataError(f"groups={groups!r} is no regular expression ({error}): correct it") from None
     return groups
 

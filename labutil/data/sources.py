@@ -230,7 +230,7 @@ def _parse_paths(kind: str, rest: str) -> Source:
         raise DataError(f"data set '{kind}:{rest}' must have the form '{kind}:{usage}'")
     paths = tuple(Path(os.path.abspath(os.path.expanduser(text))) for text in texts)
     for path in paths:
-        if not path.exists():
+        if not os.path.exists(path):  # which, unlike Path's, is False for what can be no name
             raise DataError(f"{path} does not exist: check the path in '{kind}:{rest}'")
         if kind == "folder" and not path.is_dir():
             raise DataError(f"{path} is no folder: unpack it if it is an archive, else see data/README.md for its kind")

@@ -52,7 +52,8 @@ def split(
         _, lasts = np.unique(labels[train][order][::-1], return_index=True)
         held = np.delete(order, len(train) - 1 - lasts)[: max(1, round(fraction * len(train)))]
         if not len(held):
-            raise DataError(f"{name} has too few images ({len(train)}) to take {part} images from: add some")
+            few = f"{name} has too few images ({len(train)}) to take {part} images from"
+            raise DataError(f"{few}, as train keeps one of each class: add some, so that there are {len(lasts) + 1}")
         rows |= {"train": np.delete(train, held), part: np.sort(train[held])}
     return rows
 

@@ -155,6 +155,9 @@ def _papermill(notebook: Path, params: dict[str, Any], directory: Path, core: bo
         what = f"cell [{error.exec_count}]{section}: {error.ename}: {' '.join(str(error.evalue).split())}"
         failure = RunError(f"{notebook.stem} failed in {what}")
         failure.diverged = error.ename == "FloatingPointError"
+        # As `DataError` does, an error that begins with a parameter's name says what was asked for that cannot be.
+        named = re.match(r"(?:parameter )?(\w+)\b[=: ]", str(error.evalue))
+        failure.asked = error.ename == "DataError" or (error.ename == "ValueError" and named and named[1] in params)
         failure.add_note(re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback)))
         raise failure from error
     except DeadKernelError as error:
@@ -185,13 +188,26 @@ def run_and_tell(notebook: Path, params: dict[str, Any], **options: Any) -> tupl
     return directory, record
 
 
+def _once(context: click.Context, option: click.Parameter, given: Overrides) -> Overrides:
+    """What -p gave; of two values of one parameter a dictionary would drop the first in silence."""
+    if twice := [name for i, (name, _) in enumerate(given) if name in dict(given[:i])]:
+        raise parameters.ParameterError(f"-p {twice[0]} is given twice: leave one out (labutil sweep takes several)")
+    return given
+
+
 def run_options(command: click.decorators.FC) -> click.decorators.FC:
     """Options of every command that runs notebooks."""
     for option in (
         click.option("--force", is_flag=True, help="Run anew, also when this run is complete."),
         click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Where run directories go."),
         click.option(
-            "-p", "overrides", nargs=2, multiple=True, metavar="KEY VALUE", help="Set a parameter; repeatable."
+            "-p",
+            "overrides",
+            nargs=2,
+            multiple=True,
+            metavar="KEY VALUE",
+            callback=_once,
+            help="Set a parameter; repeatable.",
         ),
         click.option("--recipe", help="Settings from notebooks/recipes/NAME (smoke, full, scenes, ...)."),
     ):

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import itertools
 import json
+import operator
+import os
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +19,14 @@ import yaml
 
 from labutil import encoders
 from labutil.data import groups, sources
-from labutil.paths import absolute, check_workbook, did_you_mean, is_number, project_root
+from labutil.paths import DataError, absolute, check_workbook, did_you_mean, is_number, project_root
 
 NOTEBOOKS = project_root() / "notebooks"
+FILES = ("autoencoder", "pretrained")  # parameters that may name a file
+LIMITS = {"at least": operator.ge, "at most": operator.le, "above": operator.gt, "below": operator.lt}
 
 
-class ParameterError(ValueError):
+class ParameterError(DataError):
     """A parameter, recipe or notebook name that does not exist, or a value of the wrong type."""
 
 
@@ -47,7 +53,10 @@ def read_cells(notebook: Path) -> list[dict]:
 def read_parameters(notebook: Path) -> dict[str, Parameter]:
     """The parameters a notebook declares, in order, by name.
 
-    Its cell tagged `parameters` holds one `name: type = literal  # meaning` a line, and nothing else.
+    Its cell tagged `parameters` holds one `name: type = literal  # meaning` a line, and nothing else; a meaning that is
+    too long goes on in the next line, behind `#   `. What a meaning says of values holds: `at least 1`, `above 0, at
+    most 1`, `one of sgd, adam`; of a list, for each of its items, and it may be empty where the meaning has a `[]`. No
+    number is below 0.
     """
     cells = ["".join(cell["source"]) for cell in read_cells(notebook) if has_tag(cell, "parameters")]
     if len(cells) != 1:
@@ -59,9 +68,13 @@ def read_parameters(notebook: Path) -> dict[str, Parameter]:
         raise ParameterError(f"{notebook}: the parameters cell is not Python: {error}") from error
     for node in body:
         # The comment starts behind the value, so a '#' inside a string is safe.
-        meaning = lines[node.end_lineno - 1].encode()[node.end_col_offset :].decode().strip().lstrip("# ")
+        rest = lines[node.end_lineno - 1].encode()[node.end_col_offset :].decode()
+        more = itertools.takewhile(lambda line: line.startswith("#   "), lines[node.end_lineno :])
+        meaning = " ".join(text.strip("# ") for text in (rest, *more))
         try:
-            found[node.target.id] = Parameter(ast.unparse(node.annotation), ast.literal_eval(node.value), meaning)
+            default = ast.literal_eval(node.value)
+            default = list(default) if isinstance(default, tuple) else default  # as papermill would pass it on
+            found[node.target.id] = Parameter(ast.unparse(node.annotation), default, meaning)
         except (AttributeError, ValueError, TypeError):
             line = lines[node.lineno - 1]
             raise ParameterError(f"{notebook}: {line!r} is not `name: type = literal  # meaning`") from None
@@ -85,7 +98,8 @@ def has_tag(cell: dict, tag: str) -> bool:
 
 
 def read_value(kind: str, value: Any) -> Any:
-    """A value as it was typed (command line, recipe), or of Python, as `kind`: int, float, bool, str, a list, or None.
+    """A value as it was typed (command line, recipe), or of Python, as `kind`: int, float, bool, str, a list (of some
+    length: `tuple[int, float]`), or None.
 
     Text is read as people mean it: `010` is ten, `1e-3` and `1_000` are numbers, `yes`, `on` and `true` are booleans,
     `null` and `none` are None where that is allowed. `1:30`, a date or `nan` is no number. Raises ValueError, KeyError,
@@ -101,14 +115,16 @@ def read_value(kind: str, value: Any) -> Any:
         return {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}[word]
     if kind == "str" and isinstance(value, str):
         return value
-    if kind.startswith("list["):
+    if "[" in kind:
         items = yaml.load(value, yaml.BaseLoader) if isinstance(value, str) else value
         if not isinstance(items, list | tuple):
             raise ValueError
-        # Among floats a whole number stays one, as in a notebook's own `list[float] = [20, 64, 0.01]`.
-        return [_number(item) if kind == "list[float]" else read_value(kind[5:-1], item) for item in items]
+        kinds = kind[6:-1].split(", ") if kind.startswith("tuple[") else [kind[5:-1]] * len(items)
+        return [read_value(*pair) for pair in zip(kinds, items, strict=True)]
     number = _number(value)
     if kind not in {"int", "float"} or (kind == "int" and number != int(number)):
+        raise ValueError
+    if kind == "int" and abs(number) >= 2**32:  # more than any count, and than random generators take as seed
         raise ValueError
     return int(number) if kind == "int" else float(number)
 
@@ -123,10 +139,27 @@ def _number(value: Any) -> int | float:
     return value
 
 
+def admits(meaning: str, value: Any) -> bool:
+    """Whether a parameter may have this value, by what its meaning says of values (`read_parameters`).
+
+    Example:
+        admits("smallest share, above 0, at most 1; 0.08: the paper's", 0.5)  # True
+    """
+    if isinstance(value, list):
+        return (bool(value) or "[]" in meaning) and all(admits(meaning, item) for item in value)
+    if isinstance(value, str):
+        choices = re.search(r"\bone of ([^;:]+)", re.sub(r" \([^)]*\)", "", meaning))
+        return value in choices[1].split(", ") if choices else bool(value.strip()) and "\0" not in value
+    if not is_number(value):
+        return True
+    limits = re.findall(rf"\b({'|'.join(LIMITS)}) ([0-9.]*[0-9])", meaning)
+    return value >= 0 and all(LIMITS[words](value, float(limit)) for words, limit in limits)
+
+
 def merge(notebook: Path, *layers: dict[str, Any]) -> dict[str, Any]:
     """All of a notebook's parameters: its own values, overridden by each layer in turn (recipe, then command line).
 
-    Raises ParameterError for a name the notebook does not have, or a value of another type.
+    Raises ParameterError for a name the notebook does not have, or a value that its meaning or its type rules out.
     """
     declared = read_parameters(notebook)
     merged = {name: default for name, (_, default, _) in declared.items()}
@@ -137,8 +170,13 @@ def merge(notebook: Path, *layers: dict[str, Any]) -> dict[str, Any]:
         kind, _, meaning = declared[name]
         try:
             merged[name] = read_value(kind, value)
+            if not admits(meaning, merged[name]):
+                raise ValueError
         except (ValueError, KeyError, OverflowError, yaml.YAMLError):
-            raise ParameterError(f"parameter {name} takes {kind}, not {value!r} ({meaning})") from None
+            number = "int" in kind or "float" in kind
+            limits = ", at least 0" if number and not re.search("at least|above", meaning) else ""
+            limits += ", below 2**32" if "int" in kind and re.search("[0-9]{10}", str(value)) else ""
+            raise ParameterError(f"parameter {name} takes {kind}{limits}, not {value!r} ({meaning})") from None
     return merged
 
 
@@ -155,14 +193,25 @@ def plan(
     params = merge(notebook, base or {}, settings, overrides)
     if "dataset" in params:
         params["dataset"] = sources.resolve(params["dataset"])
+    for key in ("shifted", "ood_dataset"):
+        if params.get(key) is not None and not re.match("(auto|none)$|held_out:", params[key]):
+            try:
+                params[key] = sources.resolve(params[key])
+            except DataError as error:
+                raise DataError(f"parameter {key}: {error}") from None
     if params.get("groups"):
         params["groups"] = groups.resolve(params["groups"])
     for key in encoders.PARAMETERS:  # a run is known by where it lies, wherever it is asked for
         if params.get(key) not in (None, *encoders.SHIPPED) and (file := encoders.find(params[key])):
             params[key] = str(file.parent if file.with_name("run.json").is_file() else file)
+    for key in FILES:
+        if params.get(key) not in {None, "imagenet"}:
+            params[key] = str(absolute(params[key]))
+            if not os.path.isfile(params[key]):
+                raise ParameterError(f"{key}={params[key]} is no file ({read_parameters(notebook)[key].meaning})")
     if params.get("runs"):
         params["runs"] = str(absolute(params["runs"]))
-        if not Path(params["runs"]).is_dir():
+        if not os.path.isdir(params["runs"]):
             raise ParameterError(f"runs={params['runs']} is no directory: give one that holds runs")
     return params
 
@@ -201,12 +250,24 @@ def _read_yaml(notebook: Path, recipe: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        settings = yaml.load(path.read_bytes(), yaml.BaseLoader) or {}  # all text, as on a command line
+        text = path.read_bytes()
+        if twice := _given_twice(yaml.compose(text, yaml.BaseLoader)):
+            raise ParameterError(f"{path} has {twice} twice in one place: leave one out")
+        settings = yaml.load(text, yaml.BaseLoader) or {}  # all text, as on a command line
     except yaml.YAMLError as error:
         raise ParameterError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):
         raise ParameterError(f"{path} must hold `parameter: value` lines")
     return settings
+
+
+def _given_twice(node: yaml.Node | None) -> str | None:
+    """A key that a mapping in or below a node of YAML has twice; of the two, loading drops the first in silence."""
+    if isinstance(node, yaml.MappingNode):
+        keys = [key.value for key, _ in node.value]
+        found = next((key for key in keys if keys.count(key) > 1 and isinstance(key, str)), None)
+        return found or next(filter(None, (_given_twice(value) for _, value in node.value)), None)
+    return next(filter(None, map(_given_twice, node.value)), None) if isinstance(node, yaml.SequenceNode) else None
 
 
 def find_notebook(name: str) -> Path:

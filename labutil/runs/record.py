@@ -138,7 +138,7 @@ def open_run(notebook: str, namespace: dict[str, Any], data: Dataset | None = No
             raise RunError(f"{show_path(directory)} holds no run.json: unset LABUTIL_RUN_DIR, which names it")
     else:
         path = parameters.NOTEBOOKS / f"{notebook}.ipynb"
-        params = {name: namespace[name] for name in parameters.read_parameters(path)}
+        params = parameters.merge(path, {name: namespace[name] for name in parameters.read_parameters(path)})
         record = new_record(notebook, None, params)
         directory = paths.runs_dir() / notebook / f"hand-{run_id(path, params)}"
         directory.mkdir(parents=True, exist_ok=True)

@@ -114,7 +114,7 @@ def _run(
     declared = parameters.read_parameters(NOTEBOOK)
     for name, value in given.items():
         if value:
-            params[name] = f"[{value.strip('[]')}]" if declared[name].type.startswith("list") else value
+            params[name] = f"[{value.strip('[]')}]" if "[" in declared[name].type else value
     merged = parameters.plan(NOTEBOOK, recipe, params | dict(overrides), base=ALONE)
 
     from labutil import models

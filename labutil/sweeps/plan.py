@@ -169,6 +169,13 @@ def _study(
             hint = did_you_mean(key, KEYS)
             raise ParameterError(f"recipe {recipe!r}: its sweep has no {key!r}{hint}; it takes {', '.join(KEYS)}")
     block |= typed
+    for key, kind, like in (
+        *(("grid", dict, "{lr: [0.1, 0.01]}"), ("points", list, "[{lr: 0.1, epochs: 4}]")),
+        *(("search", dict, "{lr: 0.001:0.1:log}"), ("objective", str, "val_accuracy")),
+    ):
+        items = block.get(key) or kind()
+        if not isinstance(items, kind) or (kind is list and not all(isinstance(point, dict) for point in items)):
+            raise ParameterError(f"recipe {recipe!r}: its sweep's {key}: {items}: write it as {like}")
     grid, search, points = dict(block.get("grid") or {}), dict(block.get("search") or {}), block.get("points") or []
     fixed = {}
     for key, text in given.items():
@@ -237,8 +244,11 @@ def split(kind: str, text: str) -> list[Any]:
             items = yaml.load(text, yaml.BaseLoader)
         except yaml.YAMLError:
             raise ParameterError(f"{text!r} is no list: write [a,b]") from None
-        return items if items and _depth(items) > kind.count("list[") else [text]
-    return text.split(",") if kind in {"int", "float", "bool"} else [text]
+        return items if items and _depth(items) > kind.count("[") else [text]
+    values = text.split(",") if kind in {"int", "float", "bool"} else [text]
+    if len(values) > 1 and not all(map(str.strip, values)):
+        raise ParameterError(f"{text!r}: there is nothing before or behind a comma")
+    return values
 
 
 def _check_text(key: str, kind: str, text: str) -> None:
@@ -260,7 +270,7 @@ def _settings(
 ) -> list[dict[str, Any]]:
     """Every point with every value of the grid, in the order in which they were written, none twice."""
     for key, values in grid.items():
-        if not isinstance(values, list):
+        if not isinstance(values, list) or not values:
             raise ParameterError(f"sweep, grid, {key}: {values!r} is no list of values; write [a, b]")
     typed = [p | dict(zip(grid, v, strict=True)) for p in points or [{}] for v in itertools.product(*grid.values())]
     keys = dict.fromkeys(key for setting in typed for key in setting)

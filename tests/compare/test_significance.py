@@ -130,10 +130,10 @@ def slow_score(y, p, metric):
 def test_scores_are_sklearn_s_and_resample_a_slow_loop(metric):
     y_true, y_pred = some_predictions()
     assert sig.score(y_true, y_pred, metric) == pytest.approx([slow_score(y_true, p, metric) for p in y_pred], abs=1e-6)
-    y_true, y_pred = some_predictions(n=25)
+    y_true, y_pred = some_predictions(n=35)
     found = sig.resample(y_true, y_pred, metric=metric, replicates=40, seed=3)
     assert found.shape == (3, 40)
-    drawn = np.random.default_rng(3).integers(25, size=(40, 25))
+    drawn = np.random.default_rng(3).integers(35, size=(40, 35))
     for s, b in itertools.product(range(3), range(40)):
         assert found[s, b] == pytest.approx(slow_score(y_true[drawn[b]], y_pred[s, drawn[b]], metric), abs=1e-6)
 
@@ -149,6 +149,24 @@ def test_resample_draws_the_same_images_for_all():
         sig.resample(y_true, y_pred[0])
 
 
+@pytest.mark.parametrize("n", [1, 2, 4, 8, 16, 29])
+def test_so_few_images_show_nothing_that_luck_would_give(n):
+    """Of one image every resampled set is that image: no spread, and any difference looked sure."""
+    rng = np.random.default_rng(n)
+    alarms = 0
+    for _ in range(100):
+        a, b = (rng.random((1, n)) < 0.7).astype(int), (rng.random((1, n)) < 0.7).astype(int)
+        both = [sig.resample(np.ones(n, int), right, replicates=200) for right in (a, b)]
+        alarms += sig.difference((a.mean(1), b.mean(1)), both).p < 0.05
+        assert sig.difference((a.mean(1),) * 2, (both[0],) * 2).p == 1
+    assert alarms <= 5
+    right, wrong = np.ones((1, n), int), np.zeros((1, n), int)
+    found = sig.difference(([1.0], [0.0]), [sig.resample(np.ones(n, int), x) for x in (right, wrong)])
+    assert (found.p < 0.05) == (n >= 8)  # by the sign test from six on
+    assert sig.of_scores([1.0], [0.0], 4).p > 0.05 and sig.drop([1.0], [0.0], 2).p > 0.05
+    assert sig.of_scores([1.0], [0.0], 16).p < 0.05
+
+
 def in_groups(sizes, rho, seed):
     """Labels that are all right or all wrong in a group with probability rho, else each on its own; and the groups."""
     rng = np.random.default_rng(seed)
@@ -159,8 +177,8 @@ def in_groups(sizes, rho, seed):
 
 
 def test_groups_are_drawn_whole_as_in_a_slow_loop():
-    y_true, y_pred = some_predictions(n=25)
-    group = np.random.default_rng(1).integers(6, size=25)
+    y_true, y_pred = some_predictions(n=35)
+    group = np.random.default_rng(1).integers(6, size=35)
     drawn = np.random.default_rng(3).integers(6, size=(40, 6))
     for metric in ("accuracy", "macro_f1"):
         names = np.array([f"slide{g}" for g in group])
@@ -168,9 +186,9 @@ def test_groups_are_drawn_whole_as_in_a_slow_loop():
         for s, b in itertools.product(range(3), range(40)):
             rows = np.concatenate([np.flatnonzero(group == g) for g in drawn[b]])
             assert found[s, b] == pytest.approx(slow_score(y_true[rows], y_pred[s, rows], metric), abs=1e-6)
-    alone = sig.resample(y_true, y_pred, replicates=40, groups=np.arange(25))
+    alone = sig.resample(y_true, y_pred, replicates=40, groups=np.arange(35))
     assert np.array_equal(alone, sig.resample(y_true, y_pred, replicates=40))  # a group an image: as without groups
-    with pytest.raises(ValueError, match=r"groups \(24,\): expected one of each of 25 images"):
+    with pytest.raises(ValueError, match=r"groups \(34,\): expected one of each of 35 images"):
         sig.resample(y_true, y_pred, groups=group[1:])
 
 

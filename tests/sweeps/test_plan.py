@@ -129,7 +129,7 @@ GRID = (("lr", "0.1,0.2"),)
         ((("epoch", "1,2"),), {}, r"98_stub has no parameter 'epoch' \(did you mean 'epochs'\?\)"),
         ((("epoch", "1"), *GRID), {}, r"98_stub has no parameter 'epoch' \(did you mean 'epochs'\?\)"),
         ((), {"searched": [("rl", "0:1")]}, "no parameter 'rl'"),
-        ((("lr", "0.1,fast"),), {}, "parameter lr takes float, not 'fast'"),
+        ((("lr", "0.1,fast"),), {}, "parameter lr takes float, at least 0, not 'fast'"),
         ((("epochs", "1.5,2"),), {}, "parameter epochs takes int"),
         ((("kind", "[a"),), {}, "nothing to sweep over in 98_stub"),
         ((("lr", "0.1"),), {}, "nothing to sweep over in 98_stub: give values"),
@@ -158,7 +158,7 @@ GRID = (("lr", "0.1,0.2"),)
         ((), {"searched": [("lr", "1:0.1")]}, "-s lr 1:0.1: write LOW:HIGH"),
         ((), {"searched": [("lr", "0:1:log")]}, "with LOW above 0"),
         ((), {"searched": [("lr", "0.1:1:lin")]}, "write LOW:HIGH, or LOW:HIGH:log"),
-        ((), {"searched": [("epochs", "1:2.5")]}, "parameter epochs takes int, not '2.5'"),
+        ((), {"searched": [("epochs", "1:2.5")]}, "parameter epochs takes int, at least 0, not '2.5'"),
         ((), {"searched": [("kind", "adamw")]}, r"-s kind adamw: write choices, as 'a\|b'"),
         ((), {"searched": [("kind", "adamw|")]}, "write choices"),
         ((), {"searched": [("bend", "yes|maybe")]}, "parameter bend takes bool, not 'maybe'"),
@@ -216,11 +216,13 @@ def test_a_usage_error_is_one_line_and_leaves_nothing():
 
 
 VALUES = {
-    "lr": st.floats(allow_nan=False, allow_infinity=False),
-    "kind": st.text(st.characters(exclude_categories=["Cs", "Cc"])).filter(lambda s: len(plan.split("str", s)) == 1),
-    "sizes": st.lists(st.integers(-(2**40), 2**40), max_size=3),
+    "lr": st.floats(min_value=0, allow_nan=False, allow_infinity=False),
+    "kind": st.text(st.characters(exclude_categories=["Cs", "Cc"])).filter(
+        lambda s: s.strip() and len(plan.split("str", s)) == 1
+    ),
+    "sizes": st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=3),
     "bend": st.booleans(),
-    "limit": st.none() | st.integers(),
+    "limit": st.none() | st.integers(0, 2**32 - 1),
 }
 
 
