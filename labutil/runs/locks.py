@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from filelock import FileLock, Timeout
 
 from labutil import paths
 
@@ -107,6 +108,19 @@ def holder(directory: Path) -> dict[str, Any] | None:
     """Who holds a directory's lock, {"host", "pid", "created"}; None when nobody who is alive does."""
     files = _files(directory)
     return _owner(files[-1]) if files else None
+
+
+def deserted(directory: Path) -> bool:
+    """Whether a run that says it is running is not: the command that executed it has ended without a word, or the
+    kernel in which it was opened by hand."""
+    try:
+        if _files(directory):
+            return holder(directory) is None
+        if kernel := next(directory.glob(".kernel.lock"), None):
+            FileLock(kernel).acquire(timeout=0).lock.release()
+        return kernel is not None
+    except (Timeout, OSError):  # OSError: another machine's run, where nothing may be written to ask for the time
+        return False
 
 
 def _files(directory: Path) -> list[Path]:

@@ -245,16 +245,6 @@ def image_passes(directory: Path, record: dict[str, Any]) -> int:
     return sum(fit["images"] * epochs.get(name, 0) for name, fit in fits.items())
 
 
-def is_cut_off(directory: Path, record: dict[str, Any]) -> bool:
-    """Whether a run that says it is running is not: the command that executed it has ended without a word."""
-    if record["status"] != "running" or not any(directory.glob(".lock.*")):
-        return False
-    try:
-        return locks.holder(directory) is None
-    except OSError:  # another machine's, where nothing may be written to ask for the time
-        return False
-
-
 def run_id(
     notebook: Path,
     params: dict[str, Any],
@@ -305,7 +295,7 @@ def load_runs(path: Path | str | None = None) -> pd.DataFrame:
         {"path": str(directory)}
         | {name: record.get(name) for name in ("notebook", "label", "recipe", "status", "started", "seconds")}
         | {"label": record.get("label") or ""}
-        | ({"status": "failed"} if is_cut_off(directory, record) else {})
+        | ({"status": "failed"} if record["status"] == "running" and locks.deserted(directory) else {})
         | (record.get("metrics") or {})
         | {f"{group}.{k}": v for group in ("params", "dataset") for k, v in (record.get(group) or {}).items()}
         for directory, record in records

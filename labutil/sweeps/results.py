@@ -15,7 +15,7 @@ import yaml
 from labutil import paths
 from labutil.runs import locks
 from labutil.runs.parameters import NOTEBOOKS
-from labutil.runs.record import image_passes, is_cut_off
+from labutil.runs.record import image_passes
 from labutil.sweeps.plan import Job, Plan, Range, Study, lacking, spell
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Table:
 def _row(plan: Plan, job: Job) -> dict[str, Any]:
     record = job.record() or {"status": "missing", "metrics": {}, "fits": {}, "seconds": None, **(job.told or {})}
     status, error = record["status"], ""
-    if is_cut_off(job.directory, record):
+    if status == "running" and locks.holder(job.directory) is None:
         status, error = "failed", "cut off: its process ended without a word, for want of memory or killed"
     if status in {"failed", "diverged"}:
         error = _first_line(job.directory / "error.txt") or error
