@@ -6,7 +6,9 @@ STEP-th write is tried. A trial is a fork, so that nothing is imported again.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import os
 import re
@@ -100,19 +102,22 @@ class Killer:
                 module.replace_file = halved
 
 
+def once(folder: Path) -> None:
+    os.environ["LABUTIL_DATA"] = str(folder / "data")
+    with contextlib.redirect_stdout(io.StringIO()):
+        execute.run_notebook(NOTEBOOK, PARAMS, out=folder / "out")
+
+
 def trial(folder: Path, number: int) -> int:
     """Run the lesson in a fork that is killed at its n-th write (0: never). Returns how it ended: a signal below 0,
     else an exit code; with 0, FOLDER/writes says how many there were."""
     if child := os.fork():
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     code = 1
     try:
-        os.environ["LABUTIL_DATA"] = str(folder / "data")
-        execute._papermill = papermill
         killer = Killer(folder, number)
         killer.watch()
-        execute.run_notebook(NOTEBOOK, PARAMS, out=folder / "out")
+        once(folder)
         (folder.parent / "writes").write_text(str(killer.count))
         code = 0
     finally:
@@ -138,6 +143,8 @@ def left(folder: Path) -> dict[str, Any]:
 
 
 def main(folder: Path, step: int) -> None:
+    execute._papermill = papermill
+    once(folder / "first")  # which imports what is imported late
     whole = folder / "whole"
     assert trial(whole, 0) == 0
     writes, expected, wrong = int((folder / "writes").read_text()), left(whole), {}
