@@ -1,6 +1,6 @@
-"""What test_kill_writes.py runs in a process of its own: a small run that is killed at each of its writes in turn.
+"""What test_kill_writes.py runs in a process of its own: small tasks that are killed at each of their writes in turn.
 
-python kill_writes.py FOLDER [STEP]: prints a JSON object of {"writes": how many, "wrong": {number: what}}; every
+python kill_writes.py TASK FOLDER STEP: prints a JSON object of {"writes": how many, "wrong": {number: what}}; every
 STEP-th write is tried. A trial is a fork, so that nothing is imported again.
 """
 
@@ -21,8 +21,10 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from labutil import device, models, paths, runs
+from labutil.cleaning import command
 from labutil.data import load_dataset
 from labutil.evaluation import predict
 from labutil.runs import execute
@@ -32,7 +34,7 @@ WRITES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.utime"}
 PARAMS = {"seed": 0, "dataset": "cells:48"}
 
 
-def lesson(*_: Any) -> None:
+def lesson() -> None:
     """What the cells of a lesson do: data, two fits with checkpoints, a figure, predictions, a model."""
     data = load_dataset("cells:48", image_size=8)
     run = runs.open_run("99_lesson", {}, data, label="tiny")
@@ -102,13 +104,38 @@ class Killer:
                 module.replace_file = halved
 
 
-def once(folder: Path) -> None:
+def run(folder: Path) -> None:
+    """A notebook as a program."""
+    execute._papermill = papermill
+    notebook = folder.parent / "99_lesson.ipynb"
+    if not notebook.exists():
+        cell = {"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": "seed: int = 0  # seed"}
+        notebook.write_text(json.dumps({"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
+    execute.run_notebook(notebook, PARAMS, out=folder / "out")
+
+
+def clean(folder: Path) -> None:
+    """A folder of images judged, which fills three kinds of cache, and a new one made by the table of decisions."""
+    pictures = folder.parent / "pictures"
+    for i in range(0 if pictures.exists() else 24):
+        (pictures / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(i // 4 * 4).integers(0, 256, (16, 16, 3), np.uint8)  # some are copies
+        Image.fromarray(pixels).save(pictures / "ab"[i % 2] / f"{i}.png")
+    command.clean(f"folder:{pictures}", folder / "out")
+    if not (folder / "out" / "cleaned").exists():
+        command.apply(folder / "out" / "decisions.csv", None, None)
+
+
+TASKS = {"run": run, "clean": clean}
+
+
+def once(task: str, folder: Path) -> None:
     os.environ["LABUTIL_DATA"] = str(folder / "data")
     with contextlib.redirect_stdout(io.StringIO()):
-        execute.run_notebook(NOTEBOOK, PARAMS, out=folder / "out")
+        TASKS[task](folder)
 
 
-def trial(folder: Path, number: int) -> int:
+def trial(task: str, folder: Path, number: int) -> int:
     """Run the lesson in a fork that is killed at its n-th write (0: never). Returns how it ended: a signal below 0,
     else an exit code; with 0, FOLDER/writes says how many there were."""
     if child := os.fork():
@@ -117,7 +144,7 @@ def trial(folder: Path, number: int) -> int:
     try:
         killer = Killer(folder, number)
         killer.watch()
-        once(folder)
+        once(task, folder)
         (folder.parent / "writes").write_text(str(killer.count))
         code = 0
     finally:
@@ -134,23 +161,22 @@ def left(folder: Path) -> dict[str, Any]:
             record = json.loads(file.read_text())
             found[name] = [record[key] for key in ("status", "metrics", "fits", "dataset", "params", "model")]
         elif file.suffix == ".csv":
-            found[name] = pd.read_csv(file).drop(columns=["seconds", "images_per_second"]).to_csv()
+            found[name] = pd.read_csv(file).drop(columns=["seconds", "images_per_second"], errors="ignore").to_csv()
         elif file.suffix == ".npz" and not file.name.startswith("."):
-            found[name] = {key: value.tolist() for key, value in np.load(file).items()}
-        elif ".lock" in name or "stamps" in name:
+            found[name] = {key: value.tolist() for key, value in np.load(file).items() if key != "seconds"}
+        elif ".lock" in name:
             found[name] = None
     return found
 
 
-def main(folder: Path, step: int) -> None:
-    execute._papermill = papermill
-    once(folder / "first")  # which imports what is imported late
+def main(task: str, folder: Path, step: int) -> None:
+    once(task, folder / "first")  # which imports what is imported late
     whole = folder / "whole"
-    assert trial(whole, 0) == 0
+    assert trial(task, whole, 0) == 0
     writes, expected, wrong = int((folder / "writes").read_text()), left(whole), {}
     for number in range(1, writes + 1, step):
         cut = folder / f"cut{number}"
-        first, again = trial(cut, number), trial(cut, 0)
+        first, again = trial(task, cut, number), trial(task, cut, 0)
         found = left(cut)
         differs = sorted(n for n in {*found, *expected} if found.get(n, 0) != expected.get(n, 0))
         if first != -signal.SIGKILL or again != 0 or differs:
@@ -160,8 +186,4 @@ def main(folder: Path, step: int) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    place = Path(sys.argv[1]).resolve()
-    NOTEBOOK = place / "99_lesson.ipynb"
-    cell = {"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": "seed: int = 0  # seed"}
-    NOTEBOOK.write_text(json.dumps({"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
-    main(place, int(sys.argv[2]) if len(sys.argv) > 2 else 1)
+    main(sys.argv[1], Path(sys.argv[2]).resolve(), int(sys.argv[3]))
