@@ -212,8 +212,8 @@ def new_record(notebook: str, recipe: str | None, params: dict[str, Any], core: 
 
 def missing(directory: Path, record: dict[str, Any]) -> list[str]:
     """What a run promised (`Run.promise`), and neither has nor has said why."""
-    known = {*record["metrics"], *record.get("skipped", ())}
-    return [name for name in record.get("promised", ()) if name not in known and not (directory / name).is_file()]
+    known = {*(record.get("metrics") or ()), *(record.get("skipped") or ())}
+    return [name for name in record.get("promised") or () if name not in known and not (directory / name).is_file()]
 
 
 def read_record(directory: Path) -> dict[str, Any] | None:
@@ -224,8 +224,10 @@ def read_record(directory: Path) -> dict[str, Any] | None:
         return None
     if not isinstance(record, dict) or not isinstance(record.get("status"), str):
         return None
-    groups = (record.get(name) or {} for name in ("params", "metrics", "dataset", "fits"))
-    return record if all(isinstance(group, dict) for group in groups) else None
+    groups = (record.get(name) or {} for name in ("params", "metrics", "dataset", "fits", "skipped"))
+    promised = record.get("promised") or []
+    names = isinstance(promised, list) and all(isinstance(name, str) for name in promised)
+    return record if names and all(isinstance(group, dict) for group in groups) else None
 
 
 def read_records(root: Path) -> tuple[list[tuple[Path, dict[str, Any]]], list[Path]]:

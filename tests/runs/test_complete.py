@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import nbformat
 import numpy as np
 import pytest
@@ -113,3 +115,13 @@ def test_predictions_of_no_image_or_of_others_are_refused(tmp_path, shape):
     with pytest.raises(ValueError, match=f"predictions: probabilities of {shape[0]} images"):
         run.save_predictions(np.zeros(shape[0] and 2, int), np.zeros(shape))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"promised": None}, {"promised": 5}, {"promised": [None]}, {"promised": "x"}, {"skipped": ["x"]}]
+)
+def test_a_record_that_somebody_has_changed_is_none_or_promises_nothing(tmp_path, here, wrong):
+    notebook = write(tmp_path, PLAIN, "run.finish()")
+    directory, record, _ = runs.run_notebook(notebook, PARAMS, out=tmp_path)
+    (directory / "run.json").write_text(json.dumps(record | wrong))
+    assert runs.run_notebook(notebook, PARAMS, out=tmp_path)[2] == (wrong == {"promised": None})
