@@ -125,3 +125,7 @@ def test_a_record_that_somebody_has_changed_is_none_or_promises_nothing(tmp_path
     directory, record, _ = runs.run_notebook(notebook, PARAMS, out=tmp_path)
     (directory / "run.json").write_text(json.dumps(record | wrong))
     assert runs.run_notebook(notebook, PARAMS, out=tmp_path)[2] == (wrong == {"promised": None})
+
+
+def test_lessons_excuse_by_a_name_that_is_there():
+    assert runs.PROMISED is PROMISED  # 06 without a classifier

@@ -1,6 +1,6 @@
 """`kill -9` at 50 random moments of lessons 02 to 06: the same command ends as one that nothing happened to.
 
-A part of it: `pytest tests/trust/test_kill_moments.py -k "04 and command"`.
+A part of it: `pytest tests/trust/test_kill_moments.py -k 04-command`.
 """
 
 from __future__ import annotations
