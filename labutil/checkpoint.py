@@ -45,8 +45,6 @@ def save(path: Path, state: dict[str, Any], settings: dict[str, Any], modules: S
     weights = [module.state_dict() for module in modules]
     whole = state | {"settings": settings, "random": random, "modules": weights}
     path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in path.parent.glob(f".*-{path.name}"):  # of a process that was killed while it wrote
-        leftover.unlink()
     replace_file(path, lambda temporary: torch.save(whole, temporary), sync=True)
 
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from labutil import encoders
@@ -245,7 +246,8 @@ def save(model: nn.Module, path: Path | str, *, half: bool = False) -> dict[str,
     # One entry: the order of several differs from process to process, and equal models should be equal files.
     header = {"settings": json.dumps(settings)} if settings else None
     try:
-        replace_file(Path(path), lambda temporary: save_file(weights, temporary, header))
+        # `save_file` would write another temporary file, readable by this user alone, which a kill would leave.
+        replace_file(Path(path), lambda temporary: temporary.write_bytes(serialize(weights, header)))
     except (OSError, SafetensorError) as error:
         raise DataError(f"{path} cannot be written ({error}): give another file") from error
     return settings

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import difflib
 import functools
+import hashlib
 import math
 import numbers
 import os
+import platform
+import uuid
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -116,10 +119,23 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+@functools.cache
+def machine() -> str:
+    """This machine, and on Linux this container: where a process number means the same process."""
+    address, namespace = uuid.getnode(), Path("/proc/self/ns/pid")
+    parts = [platform.node(), 0 if address >> 40 & 1 else address]  # that bit: drawn, for want of a network card
+    return "/".join(map(str, [*parts, namespace.stat().st_ino if namespace.exists() else 0]))
+
+
 def replace_file(path: Path, write: Callable[[Path], object], *, sync: bool = False) -> None:
     """Let `write` fill a file beside `path`, then move it there: a reader finds the old file or the new, never half.
-    sync: wait until the disk has it, so that this also holds after a power cut."""
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    sync: wait until the disk has it, so that this also holds after a power cut. What processes of this machine have
+    left beside it that were killed while they wrote goes."""
+    here = f".{hashlib.sha256(machine().encode()).hexdigest()[:6]}-"
+    for leftover in path.parent.glob(f"{here}*"):
+        if not _lives(leftover.name.split("-")[1]):
+            leftover.unlink(missing_ok=True)
+    temporary = path.with_name(f"{here}{os.getpid()}-{path.name}")
     try:
         write(temporary)
         if sync:
@@ -128,3 +144,9 @@ def replace_file(path: Path, write: Callable[[Path], object], *, sync: bool = Fa
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _lives(process: str) -> bool:
+    import psutil
+
+    return not process.isdecimal() or psutil.pid_exists(int(process))

@@ -149,7 +149,7 @@ def test_what_only_posix_has_is_used_where_it_is_there():
     found = {(name, word) for name, text in texts.items() for word in re.findall(rf"\b(?:{words})\b|/proc/", text)}
     assert found == {
         ("cli.py", "execv"), ("device.py", "mallopt"), ("device.py", "/proc/"), ("doctor.py", "SIGKILL"),
-        ("local.py", "sched_getaffinity"), ("local.py", "start_new_session"), ("locks.py", "/proc/"),
+        ("local.py", "sched_getaffinity"), ("local.py", "start_new_session"), ("paths.py", "/proc/"),
         ("slurm.py", "SIGUSR2"), ("store.py", "sched_getaffinity"),
         *(("contained.py", word) for word in ["/proc/", "SIGKILL", "fork", "killpg", "resource", "start_new_session"]),
     }  # fmt: skip

@@ -19,6 +19,7 @@ import pandas as pd
 from labutil import evaluation, paths, runs
 from labutil.data import load_dataset
 from labutil.paths import DataError
+from labutil.runs import locks
 from labutil.runs.predict import load_model
 from labutil.runs.record import image_passes
 
@@ -192,6 +193,7 @@ def _predictions(directory: Path, record: dict[str, Any]) -> tuple[np.ndarray, n
         first = error.read_text("utf-8", "replace").splitlines()[:1] if error.is_file() else []
         raise DataError(": ".join([status, *first])[:168])
     if status != "complete":
+        status = "cut off" if locks.deserted(directory) else status
         raise DataError(f"not complete but {status}: its command, given again, continues it")
     if not (record.get("label") or record.get("fits") or (directory / "model.safetensors").exists()):
         raise DataError(NO_METHOD)

@@ -8,6 +8,7 @@ __getattr__, __dir__ = on_demand(
         "open_run": "record",  # a lesson's own run: where its metrics, figures, predictions and model go
         "Run": "record",
         "RunError": "record",
+        "PROMISED": "record",  # what a run with a label promises
         "new_record": "record",  # run.json of a run that begins now
         "read_record": "record",  # run.json of a directory
         "read_records": "record",  # every run below a directory

@@ -18,7 +18,7 @@ import click
 
 from labutil import paths
 from labutil.runs import locks, parameters, ranks
-from labutil.runs.record import RunError, new_record, read_record, run_id, show_path, write_json
+from labutil.runs.record import RunError, missing, new_record, read_record, run_id, show_path, write_json
 
 Overrides = tuple[tuple[str, str], ...]  # names and values of -p
 
@@ -50,7 +50,8 @@ def run_notebook(
         raise RunError(f"{show_path(directory)} is being run by another process; wait for it, or stop it")
     with lock, sigterm_interrupts():
         old = read_record(directory)
-        if old and old["status"] == "complete" and not force:
+        if old and old["status"] == "complete" and not force and not missing(directory, old):
+            _tidy(directory)
             return directory, old, True
         if force:
             for path in directory.iterdir():
@@ -66,8 +67,9 @@ def run_notebook(
             finally:
                 if not lock.held():
                     _abandon(directory)
-            if (read_record(directory) or begun)["status"] != "complete":
+            if not (read_record(directory) or begun).get("finished"):
                 raise RunError(f"{notebook.name} ended without run.finish(); its last code cell must call it")
+            ending = {"status": "complete"}
         except BaseException as error:
             ending = {"status": "diverged" if getattr(error, "diverged", False) else "failed"}
             first = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
@@ -77,9 +79,17 @@ def run_notebook(
         finally:
             ending["seconds"] = round(time.monotonic() - started, 3)
             record = (read_record(directory) or begun) | ending
+            record.pop("finished", None)
             write_json(directory / "run.json", record)
-        shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+        _tidy(directory)
         return directory, record, False
+
+
+def _tidy(directory: Path) -> None:
+    """Delete what a complete run needs no more: its checkpoints, and files that another machine was killed over."""
+    shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+    for leftover in directory.rglob(".*-*-*"):
+        leftover.unlink(missing_ok=True)
 
 
 def run_directory(notebook: Path, params: dict[str, Any], out: Path | None, core: bool, **options: Any) -> Path:

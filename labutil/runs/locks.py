@@ -12,16 +12,15 @@ import contextlib
 import errno
 import json
 import os
-import platform
 import tempfile
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
+from filelock import FileLock, Timeout
 
 from labutil import paths
 
@@ -29,14 +28,7 @@ INTERVAL = 10.0  # seconds between two heartbeats
 LIMIT = 90.0  # seconds of silence after which an owner counts as dead; more than a network drive keeps old times for
 
 
-def _host() -> str:
-    """This machine, and on Linux this container: where a process number means the same process."""
-    address, namespace = uuid.getnode(), Path("/proc/self/ns/pid")
-    parts = [platform.node(), 0 if address >> 40 & 1 else address]  # that bit: drawn, for want of a network card
-    return "/".join(map(str, [*parts, namespace.stat().st_ino if namespace.exists() else 0]))
-
-
-HOST = _host()
+HOST = paths.machine()
 
 
 class Lock:
@@ -118,6 +110,19 @@ def holder(directory: Path) -> dict[str, Any] | None:
     return _owner(files[-1]) if files else None
 
 
+def deserted(directory: Path) -> bool:
+    """Whether a run that says it is running is not: the command that executed it has ended without a word, or the
+    kernel in which it was opened by hand."""
+    try:
+        if _files(directory):
+            return holder(directory) is None
+        if kernel := next(directory.glob(".kernel.lock"), None):
+            FileLock(kernel).acquire(timeout=0).lock.release()
+        return kernel is not None
+    except (Timeout, OSError):  # OSError: another machine's run, where nothing may be written to ask for the time
+        return False
+
+
 def _files(directory: Path) -> list[Path]:
     return sorted(directory.glob(".lock.*"))
 
@@ -145,7 +150,8 @@ def _owner(path: Path) -> dict[str, Any] | None:
             # Times of start shift when a clock is set; if they differ, the heartbeat decides.
             if abs(process.create_time() - owner["created"]) < 2:
                 return owner
-    return owner if _now(path.parent) - beat < LIMIT else None
+    # One who has not written for so long finds, having done so, that another has taken the lock, and steps back.
+    return owner if _now(path.parent) - beat < (LIMIT if owner["host"] else INTERVAL) else None
 
 
 def _now(directory: Path) -> float:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from labutil import encoders, paths
 from labutil.data import sources
-from labutil.runs import parameters
+from labutil.runs import locks, parameters
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from labutil.images import Dataset
 
+# What a run that names its method promises: tables and `labutil predict` need it.
+PROMISED = ("test_accuracy", "predictions.npz", "model.safetensors")
 KERNEL_LOCK_SECONDS = 60  # a killed run's kernel notices within a second or two that its parent is gone
 _held: dict[Path, AcquireReturnProxy] = {}
 
@@ -57,6 +59,16 @@ class Run:
             if not math.isfinite(number):
                 raise ValueError(f"metric {name} is {number}; a record holds finite numbers only")
             self.record["metrics"][name] = int(number) if isinstance(value, int) else number
+        self.save()
+
+    def promise(self, *names: str) -> None:
+        """Name metrics, and files of the directory, without which this run is not complete."""
+        self.record["promised"] = list(dict.fromkeys([*self.record["promised"], *names]))
+        self.save()
+
+    def skip(self, names: str | Sequence[str], reason: str) -> None:
+        """Say why something that was promised is not there: its name, or several."""
+        self.record["skipped"] |= dict.fromkeys([names] if isinstance(names, str) else names, reason)
         self.save()
 
     def save(self) -> None:
@@ -92,9 +104,12 @@ class Run:
         self, y_true: np.ndarray | Tensor, probabilities: np.ndarray | Tensor, name: str = "predictions"
     ) -> None:
         """Keep class probabilities (N, K) of a split, in its order, as <name>.npz (index, y_true, probabilities; of
-        "predictions", which are of the test images, also their groups, where there are some)."""
+        "predictions", which are of the test images, also their groups, where there are some). Raises ValueError for
+        those of no image, or of others than y_true has."""
         import numpy as np
 
+        if not 0 < len(y_true) == len(probabilities):
+            raise ValueError(f"{name}: probabilities of {len(probabilities)} images, labels of {len(y_true)}")
         columns = {"index": np.arange(len(y_true)), "y_true": np.asarray(y_true, np.int64)}
         columns["probabilities"] = np.asarray(probabilities, np.float32)
         if self.groups is not None and name == "predictions":
@@ -110,12 +125,22 @@ class Run:
             self.save()
 
     def finish(self) -> None:
-        """Mark the run complete and print its metrics; the last code cell of a lesson."""
+        """Mark the run complete and print its metrics; the last code cell of a lesson.
+
+        Raises RunError for one that lacks what it promised, and has not said why (`skip`).
+        """
         seconds = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(self.record["started"])
-        self.record |= {"status": "complete", "seconds": round(seconds.total_seconds(), 3)}
+        self.record |= {"seconds": round(seconds.total_seconds(), 3)}
+        if lacks := missing(self.dir, self.record):
+            self.record |= {"status": "failed", "missing": lacks}
+            self.save()
+            advice = "log or save it, or say why it is not there by run.skip(name, reason)"
+            raise RunError(f"the run promised {', '.join(lacks)}, and has not: {advice}")
+        self.record.pop("missing", None)
+        # Under `labutil run` it is the command that says so, and checkpoints stay until it has kept the notebook.
+        self.record |= {"finished": True} if self.resume else {"status": "complete"}
         self.save()
         if not self.resume:
-            # Under `labutil run` the checkpoints stay until the last cell has run.
             shutil.rmtree(self.dir / "checkpoints", ignore_errors=True)
         print(format_metrics(self.record["metrics"]))
 
@@ -124,8 +149,9 @@ def open_run(notebook: str, namespace: dict[str, Any], data: Dataset | None = No
     """Open the run that this notebook writes to, seed everything, and say on what it runs.
 
     namespace: `globals()`, from which the parameters are taken. data: for the record. label: what tables call this
-    run's method. Under `labutil run` the directory is the one that the command prepared; by hand it is
-    `<runs>/<notebook>/hand-<id>`, begun afresh. Raises RunError when another kernel has it open.
+    run's method; a run that has one promises `PROMISED`. Under `labutil run` the directory is the one that the command
+    prepared; by hand it is `<runs>/<notebook>/hand-<id>`, begun afresh. Raises RunError when another kernel has it
+    open.
 
     Example:
         run = open_run("02_supervised_baseline", globals(), data)
@@ -148,6 +174,7 @@ def open_run(notebook: str, namespace: dict[str, Any], data: Dataset | None = No
     device.seed_everything(record["params"].get("seed", 0))
     record["environment"] = device.describe() | {"commit": _commit()}
     record["label"] = label
+    record["promised"] = list(PROMISED) if label else []
     if data is not None:
         record["dataset"] = {
             "name": data.name,
@@ -175,10 +202,18 @@ def new_record(notebook: str, recipe: str | None, params: dict[str, Any], core: 
         "dataset": None,
         "metrics": {},
         "fits": {},
+        "promised": [],
+        "skipped": {},
         "environment": {},
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": 0.0,
     }
+
+
+def missing(directory: Path, record: dict[str, Any]) -> list[str]:
+    """What a run promised (`Run.promise`), and neither has nor has said why."""
+    known = {*(record.get("metrics") or ()), *(record.get("skipped") or ())}
+    return [name for name in record.get("promised") or () if name not in known and not (directory / name).is_file()]
 
 
 def read_record(directory: Path) -> dict[str, Any] | None:
@@ -189,8 +224,10 @@ def read_record(directory: Path) -> dict[str, Any] | None:
         return None
     if not isinstance(record, dict) or not isinstance(record.get("status"), str):
         return None
-    groups = (record.get(name) or {} for name in ("params", "metrics", "dataset", "fits"))
-    return record if all(isinstance(group, dict) for group in groups) else None
+    groups = (record.get(name) or {} for name in ("params", "metrics", "dataset", "fits", "skipped"))
+    promised = record.get("promised") or []
+    names = isinstance(promised, list) and all(isinstance(name, str) for name in promised)
+    return record if names and all(isinstance(group, dict) for group in groups) else None
 
 
 def read_records(root: Path) -> tuple[list[tuple[Path, dict[str, Any]]], list[Path]]:
@@ -247,8 +284,9 @@ def _size_and_time(file: Path) -> tuple[int, int]:
 def load_runs(path: Path | str | None = None) -> pd.DataFrame:
     """Every run below a directory as a table, one row a run, oldest first. A run.json that cannot be read is named.
 
-    Columns: path, notebook, label (what the run calls its method; "" where it names none), recipe, status, started,
-    seconds, metrics by their names, parameters as `params.<name>`, and `dataset.<name>`.
+    Columns: path, notebook, label (what the run calls its method; "" where it names none), recipe, status ("failed" for
+    one that was cut off, as by `kill -9`), started, seconds, metrics by their names, parameters as `params.<name>`, and
+    `dataset.<name>`.
     """
     import pandas as pd
 
@@ -259,6 +297,7 @@ def load_runs(path: Path | str | None = None) -> pd.DataFrame:
         {"path": str(directory)}
         | {name: record.get(name) for name in ("notebook", "label", "recipe", "status", "started", "seconds")}
         | {"label": record.get("label") or ""}
+        | ({"status": "failed"} if record["status"] == "running" and locks.deserted(directory) else {})
         | (record.get("metrics") or {})
         | {f"{group}.{k}": v for group in ("params", "dataset") for k, v in (record.get(group) or {}).items()}
         for directory, record in records

@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -271,9 +272,7 @@ class Search:
 
 def _storage(plan: Plan, url: str | None) -> Any:
     if url is None:
-        from optuna.storages.journal import JournalFileBackend
-
-        return optuna.storages.JournalStorage(JournalFileBackend(str(plan.directory / "study.journal")))
+        return _journal(plan.directory / "study.journal")
     url = check_url(url)
     try:
         engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
@@ -282,6 +281,22 @@ def _storage(plan: Plan, url: str | None) -> Any:
             return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
     except AWAY as error:
         raise ParameterError(f"--storage: no answer ({_line(error)})") from None
+
+
+def _journal(path: Path) -> Any:
+    """A study in a file, without a last line that a full disk or a power cut left half: once Optuna had added to such a
+    line it could read the file no more. Raises ParameterError for one that is damaged elsewhere."""
+    lock = optuna.storages.journal.JournalFileSymlinkLock(str(path))
+    lock.acquire()
+    try:
+        with open(path, "ab+") as file:
+            file.truncate(path.read_bytes().rfind(b"\n") + 1)
+    finally:
+        lock.release()
+    try:
+        return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path), lock))
+    except Exception as error:  # of nearly every kind
+        raise ParameterError(f"{path} is damaged ({_line(error)}): delete it, and the search begins anew") from None
 
 
 def check_url(url: str) -> str:
