@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import math
 import numbers
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 
@@ -121,10 +122,22 @@ def replace_file(path: Path, write: Callable[[Path], object], *, sync: bool = Fa
     sync: wait until the disk has it, so that this also holds after a power cut."""
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     try:
-        write(temporary)
-        if sync:
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with errors_naming(path, temporary):
+            write(temporary)
+            if sync:
+                with open(temporary, "rb+") as file:
+                    os.fsync(file.fileno())
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def errors_naming(path: Path, temporary: Path) -> Iterator[None]:
+    """An OSError inside that names no file, as of a full disk, or what is temporary, names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or Path(os.fsdecode(error.filename)).is_relative_to(temporary):
+            error.filename = str(path)
+        raise
