@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import functools
+import io
 import math
 import numbers
 import os
@@ -130,6 +131,13 @@ def replace_file(path: Path, write: Callable[[Path], object], *, sync: bool = Fa
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def in_memory(write: Callable[[io.BytesIO], object]) -> memoryview:
+    """What `write` writes into a file, for `Path.write_bytes`: PyTorch itself ends the process on a full disk, or says
+    something else."""
+    write(buffer := io.BytesIO())
+    return buffer.getbuffer()
 
 
 @contextlib.contextmanager
