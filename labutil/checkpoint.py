@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,7 +14,7 @@ from torch import nn
 
 from labutil import processes
 from labutil.device import random_states, restore_random_states
-from labutil.paths import lower_is_better, replace_file
+from labutil.paths import in_memory, lower_is_better, replace_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +46,22 @@ def save(path: Path, state: dict[str, Any], settings: dict[str, Any], modules: S
     weights = [module.state_dict() for module in modules]
     whole = state | {"settings": settings, "random": random, "modules": weights}
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, lambda temporary: torch.save(whole, temporary), sync=True)
+    saved = in_memory(lambda file: torch.save(whole, file))
+    replace_file(path, lambda temporary: temporary.write_bytes(saved), sync=True)
+
+
+def usable(path: Path) -> bool:
+    """Whether there is a checkpoint to continue from: not one that has lost a bit, which torch would take as it is."""
+    if not path.exists():
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except Exception as error:  # zipfile raises nearly every kind on damaged files
+        damaged = str(error)
+    if damaged:
+        print(f"{path} is damaged ({damaged}): this fit begins anew")
+    return not damaged
 
 
 def load(path: Path, settings: dict[str, Any], modules: Sequence[nn.Module]) -> dict[str, Any]:

@@ -17,6 +17,10 @@ from labutil import paths, runs
 from labutil.data import sources
 from labutil.runs import execute, parameters, report_e
 
+# Errors of a disk and of rights to it: nothing is wrong in the program.
+_FULL = ("ENOSPC", "EDQUOT", "EFBIG")
+_DISK = (*_FULL, "EACCES", "EPERM", "EROFS", "EIO", "ENOTDIR", "EISDIR", "ENAMETOOLONG", "ELOOP", "ESTALE")
+
 
 class OneLineErrors(click.Group):
     """Turns the package's own errors into one line: exit 2 for what the user typed, 1 for a run that failed."""
@@ -32,9 +36,11 @@ class OneLineErrors(click.Group):
             click.echo(f"labutil: {error}", err=True)
             sys.exit(1 if isinstance(error, runs.RunError) and not getattr(error, "asked", False) else 2)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            if (name := errno.errorcode.get(error.errno)) not in _DISK:
                 raise
-            click.echo(f"labutil: {error.filename or 'a file'} cannot be written ({error.strerror})", err=True)
+            where = paths.printable(os.fsdecode(error.filename or "what this prints"))
+            advice = "make room" if name in _FULL else "check the path and your right to it"
+            click.echo(f"labutil: {where} cannot be read or written ({error.strerror}): {advice}", err=True)
             sys.exit(2)
         except KeyboardInterrupt:
             click.echo("labutil: interrupted; the same command continues from the last checkpoint", err=True)

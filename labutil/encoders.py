@@ -72,7 +72,8 @@ def origin(name: str, pretrained: str | None = "imagenet") -> dict[str, Any]:
     try:
         with safe_open(file, framework="numpy") as opened:
             header = opened.metadata() or {}
-        settings = json.loads(header["settings"]) if "settings" in header else known["model"]
+        settings = {**json.loads(header["settings"])} if "settings" in header else known["model"]
+        settings.pop("checksum", None)  # of the weights, for `models.load`
         side = settings["image_size"]
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{file} is damaged or no model file of this workbook: train it again") from error

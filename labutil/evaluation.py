@@ -125,6 +125,12 @@ def classification_metrics(y_true: Array, probabilities: Array) -> dict[str, flo
     return {name: float(value) for name, value in metrics.items()}
 
 
+def accuracy(y_true: Array, probabilities: Array) -> float:
+    """The first of `classification_metrics` alone, which takes a hundredth of the time of all."""
+    y, p = _checked(y_true, probabilities)
+    return float((p.argmax(axis=1) == y).mean())
+
+
 def class_report(y_true: Array, probabilities: Array, classes: Sequence[str]) -> pd.DataFrame:
     """Precision, recall, F1, support and one-vs-rest AUC of each class, indexed by class name. Where nothing defines
     them precision, recall and F1 are 0, and AUC is NaN (no image of the class, or no other)."""

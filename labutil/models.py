@@ -31,7 +31,7 @@ from labutil.networks import (
     network_of,
 )
 from labutil.paths import DataError, replace_file
-from labutil.weights import load_weights, normalisation
+from labutil.weights import check_unchanged, checksum, load_weights, normalisation
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -244,7 +244,7 @@ def save(model: nn.Module, path: Path | str, *, half: bool = False) -> dict[str,
     if half:  # biases and norms are few, and some of a norm's variances too small for float16
         weights |= {name: weights[name].half() for name, value in model.named_parameters() if value.ndim > 1}
     # One entry: the order of several differs from process to process, and equal models should be equal files.
-    header = {"settings": json.dumps(settings)} if settings else None
+    header = {"settings": json.dumps(settings | {"checksum": checksum(weights)})} if settings else None
     try:
         # `save_file` would write another temporary file, readable by this user alone, which a kill would leave.
         replace_file(Path(path), lambda temporary: temporary.write_bytes(serialize(weights, header)))
@@ -272,10 +272,12 @@ def load(
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-        settings = json.loads(header["settings"]) if "settings" in header else settings
+        settings = {**json.loads(header["settings"])} if "settings" in header else settings
+        known = settings.pop("checksum", None) if "settings" in header else None
         model = rebuild(settings) if settings else None
         if isinstance(model, kind):
             weights = load_file(path)
+            check_unchanged(weights, known)
             if "exported" in header:  # by `labutil export`: the network alone, what it normalises by in the header
                 place, network, _ = network_of(model)
                 weights = {f"{place}{key}": value for key, value in weights.items()}

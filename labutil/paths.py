@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import hashlib
+import io
 import math
 import numbers
 import os
 import platform
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 
@@ -137,11 +139,12 @@ def replace_file(path: Path, write: Callable[[Path], object], *, sync: bool = Fa
             leftover.unlink(missing_ok=True)
     temporary = path.with_name(f"{here}{os.getpid()}-{path.name}")
     try:
-        write(temporary)
-        if sync:
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with errors_naming(path, temporary):
+            write(temporary)
+            if sync:
+                with open(temporary, "rb+") as file:
+                    os.fsync(file.fileno())
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -150,3 +153,21 @@ def _lives(process: str) -> bool:
     import psutil
 
     return not process.isdecimal() or psutil.pid_exists(int(process))
+
+
+def in_memory(write: Callable[[io.BytesIO], object]) -> memoryview:
+    """What `write` writes into a file, for `Path.write_bytes`: PyTorch itself ends the process on a full disk, or says
+    something else."""
+    write(buffer := io.BytesIO())
+    return buffer.getbuffer()
+
+
+@contextlib.contextmanager
+def errors_naming(path: Path, temporary: Path) -> Iterator[None]:
+    """An OSError inside that names no file, as of a full disk, or what is temporary, names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or Path(os.fsdecode(error.filename)).is_relative_to(temporary):
+            error.filename = str(path)
+        raise

@@ -112,7 +112,7 @@ def fit(
     state = {"epoch": 0, "finished": False, "history": [], "best": None, "stale": 0}
     state["precision"] = precision or dev.default_precision()
     path = run.dir / "checkpoints" / f"{name}.pt" if run else None
-    if path and processes.from_first(path.exists() and (run.resume if resume is None else resume)):
+    if path and processes.from_first((run.resume if resume is None else resume) and checkpoint.usable(path)):
         state = checkpoint.load(path, settings, modules)
     _record(run, name, settings | {"criterion": criterion}, state)
     batches = n // batch_size if drop_last else math.ceil(n / batch_size)

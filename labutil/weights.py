@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -106,3 +108,17 @@ def _from_hub(name: str) -> dict[str, Tensor]:
             f"the weights of {name} could not be fetched from timm's hub ({reason}): connect to a network, give "
             f"weights=PATH to a file, or use {', '.join(BUNDLED)}, whose weights are installed"
         ) from error
+
+
+def checksum(weights: Mapping[str, Tensor]) -> int:
+    """A number that differs when any bit of some tensors on the CPU does."""
+    total = 0
+    for name in sorted(weights):
+        total = zlib.crc32(weights[name].flatten().view(torch.uint8).numpy(), zlib.crc32(name.encode(), total))
+    return total
+
+
+def check_unchanged(weights: Mapping[str, Tensor], known: int | None) -> None:
+    """Raise ValueError unless these are the weights with this checksum (None: nothing is known of them)."""
+    if known not in {None, checksum(weights)}:
+        raise ValueError("its weights are not those that were saved")

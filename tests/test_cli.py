@@ -102,7 +102,8 @@ def test_a_full_disk_is_one_line(monkeypatch):
 
     monkeypatch.setattr("labutil.runs.predict.find_run", full)
     result = call("predict", "02", "cells:60")
-    assert (result.exit_code, result.stderr) == (2, "labutil: out.csv cannot be written (No space left on device)\n")
+    wrong = "labutil: out.csv cannot be read or written (No space left on device): make room\n"
+    assert (result.exit_code, result.stderr) == (2, wrong)
 
 
 def test_lab_becomes_jupyterlab_on_copies(monkeypatch, tmp_path):

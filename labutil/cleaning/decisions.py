@@ -18,7 +18,7 @@ from labutil.cleaning.defects import to_pillow
 from labutil.data import folders, loading
 from labutil.data.sources import Source, walk
 from labutil.device import progress_bar
-from labutil.paths import DataError, replace_file
+from labutil.paths import DataError, errors_naming, replace_file
 
 COLUMNS = ("path", "sha256", "label", "reason", "score", "twin", "suggested label", "decision", "proposed", "reviewed",
            "note")  # fmt: skip
@@ -106,8 +106,8 @@ def apply(table: pd.DataFrame, source: Source, target: Path) -> dict[str, int]:
     counts, taken = dict.fromkeys(("kept", "relabelled", "quarantined", "not readable, left out"), 0), set()
     grouped = []  # path and group
     try:
-        (temporary / "images").mkdir(parents=True)
-        with progress_bar(len(table), "copying", "file") as bar:
+        with errors_naming(target, temporary), progress_bar(len(table), "copying", "file") as bar:
+            (temporary / "images").mkdir(parents=True)
             rows = table.assign(first=first_reason(table)).to_dict("records")
             for row in sorted(rows, key=lambda row: row["decision"] == "relabel"):
                 bar.update()
@@ -127,13 +127,13 @@ def apply(table: pd.DataFrame, source: Source, target: Path) -> dict[str, int]:
                 counts[what] += 1
                 if groups.get(path) and top == "images":
                     grouped.append((place.removeprefix("images/"), groups[path]))
-        if grouped:
-            rows = pd.DataFrame(grouped, columns=["path", "group"])
-            rows.to_csv(temporary / "groups.csv", index=False, encoding="utf-8")
-        save(table, temporary / "decisions.csv")
-        if target.exists():
-            target.rmdir()
-        os.replace(temporary, target)
+            if grouped:
+                rows = pd.DataFrame(grouped, columns=["path", "group"])
+                rows.to_csv(temporary / "groups.csv", index=False, encoding="utf-8")
+            save(table, temporary / "decisions.csv")
+            if target.exists():
+                target.rmdir()
+            os.replace(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return counts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from labutil.cleaning import detectors
 from labutil.cleaning.decisions import COLUMNS, REASONS, first_reason
 from labutil.cleaning.duplicates import near_duplicates
-from labutil.data import decoding, folders, loading
+from labutil.data import decoding, folders, loading, store
 from labutil.data.readers import PARTS
 from labutil.data.sources import File, Source, natural, walk
 from labutil.device import progress_bar
@@ -160,7 +161,9 @@ def _on_disk(shape: tuple[int, ...]) -> np.ndarray:
         raise DataError(f"{folder} has {lacks}: make room, or set LABUTIL_DATA")
     if not need:
         return np.zeros(shape, np.uint8)
-    with tempfile.TemporaryFile(dir=folder) as file:
+    with store.writable(folder), tempfile.TemporaryFile(dir=folder) as file:
+        if hasattr(os, "posix_fallocate"):  # as would a disk that fills up meanwhile
+            os.posix_fallocate(file.fileno(), 0, need)
         return np.memmap(file, np.uint8, "w+", shape=shape)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import math
 
 import numpy as np
 import pandas as pd
@@ -50,18 +51,25 @@ def compare(
     return significance.difference(scores, resampled, seed_std=seed_std(board, metric)[0])
 
 
-def pairs(board: Board, *, replicates: int = significance.REPLICATES) -> pd.DataFrame:
+def best(board: Board) -> Method:
+    """The method with the most correct predictions."""
+    return max(board.methods, key=lambda m: (m.y_pred == board.y_true).mean())
+
+
+def pairs(board: Board, *, against: Method | None = None, replicates: int = significance.REPLICATES) -> pd.DataFrame:
     """Accuracies of every two methods: DataFrame(a, b, difference, low, high, p, p_images, p_seeds, p_holm, evidence,
     words). p counts images and seeds, p_images and p_seeds only one of them. p_holm is p corrected for the number of
-    pairs and decides `evidence`; low and high are of each pair alone."""
-    both = list(itertools.combinations(board.methods, 2))
+    pairs and decides `evidence`; low and high are of each pair alone. against: the method whose pairs alone are
+    looked at; p_holm is then p times the number of all pairs (Bonferroni), which is stricter."""
+    both = [pair for pair in itertools.combinations(board.methods, 2) if against is None or against in pair]
     found = [compare(board, a, b, replicates=replicates) for a, b in both]
     table = pd.DataFrame([(a.label, b.label, *d[:4]) for (a, b), d in zip(both, found, strict=True)],
                          columns=["a", "b", "difference", "low", "high", "p"])  # fmt: skip
     known = resample(board, "accuracy", replicates)
     causes = [significance.p_by_cause(*zip(known[a], known[b], strict=True)) for a, b in both]
     table[["p_images", "p_seeds"]] = np.reshape(causes, (-1, 2))
-    table["p_holm"] = significance.holm(table.p)
+    every = math.comb(len(board.methods), 2)
+    table["p_holm"] = significance.holm(table.p) if against is None else (table.p * every).clip(upper=1)
     table["evidence"] = table.p_holm < 1 - significance.LEVEL
     table["words"] = list(map(significance.in_words, table.a, table.b, found, table.p_holm))
     return table

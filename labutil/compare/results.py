@@ -203,7 +203,7 @@ def _predictions(directory: Path, record: dict[str, Any]) -> tuple[np.ndarray, n
         with np.load(directory / "predictions.npz", allow_pickle=False) as file:
             index, y, p = file["index"], file["y_true"], file["probabilities"]
             members = tuple(map(str, file["groups"])) if "groups" in file else None
-        accuracy = evaluation.classification_metrics(y, p)["accuracy"]  # checks shapes, labels and sums
+        accuracy = evaluation.accuracy(y, p)  # checks shapes, labels and sums
         if not np.array_equal(index, np.arange(len(y))):
             raise ValueError("index is not 0 to N - 1")
         if members is not None and len(members) != len(y):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from labutil.compare import methods, results
 from labutil.compare.results import Board, Collection, Method
 from labutil.paths import DataError
 
+MANY = 60  # methods, of whose 1,770 pairs all are compared; of more the best with each other one
 LESS = """* less effort than another had: fewer trials (settings tried), or less than half the image passes.
 Trials, image passes and hours are those of all runs of a name, also of failed and pruned ones."""
 
@@ -27,11 +29,12 @@ def write(root: Path) -> tuple[str, Collection]:
     blocks, frames = list(collection.notes), []
     for board in collection.boards:
         title, summary = _title(board), methods.summary(board)
+        against = methods.best(board) if len(board.methods) > MANY else None
         blocks += [
             f"{title}\n{'=' * len(title)}\n{summary_table(board, summary).to_string()}",
             effort_note(summary),
             settings_table(board).to_string(index=False),
-            "\n".join(pair_sentences(board, methods.pairs(board))),
+            "\n".join(pair_sentences(board, methods.pairs(board, against=against))),
         ]
         rows = summary.to_dict("index") | _ensemble(board, "ensemble")
         table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("method").reset_index()
@@ -142,10 +145,11 @@ def pair_sentences(board: Board, pairs: pd.DataFrame) -> list[str]:
         return []
     shown = pairs
     if len(board.methods) > 5:
-        best = max(board.methods, key=lambda m: (m.y_pred == board.y_true).mean()).label
+        best = methods.best(board).label
         shown = pairs[(pairs.a == best) | (pairs.b == best)]
     words = [*shown.words]
-    words.append(f"Intervals: each pair alone, over test images and seeds. p: corrected for {len(pairs)} pairs (Holm).")
+    count, way = math.comb(len(board.methods), 2), "Bonferroni" if len(board.methods) > MANY else "Holm"
+    words.append(f"Intervals: each pair alone, over test images and seeds. p: corrected for {count} pairs ({way}).")
     if any(len(m.dirs) == 1 for m in board.methods):
         spread, measured = methods.seed_std(board)
         source = "as measured where there are several" if measured else "assumed, as in the reports"

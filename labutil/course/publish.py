@@ -75,9 +75,13 @@ def build_wheel(folder: Path) -> Path:
     root, copy = paths.project_root(), folder / "copy"
     if not (root / "pyproject.toml").exists():
         raise paths.DataError(f"{root} holds no pyproject.toml: make the zip in a clone of the workbook")
-    shutil.copytree(root / "labutil", copy / "labutil", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(root / name, copy)
+    try:
+        shutil.copytree(root / "labutil", copy / "labutil", ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy(root / name, copy)
+    except OSError as error:  # of a tree it has a list of files, and of each what was wrong
+        reason = error.strerror or error.args[0][0][2]
+        raise paths.DataError(f"{folder} cannot be written ({reason}): make room, or set TMPDIR") from error
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, copy]
     done = subprocess.run(command, check=False, capture_output=True, encoding="utf-8", errors="replace")
     if done.returncode:

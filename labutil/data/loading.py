@@ -41,7 +41,8 @@ def load_dataset(
 
     The first call decodes into `data/cache`; later ones map that into memory. A split that the source brings is used
     as it is and stays memory-mapped. One that it lacks is drawn from the training images, stratified by label: first
-    test (a fifth), then validation; every class keeps an image to train on. Order within a split is the source's.
+    test (a fifth), then validation; every class keeps an image to train on; above a gigabyte it is mapped, too, from a
+    second cache. Order within a split is the source's.
 
     `folder:PATH`: `train/`, `val/`, `test/`, `unlabelled/` where present; in them, or in PATH itself, one folder a
     class; images without class folders have no label. An image of another size is scaled until its shorter side fits,
@@ -101,7 +102,8 @@ def load_dataset(
             print(f"note: {part} has no images of {some}: whole groups allow no better split")
     if subset is not None:
         rows = splits.take_subset(rows, stored.labels, source.name, subset, data_seed)
-    sets = {"unlabelled": None} | {part: _image_set(stored, index, members) for part, index in rows.items()}
+    own = store.by_split(stored, rows, source.name)
+    sets = {"unlabelled": None} | {k: _image_set(stored, index, members, own.get(k)) for k, index in rows.items()}
     if unlabelled:
         size = image_size and (image_size, image_size)
         more = _load_arrays(replace(source, number=int(unlabelled)), size, data_seed, further=True)
@@ -193,11 +195,14 @@ def image_names(stored: store.Stored) -> Sequence[str]:
     return stored.names or [f"{keys[part]}[{i}]" for part, count in stored.parts.items() for i in range(count)]
 
 
-def _image_set(stored: store.Stored, rows: np.ndarray, members: np.ndarray | None = None) -> ImageSet:
-    """Some rows, ascending: a view where they are a block, so that memory-mapped images stay so; else a copy."""
-    start, stop = int(rows[0]), int(rows[-1]) + 1
-    index = slice(start, stop) if stop - start == len(rows) else torch.from_numpy(rows)
-    images, labels = torch.from_numpy(stored.images)[index], torch.from_numpy(stored.labels)[index]
+def _image_set(
+    stored: store.Stored, rows: np.ndarray, members: np.ndarray | None = None, images: np.ndarray | None = None
+) -> ImageSet:
+    """Some rows, ascending: a view where they are a block, so that memory-mapped images stay so; else a copy, unless
+    their images are given."""
+    index = slice(int(rows[0]), int(rows[-1]) + 1) if store.is_block(rows) else torch.from_numpy(rows)
+    images = torch.from_numpy(stored.images)[index] if images is None else torch.from_numpy(images)
+    labels = torch.from_numpy(stored.labels)[index]
     names = None if stored.names is None else tuple(stored.names[row] for row in rows)
     groups = None if members is None or not all(members[rows]) else tuple(members[rows])
     return ImageSet(images, labels, stored.classes, names, groups)

@@ -3,10 +3,10 @@
     cache/<key>/images.bin     uint8 (N, C, H, W), the source's parts one after another
     cache/<key>/labels.npy     int64 (N,)
     cache/<key>/sums.npy       int64 (2, N, C): sum of each image's values, and sum of their squares
-    cache/<key>/meta.json      shape, number of images in each part, class names, file names, groups
+    cache/<key>/meta.json      shape, number of images in each part, class names, file names, groups, checksums
     cache/stamps/<stamp>.json  what reading some files found out, so that unchanged files are not read again
 
-All of it can be deleted at any time; it is made again when it is needed.
+All of it can be deleted at any time; it is made again when it is needed, and where a checksum says that it has changed.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import math
 import os
 import shutil
 import warnings
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -32,8 +33,11 @@ from labutil.data.sources import File
 from labutil.device import progress_bar
 from labutil.paths import DataError, data_dir, replace_file
 
-FORMAT = 2  # part of every key: raise it when decoding, resizing or the files above change
+FORMAT = 3  # part of every key: raise it when decoding, resizing or the files above change
 _CHUNK = 16 << 20  # bytes of images handled at once
+_FILES = ("images.bin", "labels.npy", "sums.npy")
+COPIED = 1 << 30  # bytes of images in memory that a data set's splits may take
+_CHECKED = 1 << 30  # bytes of images held against their checksums at an opening: a quarter of a second or so
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,51 @@ def _write(
     np.save(folder / "labels.npy", labels.astype(np.int64))
     np.save(folder / "sums.npy", np.concatenate(sums, 1))
     meta = {"shape": shape, "parts": parts, "classes": classes, "names": names, "groups": groups}
-    (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    meta["checksums"] = {name: [*_checksums(folder / name)] for name in _FILES}
+    (folder / "meta.json").write_text(_sealed(meta), encoding="utf-8")
+
+
+def _checksums(path: Path, every: int = 1) -> Iterator[int]:
+    """Of a file's chunks, or of the first, and then each so many later."""
+    with open(path, "rb") as file:
+        for start in range(0, path.stat().st_size, every * _CHUNK):
+            file.seek(start)
+            yield zlib.crc32(file.read(_CHUNK))
+
+
+def _sealed(facts: dict) -> str:
+    """As JSON, with a checksum of itself."""
+    return json.dumps(facts | {"checksum": zlib.crc32(json.dumps(facts).encode())})
+
+
+def _unsealed(path: Path) -> dict:
+    """What `_sealed` was given. Raises ValueError where the file has changed, and nearly any error on other damage."""
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    if facts.pop("checksum") != zlib.crc32(json.dumps(facts).encode()):
+        raise ValueError(f"{path} has changed")
+    return facts
+
+
+def by_split(some: Stored, rows: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+    """The images of each split (rows, ascending), memory-mapped from a cache in this order; nothing where each is a
+    block of `some`, or copies of those that are none take `COPIED` bytes of memory at most."""
+    copied = sum(len(index) for index in rows.values() if not is_block(index))
+    if copied * math.prod(some.images.shape[1:]) <= COPIED:
+        return {}
+    order, length = np.concatenate(list(rows.values())), chunk_length(some.images.shape[1:])
+
+    def read() -> tuple:
+        blocks = (some.images[order[i : i + length]] for i in range(0, len(order), length))
+        parts = {part: len(index) for part, index in rows.items()}
+        return blocks, (len(order), *some.images.shape[1:]), some.labels[order], parts, some.classes
+
+    key = make_key(some.content, some.images.shape, hashlib.sha256(order.astype("<i8").tobytes()).hexdigest())
+    images = stored(key, f"{name}, by split", read).images
+    return dict(zip(rows, np.split(images, np.cumsum([len(index) for index in rows.values()])[:-1]), strict=True))
+
+
+def is_block(rows: np.ndarray) -> bool:
+    return int(rows[-1]) + 1 - int(rows[0]) == len(rows)
 
 
 def image_sums(images: np.ndarray) -> np.ndarray:
@@ -157,12 +205,11 @@ def remember(files: Sequence[File], find: Callable[[], dict]) -> dict:
     facts = (f"{file.path}\0{file.name}\0{file.size}\0{file.mtime_ns}\0{file.ctime_ns}\n" for file in files)
     key = hashlib.sha256(f"{FORMAT}\n{''.join(facts)}".encode(errors="surrogateescape")).hexdigest()[:32]
     path = data_dir() / "cache" / "stamps" / f"{key}.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        found = find()
+    with suppress(Exception):  # none yet, or a damaged one
+        return _unsealed(path)
+    found = find()
     with writable(path.parent):
-        replace_file(path, lambda temporary: temporary.write_text(json.dumps(found), encoding="utf-8"))
+        replace_file(path, lambda temporary: temporary.write_text(_sealed(found), encoding="utf-8"))
     return found
 
 
@@ -188,34 +235,23 @@ def writable(folder: Path) -> Iterator[None]:
         raise DataError(f"{folder} cannot be written ({error.strerror or error}): {advice}") from error
 
 
-def damage(folder: Path, limit: int = 256 << 20) -> str | None:
-    """What is wrong with a cache folder: None for nothing, "" where `stored` sees it itself and makes it anew.
-
-    limit: bytes of images to read; of a larger cache every second, third, ... image.
-    """
-    if (found := _open(folder)) is None:
-        return ""
-    count, classes = len(found.images), len(found.classes)
-    if not count == len(found.labels) == found.sums.shape[1] == sum(found.parts.values()):
-        return "has images and labels that do not belong together"
-    if count and not -1 <= found.labels.min() <= found.labels.max() < max(classes, 1):
-        return "has labels that are no classes"
-    rows, length = np.arange(0, count, max(1, found.images.nbytes // limit)), chunk_length(found.images.shape[1:])
-    for some in (rows[i : i + length] for i in range(0, len(rows), length)):
-        wrong = (image_sums(found.images[some]) != found.sums[:, some]).any((0, 2))
-        if wrong.any():
-            return f"has other pixels than were written (image {some[wrong.argmax()]})"
-    return None
+def whole(folder: Path) -> bool:
+    """Whether a cache folder can be used; else `stored` makes it anew."""
+    return _open(folder) is not None
 
 
 def _open(folder: Path) -> Stored | None:
     """The images of a cache folder; None where there is none, or a damaged one."""
     path = folder / "images.bin"
     try:
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        shape, names, groups = tuple(meta["shape"]), meta["names"], meta.get("groups")
-        if path.stat().st_size != math.prod(shape):  # a disk lost power before all was on it
+        meta = _unsealed(folder / "meta.json")
+        shape, names, groups = tuple(meta["shape"]), meta["names"], meta["groups"]
+        if (size := path.stat().st_size) != math.prod(shape):  # a disk lost power before all was on it
             return None
+        for name, known in meta["checksums"].items():  # or later lost a bit
+            every = math.ceil(size / _CHECKED) if name == path.name else 1
+            if [*_checksums(folder / name, every)] != known[::every]:
+                return None
         labels, sums = np.load(folder / "labels.npy"), np.load(folder / "sums.npy")
     except Exception:  # of a damaged file nearly every kind
         return None

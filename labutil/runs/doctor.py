@@ -197,12 +197,12 @@ def fonts(facts: dict[str, Any]) -> Lines:
 
 
 def cache(facts: dict[str, Any]) -> Lines:
-    """Decoded data sets, against sums that were taken when they were written; and encoders that load."""
+    """Decoded data sets, against checksums that were taken when they were written; and encoders that load."""
     folders = [folder for folder in sorted((paths.data_dir() / "cache").glob("?" * 32)) if folder.is_dir()]
     for folder in folders:
-        if (reason := store.damage(folder)) is not None:
-            text = reason or "is cut short or of an older version, and will not be used"
-            yield ("wrong" if reason else "note"), f"{show_path(folder)} {text}: delete this folder"
+        if not store.whole(folder):
+            text = "is damaged or of an older version, and will not be used: delete this folder"
+            yield "note", f"{show_path(folder)} {text}"
     for name in encoders.NAMES:
         models.load(encoders.find(name))
     yield "ok", f"{len(folders)} decoded data sets looked at, {len(encoders.NAMES)} encoders loaded"

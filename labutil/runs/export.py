@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save as serialize
+from safetensors.torch import save
 from torch import nn
 
 from labutil import models, networks, paths
@@ -42,10 +42,11 @@ def export(run: str, out: Path | None = None) -> Path:
     state = {"settings": json.dumps(encoder.settings), "exported": json.dumps(_normalisation(encoder))}
     body = networks.network_of(encoder)[2]
     weights = {key: v.contiguous() for key, v in body.state_dict().items() if not key.startswith("normalize.")}
+    saved = paths.in_memory(lambda file: torch.export.save(program, file))
     try:
         # each whole or not at all; the .json, without which the others say nothing, comes last
-        paths.replace_file(folder / f"{name}.pt2", lambda file: torch.export.save(program, file))
-        paths.replace_file(folder / f"{name}.safetensors", lambda file: file.write_bytes(serialize(weights, state)))
+        paths.replace_file(folder / f"{name}.pt2", lambda file: file.write_bytes(saved))
+        paths.replace_file(folder / f"{name}.safetensors", lambda file: file.write_bytes(save(weights, state)))
         paths.replace_file(folder / f"{name}.md", lambda file: file.write_text(readme(facts), encoding="utf-8"))
         write_json(folder / f"{name}.json", facts)
     except OSError as error:

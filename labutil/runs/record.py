@@ -85,10 +85,8 @@ class Run:
         """Put a fit's history into history.csv: one row an epoch, the fit's name in the first column."""
         import pandas as pd
 
-        path, table = self.dir / "history.csv", history.assign(fit=name)
-        if path.exists():
-            old = pd.read_csv(path)
-            table = pd.concat([frame for frame in (old[old.fit != name], table) if len(frame)])
+        path, table, old = self.dir / "history.csv", history.assign(fit=name), read_history(self.dir)
+        table = pd.concat([frame for frame in (old[old.fit != name], table) if len(frame)])
         table.insert(0, "fit", table.pop("fit"))
         paths.replace_file(path, lambda temporary: table.to_csv(temporary, index=False))
 
@@ -236,14 +234,23 @@ def read_records(root: Path) -> tuple[list[tuple[Path, dict[str, Any]]], list[Pa
     return [(d, r) for d, r in found if r is not None], [d for d, r in found if r is None]
 
 
-def image_passes(directory: Path, record: dict[str, Any]) -> int:
-    """Images times epochs, over all fits of a run; of a fit that did not end, the epochs that history.csv has."""
+def read_history(directory: Path) -> pd.DataFrame:
+    """history.csv of a directory; no rows where there is none that can be read."""
     import pandas as pd
 
+    try:
+        table = pd.read_csv(directory / "history.csv")
+    except (OSError, ValueError):
+        table = pd.DataFrame()
+    return table if {"fit", "epoch"} <= set(table) else pd.DataFrame(columns=["fit", "epoch"])
+
+
+def image_passes(directory: Path, record: dict[str, Any]) -> int:
+    """Images times epochs, over all fits of a run; of a fit that did not end, the epochs that history.csv has."""
     fits = {k: v for k, v in (record.get("fits") or {}).items() if isinstance(v, dict) and v.get("images")}
     epochs = {name: fit["epochs_run"] for name, fit in fits.items() if "epochs_run" in fit}
-    if len(epochs) < len(fits) and (directory / "history.csv").exists():
-        epochs = pd.read_csv(directory / "history.csv").fit.value_counts().to_dict() | epochs
+    if len(epochs) < len(fits):
+        epochs = read_history(directory).fit.value_counts().to_dict() | epochs
     return sum(fit["images"] * epochs.get(name, 0) for name, fit in fits.items())
 
 

@@ -20,6 +20,7 @@ from pandas.api.types import is_numeric_dtype
 from labutil import paths, plots, runs
 from labutil.compare.figures import matrix
 from labutil.paths import lower_is_better
+from labutil.runs.record import read_history
 from labutil.style import COLOURS, PALE, WIDTH, legend_below, short, styled, wrap
 
 SHOWN = 12  # settings in a ranking, or with a colour of their own; of more, the value reached is the colour
@@ -123,11 +124,7 @@ def _histories(directory: Path, rows: pd.DataFrame, objective: str) -> pd.DataFr
     fit monitors, panel 1 the objective, of the last fit that has it, where that is another curve."""
     frames = [pd.DataFrame()]
     for setting, path in zip(rows.setting, rows.path.map(str), strict=True):
-        try:
-            history = pd.read_csv(directory / path / "history.csv")
-        except (OSError, ValueError):  # none yet, or none at all
-            continue
-        if history.empty:
+        if (history := read_history(directory / path)).empty:  # none yet, or none at all
             continue
         main, record = history.fit.iloc[0], runs.read_record(directory / path) or {}
         chosen = {(main, record.get("fits", {}).get(main, {}).get("monitor")): 0}
@@ -135,7 +132,8 @@ def _histories(directory: Path, rows: pd.DataFrame, objective: str) -> pd.DataFr
             chosen.setdefault((history.fit[history[objective].notna()].iloc[-1], objective), 1)
         for (fit, column), panel in chosen.items():
             if column in history:
-                part = history[history.fit == fit].rename(columns={column: "value"})[["epoch", "value"]].astype(float)
+                part = history[history.fit == fit].rename(columns={column: "value"})[["epoch", "value"]]
+                part = part.apply(pd.to_numeric, errors="coerce").astype(float)
                 frames.append(part.assign(setting=setting, panel=panel, column=column).dropna())
     return pd.concat(frames, ignore_index=True)
 
