@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from labutil.data import cells, decoding, folders, published, readers, splits, store
+from labutil.data import cells, decoding, folders, notes, published, readers, splits, store
 from labutil.data.groups import of_names
 from labutil.data.sources import CELLS_VERSION, GENERATED, Source, files, parse
 from labutil.images import Dataset, ImageSet
@@ -46,7 +46,7 @@ def load_dataset(
     `folder:PATH`: `train/`, `val/`, `test/`, `unlabelled/` where present; in them, or in PATH itself, one folder a
     class; images without class folders have no label. An image of another size is scaled until its shorter side fits,
     and its centre is kept. One channel if all are stored without colour, else three. A line on standard output says
-    where gray values of more than 8 bits were scaled, or pages left out.
+    where gray values of more than 8 bits were scaled, pages left out, or images of test or val are elsewhere too.
 
     image_size: 8 to 1024, pixels a side of square images. None: the source's own; for a folder the common size if all
     images have one (of 8 to 1024 pixels), else the median of the shorter sides, at most 224. val_fraction: in (0, 1),
@@ -86,19 +86,14 @@ def load_dataset(
     if unlabelled and source.kind not in GENERATED:
         raise DataError(f"unlabelled={unlabelled}: {source.name} is not generated; lay such images into unlabelled/")
     stored = load_source(source, image_size, data_seed)
-    for note in stored.notes:
-        print(f"note: {note}")
     rows, fingerprint, members = divide(stored, source.name, val_fraction, data_seed, groups)
     if classes is not None and set(classes) != set(stored.classes):
         if unlabelled:
             raise DataError(f"unlabelled={unlabelled}: such images may be of classes that are left out; set it to 0")
         stored, rows = _of_classes(stored, rows, source.name, classes)
         fingerprint = class_fingerprint(fingerprint, stored.classes)
-    for part in ("val", "test") if members is not None else ():
-        lacking = np.setdiff1d(stored.labels[rows["train"]], stored.labels[rows[part]])
-        if len(lacking):
-            some = ", ".join(stored.classes[k] for k in lacking[:3]) + ", ..." * (len(lacking) > 3)
-            print(f"note: {part} has no images of {some}: whole groups allow no better split")
+    for note in notes.of(stored, rows, image_names(stored), grouped=members is not None):
+        print(f"note: {note}")
     if subset is not None:
         rows = splits.take_subset(rows, stored.labels, source.name, subset, data_seed)
     sets = {"unlabelled": None} | {part: _image_set(stored, index, members) for part, index in rows.items()}
@@ -297,8 +292,10 @@ def _load_files(source: Source, size: tuple[int, int] | None, *, lenient: bool =
         images = decoding.decode(plan.files, height, width, channels, facts["bits"])
         return images, (len(names), channels, height, width), labels, plan.parts, plan.classes, names
 
-    key = store.make_key(content, source.kind, height, width, channels, *["lenient"] * lenient)
-    return replace(store.stored(key, source.name, read), content=content, notes=tuple(facts["notes"]))
+    found = store.stored(
+        store.make_key(content, source.kind, height, width, channels, *["lenient"] * lenient), source.name, read
+    )
+    return replace(found, content=content, notes=(*facts["notes"], *found.notes))
 
 
 def resize(images: np.ndarray, side: int) -> Iterator[np.ndarray]:
