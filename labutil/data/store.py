@@ -109,7 +109,7 @@ def _write(
             sums.append(image_sums(chunk))
             greatest = max(greatest, int(chunk.max()))
             for image in chunk:
-                same.append(first.setdefault(hashlib.sha256(image).digest(), len(same)))
+                same.append(first.setdefault(digest(image), len(same)))
             bar.update(len(chunk))
     np.save(folder / "labels.npy", labels.astype(np.int64))
     np.save(folder / "sums.npy", np.concatenate(sums, 1))
@@ -118,6 +118,11 @@ def _write(
     notes = [dark] * (greatest < 128)
     meta = {"shape": shape, "parts": parts, "classes": classes, "names": names, "groups": groups, "notes": notes}
     (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+
+
+def digest(image: np.ndarray) -> bytes:
+    """A hash of an image's values, equal for images that are equal in every one."""
+    return hashlib.sha256(np.ascontiguousarray(image)).digest()
 
 
 def image_sums(images: np.ndarray) -> np.ndarray:
