@@ -22,6 +22,11 @@ def printable(name: str) -> str:
     return shown.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
+def file_name(text: str) -> str:
+    """A text as a file's name, or a part of one, on any system: letters and digits of any script, and not too long."""
+    return re.sub(r"[^\w.@-]+", "_", text).encode()[:160].decode("utf-8", "ignore")
+
+
 def did_you_mean(word: str, known: Collection[str]) -> str:
     """`" (did you mean 'epochs'?)"` for a near miss, else `""`: goes behind the wrong name in a message."""
     lowered = {name.lower(): name for name in known}
