@@ -40,7 +40,8 @@ class Look(NamedTuple):
 
 
 def scan(files: Sequence[File]) -> dict:
-    """Read every file once: `{"content": hash, "size": (H, W), "channels": 1 or 3, "bits": 8 to 16, "notes": [...]}`.
+    """Read every file once: `{"content": hash, "size": (H, W), "channels": 1 or 3, "bits": 8 to 16, "notes": [...],
+    "long": number of images at least twice as long as wide}`.
 
     size: the common one if there is one of 8 to 1024 pixels, else a square of the median shorter side, 8 to 224. bits:
     as many as the gray values of images with more than 8 need.
@@ -65,7 +66,8 @@ def scan(files: Sequence[File]) -> dict:
         width = height = int(np.clip(np.median([min(size) for size in sizes]), 8, 224))
     content = store.combine(zip(files, (look.digest for look in looks), strict=True))
     channels = 1 if all(look.gray for look in looks) else 3
-    return {"content": content, "size": (height, width), "channels": channels, "bits": bits, "notes": notes}
+    facts = {"content": content, "size": (height, width), "channels": channels, "bits": bits, "notes": notes}
+    return facts | {"long": sum(max(size) >= 2 * min(size) for size in sizes)}
 
 
 def depth(files: Sequence[File], looks: Sequence[Look]) -> tuple[int, list[str]]:

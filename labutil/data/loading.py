@@ -25,6 +25,8 @@ from labutil.data.sources import CELLS_VERSION, GENERATED, Source, files, parse
 from labutil.images import Dataset, ImageSet
 from labutil.paths import DataError, check_number, did_you_mean, is_number
 
+_SQUARE = "{:,} images are at least twice as long as wide: of these only the square in the middle is kept"
+
 
 def load_dataset(
     spec: str,
@@ -266,14 +268,16 @@ def _load_arrays(
     if size[0] != size[1]:
         sizes = f"{width}x{height} pixels, and {size[1]}x{size[0]} are asked for"
         raise DataError(f"{source.name} has images of {sizes}: scale them")
-    return replace(store.stored(store.make_key(key, size[0]), source.name, read_resized), content=content)
+    cut = [_SQUARE.format(len(native.labels))] * (max(height, width) >= 2 * min(height, width))
+    found = store.stored(store.make_key(key, size[0]), source.name, read_resized)
+    return replace(found, content=content, notes=(*cut, *found.notes))
 
 
 def _load_files(source: Source, size: tuple[int, int] | None, *, lenient: bool = False) -> store.Stored:
     if source.kind == "tiny_imagenet":
         root, plan_files = published.tiny_imagenet_folder(), folders.plan_tiny_imagenet
         found = folders.tiny_imagenet_files(root)
-        facts = {"content": store.content(found), "size": (64, 64), "channels": 3, "bits": 8, "notes": []}
+        facts = {"content": store.content(found), "size": (64, 64), "channels": 3, "bits": 8, "notes": [], "long": 0}
     else:
         root, found = source.paths[0], files(source)
         plan_files = partial(folders.plan_folder, lenient=lenient or source.kind == "image")
@@ -295,7 +299,8 @@ def _load_files(source: Source, size: tuple[int, int] | None, *, lenient: bool =
     found = store.stored(
         store.make_key(content, source.kind, height, width, channels, *["lenient"] * lenient), source.name, read
     )
-    return replace(found, content=content, notes=(*facts["notes"], *found.notes))
+    cut = [_SQUARE.format(facts["long"])] * (height == width and facts["long"] > 0)
+    return replace(found, content=content, notes=(*facts["notes"], *cut, *found.notes))
 
 
 def resize(images: np.ndarray, side: int) -> Iterator[np.ndarray]:

@@ -21,6 +21,14 @@ def of(stored: Stored, rows: dict[str, np.ndarray], names: Sequence[str], *, gro
         other = spelled.setdefault("".join(unicodedata.normalize("NFKC", name).casefold().split()), name)
         if other != name:
             notes.append(f"{other!r} and {name!r} are two classes: give them one name if they are the same")
+    inner: dict[int, set[str]] = {}
+    for name, label in zip(stored.names or (), stored.labels.tolist(), strict=False):
+        inner.setdefault(label, set()).add(name.rpartition("/")[0].rpartition("/")[2])
+    inner.pop(-1, None)
+    below = next(iter(inner.values()), set())
+    if len(below) > 1 and all(some == below for some in inner.values()) and not below & set(stored.classes):
+        same, some = ", ".join(stored.classes[:3]), ", ".join(sorted(below)[:3])
+        notes.append(f"the class folders ({same}, ...) all hold the same folders ({some}, ...): are those the classes?")
     for part in ("val", "test") if grouped else ():
         lacking = np.setdiff1d(stored.labels[rows["train"]], stored.labels[rows[part]])
         if len(lacking):
