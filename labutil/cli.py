@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import importlib.util
 import os
-import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,13 @@ _DISK = (*_FULL, "EACCES", "EPERM", "EROFS", "EIO", "ENOTDIR", "EISDIR", "ENAMET
 
 class OneLineErrors(click.Group):
     """Turns the package's own errors into one line: exit 2 for what the user typed, 1 for a run that failed."""
+
+    def main(self, args: Sequence[str] | None = None, *more: Any, **settings: Any) -> Any:
+        # Where the locale is plain ASCII, Python could not name a file that is called otherwise: it starts once more.
+        if args is None and sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+            os.environ["PYTHONUTF8"] = "1"  # for kernels too
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        return super().main(args, *more, **settings)
 
     def invoke(self, ctx: click.Context) -> Any:
         if hasattr(
@@ -187,7 +194,7 @@ def predict(run_name: str, spec: str, part: str | None, out: Path | None) -> Non
     from labutil.runs.predict import find_run, parse_source, predict_images, summary
 
     directory = find_run(run_name)
-    name = re.sub(r"[^\w.@-]+", "_", "_".join(filter(None, ("predictions", parse_source(spec).name, part))))
+    name = paths.file_name("_".join(filter(None, ("predictions", parse_source(spec).name, part))))
     folder = directory if directory.is_dir() else paths.runs_dir() / directory.stem
     path = paths.target(out or paths.make_folder(folder) / f"{name}.csv")
     table = predict_images(directory, spec, part)

@@ -11,14 +11,25 @@ import math
 import numbers
 import os
 import platform
+import re
 import uuid
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
+# What ends a line, steers a terminal, turns the direction of writing, or is no character; but \udc80 to \udcff, bytes
+_UNSEEN = re.compile("[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udc7f\udd00-\udfff]")
+
 
 def printable(name: str) -> str:
-    """A file's name as text that any file or screen takes: bytes in it that are no UTF-8 become `\\xe9` and so on."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """A name as text that any file, table or screen takes: bytes in it that are no UTF-8 become `\\xe9` and so on, and
+    so do characters that end a line, steer a terminal or turn the direction of writing (`\\n`, `\\x1b`, `\\u202e`)."""
+    shown = _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), name)
+    return shown.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def file_name(text: str) -> str:
+    """A text as a file's name, or a part of one, on any system: letters and digits of any script, and not too long."""
+    return re.sub(r"[^\w.@-]+", "_", text).encode()[:160].decode("utf-8", "ignore")
 
 
 def did_you_mean(word: str, known: Collection[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import click
@@ -20,7 +19,7 @@ def clean(spec: str, out: Path | None) -> None:
     """Judge a source, and write decisions.csv, review.html and what they are about."""
     spec = sources.resolve(spec)
     source = sources.parse(spec)
-    out = paths.absolute(out or paths.runs_dir() / "clean" / re.sub(r"[^\w.@-]+", "_", source.name))
+    out = paths.absolute(out or paths.runs_dir() / "clean" / paths.file_name(source.name))
     if source.kind == "folder" and out.resolve().is_relative_to(source.paths[0].resolve()):
         raise DataError(f"{out} lies inside {source.paths[0]}, which is never changed: name another folder with --out")
     table, about = out / "decisions.csv", out / _SOURCE

@@ -157,9 +157,9 @@ def _opened_folder(source: Source) -> _Opened:
     root = source.paths[0]
     plan = folders.plan_folder(root, [*walk(root, [])], lenient=True)
     files = {file.name: (file.path, label) for file, label in zip(plan.files, plan.labels, strict=True)}
-    divided = all("/" in name and name.partition("/")[0].lower() in folders.SPLITS for name in files)
+    divided = all("/" in name and folders.split_of(name.partition("/")[0]) for name in files)
     tops = sorted({name.partition("/")[0] for name in files}) if divided else []
-    train = [top for top in tops if folders.SPLITS[top.lower()] == "train"] or ["train"]
+    train = [top for top in tops if folders.split_of(top) == "train"] or ["train"]
     spelled = {}  # a class's name -> its folder's, perhaps in other bytes
 
     def pieces(name: str) -> tuple[list[str], list[str], list[str]]:
@@ -177,7 +177,7 @@ def _opened_folder(source: Source) -> _Opened:
         split, label, below = pieces(name)
         if new:
             # an unlabelled image that gets a label is one to train on
-            split = train if split and folders.SPLITS[split[0].lower()] == "unlabelled" else split
+            split = train if split and folders.split_of(split[0]) == "unlabelled" else split
             label = [spelled.get(new, new)]
         return "/".join([*split, *label, *below])
 
@@ -194,6 +194,11 @@ def _opened_folder(source: Source) -> _Opened:
 
 def _opened_arrays(source: Source) -> _Opened:
     found = loading.load_source(source, lenient=True)
+    places = {plain(name).casefold(): name for name in found.classes}
+    if "" in places or len(places) < len(found.classes):
+        lost = next(name for name in found.classes if places.get(plain(name).casefold() or None) != name)
+        raise DataError(f"{source.name}: class {lost!r} has no folder's name of its own: rename it")
+    wrapped = len(found.parts) > 1 or any(folders.split_of(name) for name in found.classes)  # a class called train
     row_of = {name: row for row, name in enumerate(loading.image_names(found))}
     parts = np.repeat(list(found.parts), list(found.parts.values()))
 
@@ -202,7 +207,7 @@ def _opened_arrays(source: Source) -> _Opened:
         own = found.classes[found.labels[row]] if found.labels[row] >= 0 else ""
         split, label = str(parts[row]), new or plain(own)
         split = "train" if new and split == "unlabelled" else split
-        return "/".join([*[split] * (len(found.parts) > 1), *[label] * bool(label), f"{row:06d}.png"])
+        return "/".join([*[split] * wrapped, *[label] * bool(label), f"{row:06d}.png"])
 
     def copy(name: str, target: Path) -> str:
         image = found.images[row_of[name]]

@@ -117,6 +117,9 @@ class CleaningReport:
             for name, rows in (("train", keep[train]), ("unlabelled", keep[~train]))
             if len(rows)
         }
+        if judged.names is not None:
+            side = "x".join(map(str, reversed(judged.images.shape[2:])))
+            print(f"note: images are stored at {side} pixels, as loaded; labutil clean keeps files as they are")
         arrays = {}
         for name, part in (parts | {"val": data.val, "test": data.test}).items():
             arrays[f"{name}_images"] = part.images.permute(0, 2, 3, 1).numpy()

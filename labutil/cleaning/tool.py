@@ -115,7 +115,7 @@ def _read_folder(source: Source) -> _Read:
         shorter = [min(looks[i].size) for i in good] or [SIDE]
         side = int(np.clip(np.percentile(shorter, 10), 32, SIDE))  # few have to be enlarged
         channels = 1 if all(looks[i].gray for i in good) else 3
-        bits = max([8, *(looks[i].deep.bit_length() for i in good if looks[i].deep is not None)])
+        bits, notes = decoding.depth([plan.files[i] for i in good], [looks[i] for i in good])
         images, rows = _on_disk((len(good), channels, side, side)), []
         decode = partial(decoding.decode_file, height=side, width=side, channels=channels, bits=bits)
         for i, pixels in zip(good, each(decode, [plan.files[i] for i in good]), strict=True):
@@ -131,7 +131,6 @@ def _read_folder(source: Source) -> _Read:
         why = str(wrong.get(i, "")).removeprefix(f"{printable(file.path)} ")
         lines.append((file.name, sha, plan.classes[label] if label >= 0 else "", why))
     bad = [(name, "", "", why) for name, why in skipped if why]
-    notes = []
     if others := len(skipped) - len(bad):
         notes.append(f"{others:,} other files or folders (hidden, or no images by their names) are left alone")
     parts = np.repeat([PARTS.index(part) for part in plan.parts], list(plan.parts.values()))

@@ -52,7 +52,7 @@ def write_pages(collection: Collection) -> Iterator[Path]:
     if find_spec("nbconvert") is None:  # before minutes are spent
         raise DataError("pages are made by nbconvert, which is not installed here: pip install nbconvert")
     notebook = parameters.find_notebook("07")
-    names = [re.sub(r"\W+", "_", Path(board.name).stem).strip("_") for board in collection.boards]
+    names = [re.sub(r"\W+", "_", Path(board.name).stem).strip("_")[:50] for board in collection.boards]
     failed: list[Exception] = []
     for name, board in zip(names, collection.boards, strict=True):
         params, size = board.methods[0].params, board.methods[0].records[0]["dataset"].get("image_size")

@@ -17,6 +17,7 @@ from labutil.augment import simclr_views
 from labutil.data import load_dataset
 from labutil.data.loading import resize
 from labutil.images import Dataset, ImageSet, stratified_sample
+from labutil.paths import DataError
 from labutil.runs.predict import find_run, load_model
 
 Demonstration = tuple[str, str, Callable[[], None]]  # its title, what to try, and what shows it
@@ -58,9 +59,16 @@ def show(lesson: str, run: str | None = None) -> None:
 @functools.cache
 def _data(run: str | None) -> Dataset:
     """The images that a run saw, or `cells` as our encoders saw them."""
-    params = {} if run is None else load_model(find_run(run))[1]["params"]
+    if run is None:
+        return load_dataset("cells", image_size=SIZE)
+    record = load_model(find_run(run))[1]
+    params, seen = record["params"], record["dataset"]
     settings = {key: params[key] for key in ("data_seed", "val_fraction", "groups") if key in params}
-    return load_dataset(params.get("dataset", "cells"), image_size=params.get("image_size", SIZE), **settings)
+    settings |= {"classes": seen["classes"]} if seen.get("classes") else {}  # some may be held out
+    data = load_dataset(params.get("dataset", "cells"), image_size=params.get("image_size", SIZE), **settings)
+    if seen.get("fingerprint") not in {None, data.fingerprint}:  # what is test now may have been trained on
+        raise DataError(f"{data.name} is no longer what the run saw (fingerprint {seen['fingerprint']}): restore it")
+    return data
 
 
 @functools.cache

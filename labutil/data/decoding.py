@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +23,11 @@ from labutil.device import progress_bar
 from labutil.paths import DataError
 
 _LARGEST = 512 << 20  # bytes of a file that `try_each` reads: films lie among photographs
+# Pixels to be decoded. Of more than the first two images are never decoded at once, of more than the second none is:
+# that many take up to 800 MB. From there on Pillow warns, on a line of its own for each file.
+_MANY, _MOST = 8 << 20, 85 << 20
+_ALONE = threading.Lock()
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class Look(NamedTuple):
@@ -33,7 +40,8 @@ class Look(NamedTuple):
 
 
 def scan(files: Sequence[File]) -> dict:
-    """Read every file once: `{"content": hash, "size": (H, W), "channels": 1 or 3, "bits": 8 to 16, "notes": [...]}`.
+    """Read every file once: `{"content": hash, "size": (H, W), "channels": 1 or 3, "bits": 8 to 16, "notes": [...],
+    "long": number of images at least twice as long as wide}`.
 
     size: the common one if there is one of 8 to 1024 pixels, else a square of the median shorter side, 8 to 224. bits:
     as many as the gray values of images with more than 8 need.
@@ -45,18 +53,7 @@ def scan(files: Sequence[File]) -> dict:
         for found in store.in_threads(look, files):
             looks.append(found)
             bar.update()
-    notes, deep = [], [look.deep for look in looks if look.deep is not None]
-    bits = max(8, max(deep, default=0).bit_length())
-    if deep and bits < 16:
-        notes.append(
-            f"{len(deep):,} of {len(files):,} images have 16 or 32 bits, but values up to {max(deep)} only: "
-            f"0 to {2**bits - 1} become black to white"
-        )
-    if stacks := [look.pages for look in looks if look.pages > 1]:
-        notes.append(
-            f"{len(stacks):,} of {len(files):,} files hold several pages or pictures: the first of each is used, the "
-            f"other {sum(stacks) - len(stacks):,} are left out; save those as files of their own to use them"
-        )
+    bits, notes = depth(files, looks)
     coloured = {file.path: look.colour for file, look in zip(files, looks, strict=True) if look.colour is not None}
     if coloured and (used := max(coloured.values()).bit_length()) < 8:
         raise DataError(
@@ -69,7 +66,32 @@ def scan(files: Sequence[File]) -> dict:
         width = height = int(np.clip(np.median([min(size) for size in sizes]), 8, 224))
     content = store.combine(zip(files, (look.digest for look in looks), strict=True))
     channels = 1 if all(look.gray for look in looks) else 3
-    return {"content": content, "size": (height, width), "channels": channels, "bits": bits, "notes": notes}
+    facts = {"content": content, "size": (height, width), "channels": channels, "bits": bits, "notes": notes}
+    return facts | {"long": sum(max(size) >= 2 * min(size) for size in sizes)}
+
+
+def depth(files: Sequence[File], looks: Sequence[Look]) -> tuple[int, list[str]]:
+    """How many bits, 8 to 16, the gray values of images with more than 8 need; and what to say of a set, a line each:
+    how those are scaled, and that pages are left out."""
+    notes, deep = [], [(look.deep, file.name) for file, look in zip(files, looks, strict=True) if look.deep is not None]
+    brightest, name = max(deep, default=(0, ""))
+    bits, usual = max(8, brightest.bit_length()), sorted(deep)[len(deep) // 2][0] if deep else 0
+    if deep and bits < 16:
+        notes.append(
+            f"{len(deep):,} of {len(files):,} images have 16 or 32 bits, but values up to {brightest} only: "
+            f"0 to {2**bits - 1} become black to white"
+        )
+    if deep and usual.bit_length() <= bits - 2:
+        notes.append(
+            f"half of the images with 16 or 32 bits have no value above {usual} and come out dark, since {name} has "
+            f"{brightest}: scale the images alike, or move it out of the folder"
+        )
+    if stacks := [look.pages for look in looks if look.pages > 1]:
+        notes.append(
+            f"{len(stacks):,} of {len(files):,} files hold several pages or pictures: the first of each is used, the "
+            f"other {sum(stacks) - len(stacks):,} are left out; save those as files of their own to use them"
+        )
+    return bits, notes
 
 
 def try_each(function: Callable[[File], Any], files: Sequence[File]) -> Iterator[Any]:
@@ -100,13 +122,14 @@ def look(file: File) -> Look:
             palette = np.array(image.getpalette("RGB")).reshape(-1, 3)
             gray = bool((palette == palette[:, :1]).all())
         elif image.mode.startswith("I"):
-            values, gray = np.asarray(image), True
-            if values.min() < 0 or values.max() > 65535:
-                reach = f"values from {values.min()} to {values.max()}"
+            with _room_for(file, image):
+                (low, deep), gray = map(int, image.getextrema()), True
+            if low < 0 or deep > 65535:
+                reach = f"values from {low} to {deep}"
                 raise DataError(f"{file.path} has {reach}: convert it to 8 or 16 bits a channel, from 0 upwards")
-            deep = int(values.max())
         elif max(bits) > 8:  # channels of 16, of which Pillow keeps the upper 8
-            colour = int(np.asarray(image.convert("RGB")).max())
+            with _room_for(file, image):
+                colour = int(max(image.getchannel(band).getextrema()[1] for band in image.getbands() if band != "A"))
         return Look(hashlib.sha256(data).digest(), size, gray, deep, colour, _pages(data, image))
 
 
@@ -135,32 +158,56 @@ def decode(files: Sequence[File], height: int, width: int, channels: int, bits: 
 
 def decode_file(file: File, height: int, width: int, channels: int, bits: int) -> np.ndarray:
     """One image as `decode` does it: uint8 (H, W) for one channel, else (H, W, 3)."""
-    with _opened(file) as (_, stored):
-        image = stored
+    with _opened(file) as (_, image):
         if width == height and min(image.size) >= 4 * width:
             # a JPEG gives a half, quarter or eighth of its size for less work; twice the target loses nothing seen
             scale = min(image.size) / (2 * width)
             image.draft(None, (int(image.size[0] / scale), int(image.size[1] / scale)))
-        if image.getexif().get(Base.Orientation, 1) != 1:
-            image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I"):
-            values, clear = np.asarray(image), image.info.get("transparency")
-            shown = (values >> (bits - 8)).astype(np.uint8)
-            if getattr(stored, "tag_v2", {}).get(PHOTOMETRIC_INTERPRETATION) == 0:  # white is zero
-                shown = 255 - shown  # Pillow inverts 8 bits by itself, but not 16
-            image = Image.fromarray(shown if clear is None else np.where(values == clear, 255, shown).astype(np.uint8))
-        if "transparency" in image.info or image.mode in {"LA", "PA", "RGBA"}:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        if image.mode != (mode := "L" if channels == 1 else "RGB"):
-            image = image.convert(mode)
-        if image.size != (width, height):
-            scale = min(image.size[0] / width, image.size[1] / height)
-            cut_width, cut_height = round(width * scale), round(height * scale)
-            left, top = (image.size[0] - cut_width) // 2, (image.size[1] - cut_height) // 2
-            image = image.crop((left, top, left + cut_width, top + cut_height))
-            image = image.resize((width, height), Image.Resampling.BILINEAR)
-        return np.asarray(image)
+        # Pillow inverts 8 bits by itself, but not 16
+        inverted = getattr(image, "tag_v2", {}).get(PHOTOMETRIC_INTERPRETATION) == 0  # white is zero
+        with _room_for(file, image):
+            return _prepared(image, height, width, "L" if channels == 1 else "RGB", bits, inverted)
+
+
+def _prepared(image: Image.Image, height: int, width: int, mode: str, bits: int, inverted: bool) -> np.ndarray:
+    if image.getexif().get(Base.Orientation, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or "transparency" in image.info or image.mode in {"LA", "PA", "RGBA"}:
+        # in strips, since what lies between takes several times as much as the image
+        whole, image = image, Image.new(mode, image.size)
+        for top in range(0, image.height, 512):
+            box = (0, top, image.width, min(top + 512, image.height))
+            image.paste(_opaque(whole.crop(box), bits, inverted).convert(mode), box)
+        del whole
+    elif image.mode != mode:
+        image = image.convert(mode)
+    if image.size != (width, height):
+        scale = min(image.size[0] / width, image.size[1] / height)
+        cut_width, cut_height = round(width * scale), round(height * scale)
+        left, top = (image.size[0] - cut_width) // 2, (image.size[1] - cut_height) // 2
+        image = image.crop((left, top, left + cut_width, top + cut_height))
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(image)
+
+
+def _opaque(image: Image.Image, bits: int, inverted: bool) -> Image.Image:
+    """With 8 bits a channel, and transparent parts white."""
+    if image.mode.startswith("I"):
+        values, clear = np.asarray(image), image.info.get("transparency")
+        shown = (values >> (bits - 8)).astype(np.uint8)
+        shown = 255 - shown if inverted else shown
+        return Image.fromarray(shown if clear is None else np.where(values == clear, 255, shown).astype(np.uint8))
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+
+
+def _room_for(file: File, image: Image.Image) -> AbstractContextManager:
+    """For the time in which an image is decoded: a large one waits for others. Raises DataError for one too large."""
+    pixels = image.width * image.height
+    if pixels > _MOST:
+        what = f"has {image.width:,} x {image.height:,} pixels, more than {_MOST:,}"
+        raise DataError(f"{file.path} {what}: scale it down, or move it out of the folder")
+    return _ALONE if pixels > _MANY else nullcontext()
 
 
 @contextmanager

@@ -43,7 +43,7 @@ def plan_folder(folder: Path, files: Sequence[File], *, lenient: bool = False) -
     if not files:
         raise DataError(f"{folder} holds no images: check the path")
     top = sorted({file.name.partition("/")[0] for file in files if "/" in file.name})
-    splits = {name: SPLITS[name.lower()] for name in top if name.lower() in SPLITS}
+    splits = {name: split for name in top if (split := split_of(name))}
     divided = "train" in splits.values()
     if lenient:
         divided = all("/" in file.name and file.name.partition("/")[0] in splits for file in files)
@@ -65,6 +65,11 @@ def plan_folder(folder: Path, files: Sequence[File], *, lenient: bool = False) -
     return Plan([file for file, _ in pairs], [number[name] for _, name in pairs], parts, tuple(classes))
 
 
+def split_of(folder: str) -> str | None:
+    """The split that a folder of this name is, whatever its capitals and blanks around it; None: it is none."""
+    return SPLITS.get(folder.strip().lower())
+
+
 def _composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
@@ -83,7 +88,7 @@ def _check_levels(folder: Path, files: Sequence[File], splits: dict[str, str], d
     shared = os.path.commonpath([file.name.rpartition("/")[0] for file in files])
     below = [file.name[len(shared) + 1 :] for file in files]
     if shared and all("/" in name for name in below):
-        inner = {SPLITS.get(name.partition("/")[0].lower()) for name in below}
+        inner = {split_of(name.partition("/")[0]) for name in below}
         what, levels = "train/ lies" if "train" in inner else "its classes lie", shared.count("/") + 1
         down = f"{levels} levels down" if levels > 1 else "one level down"
         raise DataError(f"{folder}: {what} {down}, in {shared}/: write 'folder:{folder / shared}'")

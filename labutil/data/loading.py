@@ -19,11 +19,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from labutil.data import cells, decoding, folders, published, readers, splits, store
+from labutil.data import cells, decoding, folders, notes, published, readers, splits, store
 from labutil.data.groups import of_names
 from labutil.data.sources import CELLS_VERSION, GENERATED, Source, files, parse
 from labutil.images import Dataset, ImageSet
 from labutil.paths import DataError, check_number, did_you_mean, is_number
+
+_SQUARE = "{:,} images are at least twice as long as wide: of these only the square in the middle is kept"
 
 
 def load_dataset(
@@ -47,7 +49,7 @@ def load_dataset(
     `folder:PATH`: `train/`, `val/`, `test/`, `unlabelled/` where present; in them, or in PATH itself, one folder a
     class; images without class folders have no label. An image of another size is scaled until its shorter side fits,
     and its centre is kept. One channel if all are stored without colour, else three. A line on standard output says
-    where gray values of more than 8 bits were scaled, or pages left out.
+    where gray values of more than 8 bits were scaled, pages left out, or images of test or val are elsewhere too.
 
     image_size: 8 to 1024, pixels a side of square images. None: the source's own; for a folder the common size if all
     images have one (of 8 to 1024 pixels), else the median of the shorter sides, at most 224. val_fraction: in (0, 1),
@@ -87,19 +89,14 @@ def load_dataset(
     if unlabelled and source.kind not in GENERATED:
         raise DataError(f"unlabelled={unlabelled}: {source.name} is not generated; lay such images into unlabelled/")
     stored = load_source(source, image_size, data_seed)
-    for note in stored.notes:
-        print(f"note: {note}")
     rows, fingerprint, members = divide(stored, source.name, val_fraction, data_seed, groups)
     if classes is not None and set(classes) != set(stored.classes):
         if unlabelled:
             raise DataError(f"unlabelled={unlabelled}: such images may be of classes that are left out; set it to 0")
         stored, rows = _of_classes(stored, rows, source.name, classes)
         fingerprint = class_fingerprint(fingerprint, stored.classes)
-    for part in ("val", "test") if members is not None else ():
-        lacking = np.setdiff1d(stored.labels[rows["train"]], stored.labels[rows[part]])
-        if len(lacking):
-            some = ", ".join(stored.classes[k] for k in lacking[:3]) + ", ..." * (len(lacking) > 3)
-            print(f"note: {part} has no images of {some}: whole groups allow no better split")
+    for note in notes.of(stored, rows, image_names(stored), grouped=members is not None):
+        print(f"note: {note}")
     if subset is not None:
         rows = splits.take_subset(rows, stored.labels, source.name, subset, data_seed)
     own = store.by_split(stored, rows, source.name)
@@ -276,14 +273,16 @@ def _load_arrays(
     if size[0] != size[1]:
         sizes = f"{width}x{height} pixels, and {size[1]}x{size[0]} are asked for"
         raise DataError(f"{source.name} has images of {sizes}: scale them")
-    return replace(store.stored(store.make_key(key, size[0]), source.name, read_resized), content=content)
+    cut = [_SQUARE.format(len(native.labels))] * (max(height, width) >= 2 * min(height, width))
+    found = store.stored(store.make_key(key, size[0]), source.name, read_resized)
+    return replace(found, content=content, notes=(*cut, *found.notes))
 
 
 def _load_files(source: Source, size: tuple[int, int] | None, *, lenient: bool = False) -> store.Stored:
     if source.kind == "tiny_imagenet":
         root, plan_files = published.tiny_imagenet_folder(), folders.plan_tiny_imagenet
         found = folders.tiny_imagenet_files(root)
-        facts = {"content": store.content(found), "size": (64, 64), "channels": 3, "bits": 8, "notes": []}
+        facts = {"content": store.content(found), "size": (64, 64), "channels": 3, "bits": 8, "notes": [], "long": 0}
     else:
         root, found = source.paths[0], files(source)
         plan_files = partial(folders.plan_folder, lenient=lenient or source.kind == "image")
@@ -302,8 +301,11 @@ def _load_files(source: Source, size: tuple[int, int] | None, *, lenient: bool =
         images = decoding.decode(plan.files, height, width, channels, facts["bits"])
         return images, (len(names), channels, height, width), labels, plan.parts, plan.classes, names
 
-    key = store.make_key(content, source.kind, height, width, channels, *["lenient"] * lenient)
-    return replace(store.stored(key, source.name, read), content=content, notes=tuple(facts["notes"]))
+    found = store.stored(
+        store.make_key(content, source.kind, height, width, channels, *["lenient"] * lenient), source.name, read
+    )
+    cut = [_SQUARE.format(facts["long"])] * (height == width and facts["long"] > 0)
+    return replace(found, content=content, notes=(*facts["notes"], *cut, *found.notes))
 
 
 def resize(images: np.ndarray, side: int) -> Iterator[np.ndarray]:

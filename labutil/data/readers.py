@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 import unicodedata
 import zlib
 from dataclasses import dataclass
@@ -12,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from labutil.data.sources import File, natural
-from labutil.paths import DataError
+from labutil.paths import DataError, printable
 
 _IDX_MAGIC = {"images": "00000803", "labels": "00000801"}
+_NPY_HEADER = 10_000 + 12  # bytes at most: NumPy reads none that is longer
 PARTS = ("train", "val", "test", "unlabelled")  # in the order in which they are stored
 
 
@@ -36,23 +38,30 @@ def read_idx(path: Path | str, what: str) -> np.ndarray:
     Example:
         images = read_idx("train-images-idx3-ubyte.gz", "images")  # (60000, 28, 28)
     """
+    start = 16 if what == "images" else 8
     try:
-        data = Path(path).read_bytes()
-        if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
+        with open(path, "rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            unpacked = gzip.GzipFile(fileobj=file) if packed else file
+            head = unpacked.read(start)
+            shape = tuple(int.from_bytes(head[i : i + 4], "big") for i in range(4, start, 4))
+            told, size = math.prod(shape), os.fstat(file.fileno()).st_size
+            # neither more than the header says, nor what no file of this size holds: deflate packs to 1/1032 at best
+            lies = packed and told > 1032 * size
+            data = b"" if lies else unpacked.read(min(told, 1032 * size) + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} is damaged, cut short or not readable ({error}): check it, or get it again") from error
-    magic = data[:4].hex()
+    magic = head[:4].hex()
     if magic != _IDX_MAGIC[what]:
         if other := [kind for kind, start in _IDX_MAGIC.items() if start == magic]:
             raise DataError(f"{path} holds {other[0]} where {what} are expected: swap the two files")
         raise DataError(f"{path} is no IDX file of {what}: it starts with {magic or 'nothing'}, not {_IDX_MAGIC[what]}")
-    start = 16 if what == "images" else 8
-    shape = tuple(int.from_bytes(data[i : i + 4], "big") for i in range(4, start, 4))
-    if len(data) - start != math.prod(shape):
+    if len(data) != told:
+        follow = "fewer bytes" if lies else "more bytes" if len(data) > told else f"{len(data)} bytes"
         sizes = " x ".join(map(str, shape))
-        raise DataError(f"{path} says {sizes} in its header, but {len(data) - start} bytes follow: get it again")
-    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+        raise DataError(f"{path} says {sizes} in its header, but {follow} follow: get it again")
+    return np.frombuffer(data, np.uint8).reshape(shape)
 
 
 def read_idx_parts(files: list[File], classes: tuple[str, ...] | None = None) -> Arrays:
@@ -85,7 +94,9 @@ def read_npz(path: Path | str, classes: tuple[str, ...] | None = None, *, lenien
             for name in wanted:
                 key = name.removeprefix("train_") if bare else name
                 if key in keys:
-                    arrays[name] = (f"{path} ({key})", archive[key])
+                    arrays[name] = (f"{path} ({key})", array := archive[key])
+                    if archive.zip.getinfo(f"{key}.npy").file_size > array.nbytes + _NPY_HEADER:
+                        raise ValueError("it is longer than its header says")
     except Exception as error:  # NumPy and zipfile raise nearly every kind on damaged files
         if key and "allow_pickle" in str(error):
             what = "Python objects, which are not loaded since they may run code: save plain arrays, images of one size"
@@ -165,11 +176,13 @@ def _as_images(where: str, array: np.ndarray) -> np.ndarray:
         array = array[:, None]
     elif array.ndim == 4 and array.shape[3] in {1, 3}:
         array = array.transpose(0, 3, 1, 2)
-    if array.dtype.kind == "f" and np.isnan(array).any():
-        wrong = "has NaN: repair the images, and save them as uint8 from 0 to 255"
+    low, high = (array.min(), array.max()) if array.size and array.dtype.kind in "fui" else (0, 0)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        wrong = "has values that are NaN or infinite: repair the images, and save them as uint8 from 0 to 255"
     elif array.dtype.kind == "f":
-        scale = "(255 * images).round()" if array.size and array.min() >= 0 and array.max() <= 1 else "images.round()"
-        wrong = f"has {array.dtype} values: save {scale}.astype('uint8'), from 0 to 255"
+        way = "(255 * images)" if high <= 1 else "images"
+        advice = f"save {way}.round().astype('uint8')" if low >= 0 and high <= 255 else "scale them, and save uint8"
+        wrong = f"has {array.dtype} values from {low:g} to {high:g}: {advice}, from 0 to 255"
     elif array.dtype.kind not in "ui":
         wrong = f"has values of type {array.dtype}: save the images as uint8 from 0 to 255"
     elif array.ndim != 4 or array.shape[1] not in {1, 3}:
@@ -178,8 +191,8 @@ def _as_images(where: str, array: np.ndarray) -> np.ndarray:
         wrong = "has no images: check how it was made"
     elif min(array.shape[2:]) < 8:
         wrong = f"has the shape {shape}: sides must have at least 8 pixels"
-    elif array.dtype != np.uint8 and (array.min() < 0 or array.max() > 255):
-        wrong = f"has values from {array.min()} to {array.max()}: scale them to 0 to 255, as uint8"
+    elif array.dtype != np.uint8 and (low < 0 or high > 255):
+        wrong = f"has values from {low} to {high}: scale them to 0 to 255, as uint8"
     else:
         return array.astype(np.uint8, copy=False)
     raise DataError(f"{where} {wrong}")
@@ -195,7 +208,12 @@ def _as_labels(where: str, array: np.ndarray, count: int, what: str = "labels") 
     elif array.ndim not in {1, 2} or len(array) != count:
         wrong = f"has {len(array) if array.ndim else 0} {what} for {count} images: they must be as many"
     else:
-        array = np.char.decode(array.ravel(), "utf-8", "replace") if kind == "S" else array.ravel()
+        array = np.char.decode(array.ravel(), "utf-8", "backslashreplace") if kind == "S" else array.ravel()
+        if kind in "uib":
+            return array
+        if what == "labels" and (array == "").any():
+            bare = f"{where} has no label for image {(array == '').argmax()}"
+            raise DataError(f"{bare}: name it, or keep such images apart as unlabelled_images")
         # two Unicode spellings of a name are one class
-        return array if kind in "uib" else np.array([unicodedata.normalize("NFC", text) for text in array])
+        return np.array([unicodedata.normalize("NFC", printable(text)) for text in array])
     raise DataError(f"{where} {wrong}")

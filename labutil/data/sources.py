@@ -39,7 +39,7 @@ _NO_IMAGE = re.compile(
 _CLUTTER = re.compile(
     r"__macosx|icon\r|network trash folder|temporary items|__pycache__|lost\+found|found\.\d+|\$recycle\.bin|"
     r"system volume information|thumbs\.db.*|pspbrwse\.jbf|zbthumbnail\.info|_gsdata_|"
-    r"@eadir|@tmp|@recycle|@recently-snapshot|#recycle|#snapshot|~snapshot",
+    r"recycler|_vti_\w+|.*\.lrdata|@__thumb|@eadir|@tmp|@recycle|@recently-snapshot|#recycle|#snapshot|~snapshot",
     re.I,
 )
 _IDX_NAMES = {

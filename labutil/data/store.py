@@ -3,7 +3,8 @@
     cache/<key>/images.bin     uint8 (N, C, H, W), the source's parts one after another
     cache/<key>/labels.npy     int64 (N,)
     cache/<key>/sums.npy       int64 (2, N, C): sum of each image's values, and sum of their squares
-    cache/<key>/meta.json      shape, number of images in each part, class names, file names, groups, checksums
+    cache/<key>/same.npy       int64 (N,): of each image the first that is equal to it in every value
+    cache/<key>/meta.json      shape, number of images in each part, class names, file names, groups, notes, checksums
     cache/stamps/<stamp>.json  what reading some files found out, so that unchanged files are not read again
 
 All of it can be deleted at any time; it is made again when it is needed, and where a checksum says that it has changed.
@@ -35,7 +36,7 @@ from labutil.paths import DataError, data_dir, replace_file
 
 FORMAT = 3  # part of every key: raise it when decoding, resizing or the files above change
 _CHUNK = 16 << 20  # bytes of images handled at once
-_FILES = ("images.bin", "labels.npy", "sums.npy")
+_FILES = ("images.bin", "labels.npy", "sums.npy", "same.npy")
 COPIED = 1 << 30  # bytes of images in memory that a data set's splits may take
 _CHECKED = 1 << 30  # bytes of images held against their checksums at an opening: a quarter of a second or so
 
@@ -47,6 +48,7 @@ class Stored:
     images: np.ndarray  # uint8 (N, C, H, W)
     labels: np.ndarray  # int64 (N,)
     sums: np.ndarray  # int64 (2, N, C)
+    same: np.ndarray  # int64 (N,), the first image that is equal in every value: itself, where there is no other
     parts: dict[str, int]  # number of images of each part (train, val, test, unlabelled: where present), in order
     classes: tuple[str, ...]
     names: tuple[str, ...] | None = None  # of the images' files, below the source's folder; None: they have none
@@ -104,15 +106,21 @@ def _write(
             f"{name}: {shape[0]} images of {shape[3]}x{shape[2]} need {need / 1e9:.1f} GB in {folder.parent}, where "
             f"{free / 1e9:.1f} GB are free: give a smaller image_size, or set LABUTIL_DATA to a larger disk"
         )
-    sums = []
+    sums, same, first, greatest = [], [], {}, 0
     with open(folder / "images.bin", "wb") as file, progress_bar(shape[0], name, "image") as bar:
-        for chunk in itertools.chain.from_iterable(map(chunks, blocks)):
-            file.write(np.ascontiguousarray(chunk))
+        for chunk in map(np.ascontiguousarray, itertools.chain.from_iterable(map(chunks, blocks))):
+            file.write(chunk)
             sums.append(image_sums(chunk))
+            greatest = max(greatest, int(chunk.max()))
+            for image in chunk:
+                same.append(first.setdefault(digest(image), len(same)))
             bar.update(len(chunk))
     np.save(folder / "labels.npy", labels.astype(np.int64))
     np.save(folder / "sums.npy", np.concatenate(sums, 1))
-    meta = {"shape": shape, "parts": parts, "classes": classes, "names": names, "groups": groups}
+    np.save(folder / "same.npy", np.array(same, np.int64))
+    dark = f"no value is above {greatest} of 255, so these images are dark as stored: scale them if that is wrong"
+    notes = [dark] * (greatest < 128)
+    meta = {"shape": shape, "parts": parts, "classes": classes, "names": names, "groups": groups, "notes": notes}
     meta["checksums"] = {name: [*_checksums(folder / name)] for name in _FILES}
     (folder / "meta.json").write_text(_sealed(meta), encoding="utf-8")
 
@@ -158,6 +166,11 @@ def by_split(some: Stored, rows: dict[str, np.ndarray], name: str) -> dict[str, 
 
 def is_block(rows: np.ndarray) -> bool:
     return int(rows[-1]) + 1 - int(rows[0]) == len(rows)
+
+
+def digest(image: np.ndarray) -> bytes:
+    """A hash of an image's values, equal for images that are equal in every one."""
+    return hashlib.sha256(np.ascontiguousarray(image)).digest()
 
 
 def image_sums(images: np.ndarray) -> np.ndarray:
@@ -245,14 +258,14 @@ def _open(folder: Path) -> Stored | None:
     path = folder / "images.bin"
     try:
         meta = _unsealed(folder / "meta.json")
-        shape, names, groups = tuple(meta["shape"]), meta["names"], meta["groups"]
+        shape, names, groups, notes = tuple(meta["shape"]), meta["names"], meta["groups"], tuple(meta["notes"])
         if (size := path.stat().st_size) != math.prod(shape):  # a disk lost power before all was on it
             return None
         for name, known in meta["checksums"].items():  # or later lost a bit
             every = math.ceil(size / _CHECKED) if name == path.name else 1
             if [*_checksums(folder / name, every)] != known[::every]:
                 return None
-        labels, sums = np.load(folder / "labels.npy"), np.load(folder / "sums.npy")
+        labels, sums, same = (np.load(folder / f"{name}.npy") for name in ("labels", "sums", "same"))
     except Exception:  # of a damaged file nearly every kind
         return None
     try:
@@ -262,4 +275,4 @@ def _open(folder: Path) -> Stored | None:
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         images = np.memmap(path, np.uint8, "r", shape=shape)
     names, groups = names and tuple(names), groups and tuple(groups)
-    return Stored(images, labels, sums, meta["parts"], tuple(meta["classes"]), names, groups)
+    return Stored(images, labels, sums, same, meta["parts"], tuple(meta["classes"]), names, groups, notes=notes)

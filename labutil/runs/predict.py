@@ -123,6 +123,11 @@ def predict_images(directory: Path, spec: str, part: str | None = None) -> pd.Da
     notes = list(found.notes)
     if part in {"train", "all"} and holds_trained(source, record):
         notes.append(f"the model was trained on images of {source.name}; --part test has none of those")
+    elif known := count_trained(found, rows, record):
+        notes.append(
+            f"{known:,} of these {len(rows):,} images are, pixel for pixel, among those of {record['dataset']['name']} "
+            "that the run had to train on: on them the model answers from memory"
+        )
     if channels < found.images.shape[1]:
         notes.append("the model was trained on gray images, so the colour of these is left out")
     if unknown := sorted(set(labels) - {"", *classes}, key=sources.natural):
@@ -164,6 +169,24 @@ def part_rows(found: store.Stored, source: Source, part: str, record: dict[str, 
         what = f"an image that has moved to {part} since may have been trained on"
         print(f"labutil: note: {changed}: {what}", file=sys.stderr)
     return rows[part]
+
+
+def count_trained(found: store.Stored, rows: np.ndarray, record: dict[str, Any]) -> int:
+    """How many rows of a source equal an image in the training part of the run's own files, by whatever name; 0 where
+    those are gone or are no longer what the run saw."""
+    try:
+        source = sources.parse(record["params"]["dataset"])
+        if not source.paths:  # published and generated sets are no folders that one copies
+            return 0
+        seed, fraction = record["params"].get("data_seed", 0), record["params"].get("val_fraction", 0.1)
+        own = loading.load_source(source, found.images.shape[2:], seed)
+        trained, fingerprint, _ = loading.divide(own, source.name, fraction, seed, record["params"].get("groups"))
+    except (DataError, KeyError):
+        return 0
+    if own.images.shape[1:] != found.images.shape[1:] or fingerprint != record["dataset"].get("fingerprint"):
+        return 0
+    known = {store.digest(own.images[row]) for row in trained["train"]}
+    return sum(store.digest(found.images[row]) in known for row in rows)
 
 
 def holds_trained(source: Source, record: dict[str, Any]) -> bool:

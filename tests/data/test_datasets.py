@@ -528,7 +528,7 @@ def test_pages_beyond_the_first_are_told(tmp_path: Path, capsys: pytest.CaptureF
     for _ in range(2):
         assert len(load_dataset(f"folder:{tmp_path}").test) == 5
         assert "4 of 23 files hold several pages or pictures" in (out := capsys.readouterr().out)
-        assert "other 16 are left out" in out and out.count("\n") == 1
+        assert "other 16 are left out" in out and out.count("pages") == 1
 
 
 def text_file(path: Path) -> None:
@@ -738,7 +738,7 @@ def test_what_is_wrong_with_idx_files(tmp_path: Path) -> None:
 
     assert "cut short" in says(images.read_bytes()[:-20])
     assert "30 x 9 x 11 in its header, but 2969 bytes" in says(whole[:-1])
-    assert "30 x 9 x 11 in its header, but 2971 bytes" in says(whole + b"!")
+    assert "30 x 9 x 11 in its header, but more bytes" in says(whole + b"!")
     assert "holds labels where images are expected" in says(labels.read_bytes())
     assert "holds images where labels are expected" in says(whole, labels=images)
     assert "starts with 7465" in says(b"text")

@@ -304,6 +304,21 @@ def test_a_folder_that_grew_since_the_run_has_no_known_test_images(run, tmp_path
     assert predicted(run, moved, out, "--part", "test").name.tolist() == list(data.test.names)
 
 
+def test_images_that_were_trained_on_are_known_under_any_name(run, tmp_path):
+    folder = tree(tmp_path / "own", {f"{colour}/{i}.png": colour for i in range(12) for colour in COLOURS})
+    data = load_dataset(f"folder:{folder}", image_size=16)
+    record, out = runs.read_record(run), tmp_path / "out.csv"
+    record["params"] = {"dataset": f"folder:{folder}"}
+    record["dataset"] |= {"name": data.name, "fingerprint": data.fingerprint}
+    runs.write_json(run / "run.json", record)
+    for i, name in enumerate([*data.train.names[:5], *data.test.names[:2]]):
+        (tmp_path / "copy").mkdir(exist_ok=True)
+        (tmp_path / "copy" / f"{i}.png").write_bytes((folder / name).read_bytes())
+    assert "5 of these 7 images are, pixel for pixel," in predicted(run, tmp_path / "copy", out).attrs["stderr"]
+    save(folder / "red" / "new.png", "red")  # no longer what the run saw
+    assert predicted(run, tmp_path / "copy", out).attrs["stderr"] == ""
+
+
 def test_a_test_folder_into_which_images_may_have_moved_is_used_with_a_note(run, tmp_path):
     files = {f"{part}/{colour}/{i}.png": colour for part in ("train", "test") for i in range(8) for colour in COLOURS}
     folder = tree(tmp_path / "divided", files)
