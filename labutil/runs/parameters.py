@@ -192,8 +192,8 @@ def _read_yaml(notebook: Path, recipe: str) -> dict[str, Any] | None:
     folder, stem = notebook.parent / "recipes", notebook.stem
     if not folder.is_dir() and (NOTEBOOKS / f"{stem.partition('-')[0]}.ipynb").exists():
         folder, stem = NOTEBOOKS / "recipes", stem.partition("-")[0]
-    if not (folder / recipe).is_dir():
-        known = sorted(path.name for path in folder.glob("*/"))
+    known = sorted(path.name for path in folder.glob("*/"))
+    if recipe not in known:  # nor a path that leads elsewhere
         if not known:
             raise ParameterError(f"no recipe {recipe!r}: {folder} holds none")
         raise ParameterError(f"no recipe {recipe!r}{did_you_mean(recipe, known)}; there are {', '.join(known)}")
