@@ -7,6 +7,7 @@ import functools
 import math
 import numbers
 import os
+import re
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -14,6 +15,12 @@ from pathlib import Path
 def printable(name: str) -> str:
     """A file's name as text that any file or screen takes: bytes in it that are no UTF-8 become `\\xe9` and so on."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def no_tags(text: str) -> str:
+    """Text in which a page finds no tag, whatever a data set or a run calls itself: `<b>` becomes `‹b>`, for places
+    that take HTML (Markdown, pandas' styled tables). `a < b` and `<5` stay."""
+    return re.sub(r"<(?=[A-Za-z/!?])", "‹", text)
 
 
 def did_you_mean(word: str, known: Collection[str]) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 from labutil import paths, runs
 from labutil.compare import methods, results
 from labutil.compare.results import Board, Collection, Method
-from labutil.paths import DataError
+from labutil.paths import DataError, no_tags
 
 LESS = """* less effort than another had: fewer trials (settings tried), or less than half the image passes.
 Trials, image passes and hours are those of all runs of a name, also of failed and pruned ones."""
@@ -132,7 +132,7 @@ def settings_table(board: Board) -> pd.DataFrame:
                 "Criterion": fit.get("criterion", ""),
                 "Test Accuracy": _plus_minus(accuracy.mean(), accuracy.std()),
             })  # fmt: skip
-    return pd.DataFrame(rows).astype(str)
+    return pd.DataFrame(rows).astype(str).map(no_tags)
 
 
 def pair_sentences(board: Board, pairs: pd.DataFrame) -> list[str]:
