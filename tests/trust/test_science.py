@@ -11,9 +11,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch.nn.functional as F
 from safetensors.numpy import load_file
+from scipy.stats import binom
 
+from labutil import cleaning, device, evaluation, losses, models, representations
+from labutil.augment import simclr_views
 from labutil.data import load_dataset
+from labutil.data.splits import stratified_folds
+from labutil.training import fit
 
 LESSONS = ("02", "03", "04", "05", "06")
 
@@ -88,3 +94,55 @@ def test_test_images_and_labels_change_no_choice_no_weight_and_no_validation_num
     assert of_test(first) == of_test(again)  # the same command twice: the same, to the last bit
     assert of_test(first) != of_test(blind)
     assert of_training(first) == of_training(blind)
+
+
+def test_folds_keep_groups_whole_and_so_does_the_doubt_about_labels():
+    draw = np.random.default_rng(0)
+    y, slide = draw.integers(0, 3, 200), draw.integers(0, 12, 200).astype(str)
+    asked = []
+    for rest, held in stratified_folds(y, 5, groups=slide):
+        assert not set(slide[rest]) & set(slide[held])
+        asked.append(held)
+    assert np.array_equal(np.sort(np.concatenate(asked)), np.arange(200))
+    with pytest.raises(ValueError, match="folds=5 of 2 groups"):
+        stratified_folds(y, 5, groups=np.where(slide > "5", "a", "b"))
+    # Each slide has a colour of its own and one label on all of its images: what says nothing about another slide.
+    label, colour = draw.integers(0, 2, 12), draw.normal(size=(12, 20)) * 5
+    of, h = slide.astype(int), draw.normal(size=(200, 20)) * 0.1
+    truth, h = label[of], (h + colour[of]).astype(np.float32)
+    alone = cleaning.out_of_fold_probabilities(h, truth)[np.arange(200), truth].mean()
+    apart = cleaning.out_of_fold_probabilities(h, truth, groups=slide)[np.arange(200), truth].mean()
+    assert alone > 0.95 and apart < 0.75
+
+
+@pytest.mark.long
+def test_from_labels_at_random_nothing_learns_more_than_chance(tmp_path):
+    """Labels that mean nothing, given before the splits are drawn: only a leak from test to train could know them."""
+    data = load_dataset("cells:1500", image_size=24)
+    images = np.concatenate([getattr(data, part).images.numpy() for part in ("train", "val", "test")])
+    np.savez(tmp_path / "x.npz", images=images, labels=np.random.default_rng(3).integers(0, 4, len(images)))
+    data = load_dataset(f"npz:{tmp_path / 'x.npz'}")
+    y, y_test, right = data.train.labels, data.test.labels, {}
+    low, high = binom.ppf([0.0005, 0.9995], len(y_test), 0.25) / len(y_test)
+
+    def by_neighbours_and_probe(name, h, h_test):
+        right[f"{name}, k-NN"] = representations.knn_accuracy(h, y, h_test, y_test, k=1)
+        right[f"{name}, probe"] = representations.linear_probe(h, y).score(h_test.numpy(), y_test.numpy())
+
+    by_neighbours_and_probe("ImageNet", *(representations.frozen_features(p.images) for p in (data.train, data.test)))
+    for name, epochs in {"supervised": 8, "SupCon": 3}.items():
+        device.seed_everything(0)
+        body = models.encoder("resnet8", channels=3, image_size=24, mean=data.mean, std=data.std)
+        net, views = models.Classifier(body, 4), simclr_views(24, 0.3)
+        step = {
+            "supervised": lambda x, y, net=net: F.cross_entropy(net(x), y),
+            "SupCon": lambda x, y, h=body, v=views: losses.sup_con(h(v(x)), h(v(x)), y, 0.1),
+        }[name]
+        fit(step, [net], data.train, epochs=epochs, batch_size=64, lr=0.002)
+        by_neighbours_and_probe(name, *(evaluation.predict(body, p.images) for p in (data.train, data.test)))
+        if name == "supervised":
+            known, new = (evaluation.predict(net, p.images).argmax(1) == p.labels for p in (data.train, data.test))
+            right[name] = new.float().mean().item()
+            assert known.float().mean() > 0.3  # it has learned something by heart
+    assert all(low <= value <= high for value in right.values()), (low, high, right)
+    print(low, high, right)
