@@ -137,7 +137,7 @@ def merge(notebook: Path, *layers: dict[str, Any]) -> dict[str, Any]:
         kind, _, meaning = declared[name]
         try:
             merged[name] = read_value(kind, value)
-        except (ValueError, KeyError, OverflowError, yaml.YAMLError):
+        except (ValueError, KeyError, OverflowError, RecursionError, yaml.YAMLError):
             raise ParameterError(f"parameter {name} takes {kind}, not {value!r} ({meaning})") from None
     return merged
 
@@ -202,7 +202,7 @@ def _read_yaml(notebook: Path, recipe: str) -> dict[str, Any] | None:
         return None
     try:
         settings = yaml.load(path.read_bytes(), yaml.BaseLoader) or {}  # all text, as on a command line
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ParameterError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):
         raise ParameterError(f"{path} must hold `parameter: value` lines")

@@ -216,6 +216,27 @@ def test_a_step_in_bfloat16_has_the_loss_and_nearly_the_gradient_of_float32(meth
     assert F.cosine_similarity(gradient, exactly, 0) > 0.95
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_same_fit_twice_is_the_same_and_with_other_threads_nearly(precision):
+    """Bit for bit; with two threads for one the losses within 0.01, and probabilities within 0.05."""
+    data, threads, found = small(64, 16), torch.get_num_threads(), []
+    try:
+        for count in (1, 1, 2):
+            torch.set_num_threads(count)
+            device.seed_everything(0)
+            net = models.Classifier(models.encoder("resnet8", channels=3, image_size=16), 4)
+            step = lambda x, y, net=net: F.cross_entropy(net(x), y)  # noqa: E731
+            history = fit(step, [net], data, epochs=2, batch_size=32, lr=0.002, precision=precision)
+            p = evaluation.predict(net, data.images, precision=precision).softmax(1)
+            found.append((history.train_loss.tolist(), p, representations.state_hash(net)))
+    finally:
+        torch.set_num_threads(threads)
+    once, twice, other = found
+    assert once[0] == twice[0] and torch.equal(once[1], twice[1]) and once[2] == twice[2]
+    assert other[0] == pytest.approx(once[0], abs=0.01)
+    assert (other[1] - once[1]).abs().max() < 0.05
+
+
 @pytest.mark.long
 def test_of_two_processes_both_stop_where_the_loss_of_one_is_not_finite(tmp_path):
     script = """

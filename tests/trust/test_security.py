@@ -191,6 +191,14 @@ def test_recipes_lie_where_recipes_lie(recipe):
         parameters.read_recipe(parameters.find_notebook("02"), recipe)
 
 
+@pytest.mark.parametrize(
+    "text", ["[" * 3000 + "]" * 3000, "&a [*a]", "!!python/object/apply:os.system [echo]", "{a: 1}"]
+)
+def test_yaml_that_is_no_list_of_numbers_is_none(text):
+    with pytest.raises(parameters.ParameterError, match="filters takes list"):
+        parameters.merge(parameters.find_notebook("06"), {"filters": text})
+
+
 ALONE = """
     import os, sys
 
