@@ -216,6 +216,7 @@ def test_a_step_in_bfloat16_has_the_loss_and_nearly_the_gradient_of_float32(meth
     assert F.cosine_similarity(gradient, exactly, 0) > 0.95
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_same_fit_twice_is_the_same_and_with_other_threads_nearly(precision):
     """Bit for bit; with two threads for one the losses within 0.01, and probabilities within 0.05."""
