@@ -15,7 +15,7 @@ from labutil import processes
 from labutil.device import autocast, evaluation_mode, get_device, to_float
 from labutil.geometry import check_embeddings
 from labutil.images import check_images, to_numpy
-from labutil.paths import check_number
+from labutil.paths import check_number, no_tags
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -140,7 +140,7 @@ def class_report(y_true: Array, probabilities: Array, classes: Sequence[str]) ->
     y, p = _checked(y_true, probabilities)
     scores = precision_recall_fscore_support(y, p.argmax(axis=1), labels=np.arange(p.shape[1]), zero_division=0)
     columns = dict(zip(("precision", "recall", "f1", "support", "auc"), (*scores, _auc_by_class(y, p)), strict=True))
-    return pd.DataFrame(columns, index=pd.Index(list(classes), name="class"))
+    return pd.DataFrame(columns, index=pd.Index(list(map(no_tags, classes)), name="class"))
 
 
 def roc_curves(y_true: Array, probabilities: Array) -> dict[int, tuple[np.ndarray, np.ndarray, float]]:

@@ -2,7 +2,7 @@
 
 Those of two views take projections z, float (N, D), row i of `z_a` and of `z_b` from the same image; normalise them
 themselves; compute in float32 (float64 stays) whatever the surrounding autocast; and return a scalar. They raise
-ValueError for other shapes, and for a tau that is not above 0.
+ValueError for other shapes, and for a tau below 1e-5, where rounding would decide (cosines are known to 1e-7).
 
 In several processes the losses that compare images with each other (all but `byol`) are, in `fit`'s step, those of the
 global batch: rows are gathered from every process, with gradients.
@@ -142,7 +142,9 @@ def _at_least_float32(z: Tensor) -> Tensor:
 
 
 def _unit(z: Tensor) -> Tensor:
-    return F.normalize(_at_least_float32(z), dim=1)
+    z = _at_least_float32(z)
+    huge = z.detach().abs().amax(1, keepdim=True) > 1e18  # whose squares overflow; a power of two changes no bit
+    return F.normalize(torch.where(huge, z * 2.0**-80, z), dim=1)
 
 
 def _full_precision(z: Tensor) -> torch.autocast:
@@ -154,5 +156,5 @@ def _check(z_a: Tensor, z_b: Tensor, tau: float = 1.0) -> None:
     if z_a.ndim != 2 or z_a.shape != z_b.shape or not len(z_a) or not z_a.is_floating_point():
         got = ", ".join(f"{z.dtype} {tuple(z.shape)}" for z in (z_a, z_b))
         raise ValueError(f"expected two views, each float (N, D), of the same images; got {got}")
-    if not tau > 0:
-        raise ValueError(f"tau={tau} must be above 0")
+    if not 1e-5 <= tau < torch.inf:
+        raise ValueError(f"tau={tau} must be above 0: at least 1e-5, and finite")

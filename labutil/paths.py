@@ -32,6 +32,12 @@ def file_name(text: str) -> str:
     return re.sub(r"[^\w.@-]+", "_", text).encode()[:160].decode("utf-8", "ignore")
 
 
+def no_tags(text: str) -> str:
+    """Text in which a page finds no tag, whatever a data set or a run calls itself: `<b>` becomes `‹b>`, for places
+    that take HTML (Markdown, pandas' styled tables). `a < b` and `<5` stay."""
+    return re.sub(r"<(?=[A-Za-z/!?])", "‹", text)
+
+
 def did_you_mean(word: str, known: Collection[str]) -> str:
     """`" (did you mean 'epochs'?)"` for a near miss, else `""`: goes behind the wrong name in a message."""
     lowered = {name.lower(): name for name in known}

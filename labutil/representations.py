@@ -117,10 +117,12 @@ def _fit_axes(h: np.ndarray) -> tuple[Pipeline, np.ndarray, float]:
     from sklearn.preprocessing import FunctionTransformer
 
     n, d = h.shape
+    if not np.isfinite(h).all():
+        raise ValueError("h: expected finite features (N, D), not all are; did training diverge?")
     solver = "covariance_eigh" if n > d else "full"  # the former is fast, and fails on few images
     axes = PCA(min(AXES, d, max(1, n - 1)), svd_solver=solver)
     steps = Pipeline([("signed_root", FunctionTransformer(signed_root)), ("axes", axes)])
-    with threadpool_limits(1):
+    with threadpool_limits(1), np.errstate(invalid="ignore"):  # the share that an axis has of no variance at all
         return steps, steps.fit_transform(h), np.sqrt(max(signed_root(h).var(0).sum() / 100, 1e-12))
 
 

@@ -24,6 +24,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
+from labutil.paths import no_tags
+
 WIDTH = 7.0  # inches
 STYLE = {
     "figure.dpi": 96, "font.size": 12, "axes.titlesize": 12, "axes.labelsize": 12, "xtick.labelsize": 12,
@@ -216,4 +218,4 @@ def reading(text: str) -> None:
         print(text)
     else:
         plt.show()
-        IPython.display.display(IPython.display.Markdown(text))
+        IPython.display.display(IPython.display.Markdown(no_tags(text)))

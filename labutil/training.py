@@ -15,7 +15,7 @@ from torch.optim.optimizer import ParamsT
 
 from labutil import checkpoint, processes
 from labutil import device as dev
-from labutil.paths import check_choice, check_number, lower_is_better
+from labutil.paths import check_choice, check_number, is_number, lower_is_better
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,7 +75,7 @@ def fit(
     modules: what is trained (parameters with requires_grad) and checkpointed; set to train() before each epoch.
     data: has `.images` (N, ...) and `.labels` (N,); on the device whole when half its memory will do, else by batches.
     batch_size: at most so many images a batch, over all batches as even as can be, so that no batch of one is left
-        over; with drop_last every batch has exactly this size and each epoch leaves out a random remainder.
+        over; with drop_last, or 2, every batch has exactly this size and each epoch leaves out a random remainder.
     optimizer, weight_decay: see `make_optimizer`. schedule, warmup (epochs), step_epochs: see `lr_factor`; "plateau"
         multiplies the rate by 0.1 after 3 epochs without improvement.
     lr_scale: what the rate of some parameters is multiplied by: {beginning of a name in a module's
@@ -92,8 +92,8 @@ def fit(
 
     Returns a DataFrame with columns epoch (from 1), lr (where lr_scale is 1), train_loss, train_<name>, what validate
     and evaluate returned, seconds (of the whole epoch) and images_per_second (of its training steps).
-    Raises ValueError for a bad setting, FloatingPointError when the loss is not finite, ResumeError when a checkpoint
-    was made with other settings.
+    Raises ValueError for a bad setting, FloatingPointError when a loss, a weight or what validate returned is not
+    finite, ResumeError when a checkpoint was made with other settings.
 
     Example:
         history = fit(step, [model], data.train, epochs=10, batch_size=64, lr=1e-3, schedule="cosine")
@@ -107,7 +107,7 @@ def fit(
         "parameters": sum(p.numel() for module in modules for p in module.parameters() if p.requires_grad),
         "processes": processes.count(), "step": checkpoint.code_hash(step),
     }  # fmt: skip
-    _check(settings, measured=validate is not None)
+    _check(settings, modules, measured=validate is not None)
     processes.begin_alike(modules)
     state = {"epoch": 0, "finished": False, "history": [], "best": None, "stale": 0}
     state["precision"] = precision or dev.default_precision()
@@ -115,12 +115,12 @@ def fit(
     if path and processes.from_first((run.resume if resume is None else resume) and checkpoint.usable(path)):
         state = checkpoint.load(path, settings, modules)
     _record(run, name, settings | {"criterion": criterion}, state)
-    batches = n // batch_size if drop_last else math.ceil(n / batch_size)
+    batches = n // batch_size if drop_last or batch_size == 2 else math.ceil(n / batch_size)
     updates = _Updates(modules, settings, state)
     images, labels = _place(data.images, device), data.labels.to(device)
     bar = dev.progress_bar(epochs * batches, name, "batch", state["epoch"] * batches)
     while not state["finished"]:
-        started, epoch, sums = time.perf_counter(), state["epoch"], 0
+        started, epoch, sums, unread = time.perf_counter(), state["epoch"], 0, []
         nn.ModuleList(modules).train()
         order = torch.randperm(n, generator=dev.generator("order"))[: batches * batch_size]
         for i, index in enumerate(order.tensor_split(batches)):
@@ -130,22 +130,29 @@ def fit(
                 x = dev.to_float(x, device) if x.dtype == torch.uint8 else x.to(device)
                 result = step(x, labels[own.to(device)])
             loss, others = result if isinstance(result, tuple) else (result, {})
+            unread.append(loss.detach().float())
+            if device.type == "cpu" or len(unread) == 50 or i + 1 == batches:  # to read one makes a GPU wait
+                for at, value in enumerate(processes.total(torch.stack(unread)).tolist(), i + 2 - len(unread)):
+                    if not math.isfinite(value):
+                        where = f"epoch {epoch + 1}, step {at} of {batches}"
+                        raise FloatingPointError(f"fit {name!r}: train_loss is {value} in {where}: lower lr={lr}")
+                unread.clear()
             updates.apply(loss, share=len(own) / len(index))
             values = {"loss": loss} | others
             sums = sums + torch.stack([value.detach().float() for value in values.values()]) * len(own)
             if after_step:
                 after_step((epoch * batches + i + 1) / (epochs * batches))
             bar.update()
-        # Once an epoch: to read each loss would make the device wait for the host.
         means = (processes.total(sums) / len(order)).tolist()
-        if not math.isfinite(means[0]):
-            raise FloatingPointError(f"fit {name!r}: train_loss is {means[0]} in epoch {epoch + 1}: lower lr={lr}")
+        _check_weights(modules, f"fit {name!r}: after epoch {epoch + 1} some weights are not finite: lower lr={lr}")
         row = {"epoch": epoch + 1, "lr": updates.rate()}
         row |= {f"train_{key}": mean for key, mean in zip(values, means, strict=True)}
         speed = len(order) / (time.perf_counter() - started)
         if validate:
             value = processes.from_first(validate())  # all stop, and lower the rate, at the same epoch
-            row |= value if isinstance(value, dict) else {monitor: float(value)}
+            row |= (value := value if isinstance(value, dict) else {monitor: float(value)})
+            if wrong := [f"{key} is {number}" for key, number in value.items() if not math.isfinite(number)]:
+                raise FloatingPointError(f"fit {name!r}: {wrong[0]} after epoch {epoch + 1}: lower lr={lr}")
             checkpoint.track_best(state, row, monitor, modules, keep=early_stopping is not None)
             updates.follow_metric(row[monitor])
         stop = epoch + 1 == epochs or (early_stopping is not None and state["stale"] >= early_stopping)
@@ -161,6 +168,13 @@ def fit(
             _record(run, name, settings | {"criterion": criterion}, state)
     bar.close()
     return _told(name, state)
+
+
+def _check_weights(modules: Sequence[nn.Module], message: str) -> None:
+    """Raise FloatingPointError where an update has left something that is not finite: no later loss may tell."""
+    states = [v for module in modules for v in module.state_dict().values() if v.is_floating_point()]
+    if states and not torch.stack([v.isfinite().all() for v in states]).all():
+        raise FloatingPointError(message)
 
 
 def _place(images: Tensor, device: torch.device) -> Tensor:
@@ -193,14 +207,18 @@ def _told(name: str, state: dict[str, Any]) -> pd.DataFrame:
     return history
 
 
-def _check(settings: Mapping[str, Any], *, measured: bool) -> None:
+def _check(settings: Mapping[str, Any], modules: Sequence[nn.Module], *, measured: bool) -> None:
     """Raise ValueError for a setting that cannot be. measured: whether `validate` was given."""
     s = settings
     check_choice("schedule", s["schedule"], SCHEDULES)
     for key in ("epochs", "batch_size", "step_epochs", "evaluate_every"):
         check_number(key, s[key], 1, whole=True)
-    if not s["lr"] > 0:
-        raise ValueError(f"lr={s['lr']} must be above 0")
+    check_number("weight_decay", s["weight_decay"], 0)
+    check_number("warmup", s["warmup"], 0)
+    if not is_number(s["lr"]) or not 0 < s["lr"] <= 1e6:
+        raise ValueError(f"lr={s['lr']!r} must be above 0, and a number, at most 1e6")
+    if s["batch_size"] == 1 and any(isinstance(m, nn.BatchNorm1d) for m in nn.ModuleList(modules).modules()):
+        raise ValueError("batch_size=1 is too few for a network with BatchNorm1d, which compares images: raise it")
     if not measured and (s["early_stopping"] is not None or s["schedule"] == "plateau"):
         raise ValueError(f"early_stopping and schedule='plateau' need validate=, which returns {s['monitor']!r}")
     if s["images"] < 2 or (s["drop_last"] and s["images"] < s["batch_size"]):

@@ -359,7 +359,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_
         losses.append(loss)
         return (loss * math.nan if len(losses) == 6 else loss), extra
 
-    with pytest.raises(FloatingPointError, match=r"train_loss is nan in epoch 2: lower lr=0\.05"):
+    with pytest.raises(FloatingPointError, match=r"train_loss is nan in epoch 2, step 2 of 4: lower lr=0\.05"):
         fit(bad, [model], toy_data(), run=FakeRun(tmp_path), name="a", **SETTINGS)
     kept = torch.load(tmp_path / "checkpoints" / "a.pt", weights_only=True)
     assert kept["epoch"] == 1

@@ -170,7 +170,9 @@ def label_features(images: Tensor | np.ndarray) -> Tensor:
     return torch.cat([frozen_features(images, size=size) for size in (COARSE, None)], 1)
 
 
-def out_of_fold_probabilities(h: Tensor | np.ndarray, labels: Tensor | np.ndarray, *, seed: int = 0) -> np.ndarray:
+def out_of_fold_probabilities(
+    h: Tensor | np.ndarray, labels: Tensor | np.ndarray, *, seed: int = 0, groups: np.ndarray | None = None
+) -> np.ndarray:
     """What a linear model says of each image without having seen its label.
 
     Five stratified folds of logistic regression on 512 principal axes. A model that has learned wrong labels is worse
@@ -179,7 +181,8 @@ def out_of_fold_probabilities(h: Tensor | np.ndarray, labels: Tensor | np.ndarra
     strength of the penalty is the one that predicts held-out labels best, as they are.
 
     h: float (N, D) features, such as `label_features(images)`. labels: int (N,), 0 to K - 1; -1 for none. A class of
-    fewer than five images has folds without it. seed: divides the folds.
+    fewer than five images has folds without it. seed: divides the folds. groups: of each image, such as its slide,
+    text (N,): none is then in two folds, as images of one slide would vouch for each other. A single one is as none.
     Returns float (N, K): rows sum to 1; a class without any image has 0. Raises ValueError for labels of fewer than
     two classes, or not as many as features.
 
@@ -195,7 +198,10 @@ def out_of_fold_probabilities(h: Tensor | np.ndarray, labels: Tensor | np.ndarra
         raise ValueError(f"labels hold {len(present)} classes: label issues need two at least")
     with np.errstate(invalid="ignore"):  # the share that an axis has of no variance at all
         axes = principal_axes(h)
-    x, folds, alike = axes[labelled], stratified_folds(y, min(5, len(y)), seed), np.ones(len(y))
+    members = None if groups is None else np.asarray(groups)[labelled]
+    if members is None or (most := len(np.unique(members))) < 2:
+        members, most = None, len(y)
+    x, folds, alike = axes[labelled], stratified_folds(y, min(5, most), seed, members), np.ones(len(y))
 
     def surprise(decay: float) -> float:
         asked = folds[0][1]

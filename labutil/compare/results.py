@@ -18,7 +18,7 @@ import pandas as pd
 
 from labutil import evaluation, paths, runs
 from labutil.data import load_dataset
-from labutil.paths import DataError
+from labutil.paths import DataError, no_tags
 from labutil.runs import locks
 from labutil.runs.predict import load_model
 from labutil.runs.record import image_passes
@@ -235,7 +235,7 @@ def _tell_apart(methods: Sequence[Method]) -> None:
                     chosen, told = [*chosen, key], apart
             words = [", ".join(row) or f"no. {i}" for i, row in enumerate(shown[chosen].to_numpy(), 1)]
         for method, text in zip(same, words, strict=True):
-            method.label += f" ({text})" if len(same) > 1 else ""
+            method.label = no_tags(method.label + f" ({text})" * (len(same) > 1))
 
 
 def show(key: str, params: dict[str, Any]) -> str:

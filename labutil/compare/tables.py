@@ -11,7 +11,7 @@ import pandas as pd
 from labutil import paths, runs
 from labutil.compare import methods, results
 from labutil.compare.results import Board, Collection, Method
-from labutil.paths import DataError
+from labutil.paths import DataError, no_tags
 
 MANY = 60  # methods, of whose 1,770 pairs all are compared; of more the best with each other one
 LESS = """* less effort than another had: fewer trials (settings tried), or less than half the image passes.
@@ -135,7 +135,7 @@ def settings_table(board: Board) -> pd.DataFrame:
                 "Criterion": fit.get("criterion", ""),
                 "Test Accuracy": _plus_minus(accuracy.mean(), accuracy.std()),
             })  # fmt: skip
-    return pd.DataFrame(rows).astype(str)
+    return pd.DataFrame(rows).astype(str).map(no_tags)
 
 
 def pair_sentences(board: Board, pairs: pd.DataFrame) -> list[str]:

@@ -202,6 +202,6 @@ def as_csv(records: list[dict[str, Any]]) -> str:
     writer.writerow(columns)
     for record in records:
         for row in record["exercises"] or [{"status": "error", "message": record["error"]}]:
-            cells = [str((record | row).get(column, "")) for column in columns]
-            writer.writerow([f"'{cell}" if cell[:1] in ("=", "+", "-", "@") else cell for cell in cells])
+            cells = [str((record | row).get(column, "")).replace("\r", " ") for column in columns]
+            writer.writerow([f"'{cell}" if cell.lstrip()[:1] in ("=", "+", "-", "@") else cell for cell in cells])
     return text.getvalue()

@@ -141,12 +141,15 @@ def hold_out(classes: Sequence[str], share: float | str, seed: int, name: str) -
     return [classes[i] for i in np.sort(order[:count])]
 
 
-def stratified_folds(labels: np.ndarray, folds: int, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
+def stratified_folds(
+    labels: np.ndarray, folds: int, seed: int = 0, groups: Sequence[str] | np.ndarray | None = None
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """Cross-validation: (rows to train on, rows to validate on) for each fold, int64, ascending.
 
     Every row is in one validation part. These hold the same number of images of each class, and in all, or one more.
-    labels: int (N,), NumPy or torch. folds: 2 to N. seed: the same folds on any machine. Raises ValueError for labels
-    of -1 (unlabelled), or too few images.
+    labels: int (N,), NumPy or torch. folds: 2 to N. seed: the same folds on any machine. groups: of each row,
+    such as its slide; none is in two folds then, which are stratified as far as that allows. Raises ValueError for
+    labels of -1 (unlabelled), or too few images or groups.
 
     Example:
         for train, val in stratified_folds(data.train.labels, folds=5):
@@ -158,6 +161,13 @@ def stratified_folds(labels: np.ndarray, folds: int, seed: int = 0) -> list[tupl
         raise ValueError(f"labels: {(y == -1).sum()} are -1 (unlabelled); leave those images out")
     if not 2 <= folds <= len(y):
         raise ValueError(f"folds={folds} must lie between 2 and {len(y)}, the number of images")
+    if groups is not None:
+        from sklearn.model_selection import StratifiedGroupKFold
+
+        if len(np.unique(groups)) < folds:
+            raise ValueError(f"folds={folds} of {len(np.unique(groups))} groups: take fewer folds, or no groups")
+        found = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(y, y, groups)
+        return [(rest, asked) for rest, asked in found if len(asked)]  # large groups may fill fewer folds
     # Dealt out like cards, class after class: a class's remainder goes to the folds that the class before has left.
     order = stratified_order(y, (seed, _FOLDS))
     fold = np.empty(len(y), np.int64)

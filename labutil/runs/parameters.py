@@ -172,7 +172,7 @@ def merge(notebook: Path, *layers: dict[str, Any]) -> dict[str, Any]:
             merged[name] = read_value(kind, value)
             if not admits(meaning, merged[name]):
                 raise ValueError
-        except (ValueError, KeyError, OverflowError, yaml.YAMLError):
+        except (ValueError, KeyError, OverflowError, RecursionError, yaml.YAMLError):
             number = "int" in kind or "float" in kind
             limits = ", at least 0" if number and not re.search("at least|above", meaning) else ""
             limits += ", below 2**32" if "int" in kind and re.search("[0-9]{10}", str(value)) else ""
@@ -241,8 +241,8 @@ def _read_yaml(notebook: Path, recipe: str) -> dict[str, Any] | None:
     folder, stem = notebook.parent / "recipes", notebook.stem
     if not folder.is_dir() and (NOTEBOOKS / f"{stem.partition('-')[0]}.ipynb").exists():
         folder, stem = NOTEBOOKS / "recipes", stem.partition("-")[0]
-    if not (folder / recipe).is_dir():
-        known = sorted(path.name for path in folder.glob("*/"))
+    known = sorted(path.name for path in folder.glob("*/"))
+    if recipe not in known:  # nor a path that leads elsewhere
         if not known:
             raise ParameterError(f"no recipe {recipe!r}: {folder} holds none")
         raise ParameterError(f"no recipe {recipe!r}{did_you_mean(recipe, known)}; there are {', '.join(known)}")
@@ -254,7 +254,7 @@ def _read_yaml(notebook: Path, recipe: str) -> dict[str, Any] | None:
         if twice := _given_twice(yaml.compose(text, yaml.BaseLoader)):
             raise ParameterError(f"{path} has {twice} twice in one place: leave one out")
         settings = yaml.load(text, yaml.BaseLoader) or {}  # all text, as on a command line
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ParameterError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):
         raise ParameterError(f"{path} must hold `parameter: value` lines")

@@ -185,6 +185,9 @@ def open_run(notebook: str, namespace: dict[str, Any], data: Dataset | None = No
     run.save()
     print("device: {device}; precision: {precision}; torch {torch}".format(**record["environment"]))
     print(f"run: {show_path(directory)}")
+    if run.groups is not None:
+        whole = f"{len(run.groups)} test images are of {len(set(run.groups))} groups"
+        print(f"note: {whole}; an interval over images is too narrow, labutil compare draws whole groups")
     return run
 
 

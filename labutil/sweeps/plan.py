@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,8 +140,8 @@ def read(
         # What a grid is judged by changes none of its runs: asked for by another metric they are found again.
         parts = [[s.notebook.stem, s.base, s.settings, s.search, s.seeds, s.search and s.objective] for s in studies]
         name = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]
-    if not name or Path(name).name != name or name.startswith(".") or not name.isprintable():
-        raise ParameterError(f"--name {name!r}: it is to be a folder's name, without / and not hidden")
+    if not re.fullmatch(r"\w[\w.@+ -]{0,99}", name) or name[-1] in ". ":  # a name on every system, and no option
+        raise ParameterError(f"--name {name!r}: it is to be a folder's name, of letters, digits and . _ - + @ alone")
     return Plan(name, (paths.absolute(out) if out else paths.sweeps_dir()) / name, studies)
 
 

@@ -149,6 +149,10 @@ GRID = (("lr", "0.1,0.2"),)
         (GRID, {"name": "a/b"}, "--name 'a/b': it is to be a folder's name"),
         (GRID, {"name": ""}, "--name '': it is to be a folder's name"),
         (GRID, {"name": "a\nb"}, "it is to be a folder's name"),
+        *(
+            (GRID, {"name": name}, "it is to be a folder's name")
+            for name in ("a\\b", "-x", "~", "..", "a.", "a\0", 300 * "a")
+        ),
         (GRID, {"seeds": "-1,0"}, "--seeds -1,0: a seed lies between 0 and"),
         (GRID, {"seeds": "0,4294967296"}, "a seed lies between 0 and"),
         ((("lr", "0.1"), ("lr", "0.2")), {}, "lr is given twice, as -p 0.1 and -p 0.2: write all of its values"),
