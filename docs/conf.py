@@ -44,6 +44,7 @@ exclude_patterns = [".*", "build", "runs", "sweeps", "labutil", "tests", "**/.ip
 nb_execution_mode = "off"
 nb_ipywidgets_js = {}  # explorers are their static pictures
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # readings have formulas
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 suppress_warnings = ["misc.highlighting_failure"]  # the first cells' `!git clone`, which is IPython
