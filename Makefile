@@ -31,7 +31,7 @@ test: $(STAMP) lint
 
 # What people see: lessons in JupyterLab and demonstrations, in chromium. By hand, before a landing; ONLY="-k demo" for a
 # part. Look at tests/browser/pictures/ afterwards.
-test-browser: $(STAMP)
+test-browser: site
 	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[browser]'
 	npm install --silent --no-save --prefix tests/browser axe-core
 	LABUTIL_BROWSER=1 $(PY) -m pytest tests/browser $(ONLY)

@@ -44,6 +44,7 @@ exclude_patterns = [".*", "build", "runs", "sweeps", "labutil", "tests", "**/.ip
 nb_execution_mode = "off"
 nb_ipywidgets_js = {}  # explorers are their static pictures
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # readings have formulas
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 suppress_warnings = ["misc.highlighting_failure"]  # the first cells' `!git clone`, which is IPython
@@ -121,7 +122,7 @@ def _docstring(app: Sphinx, what: str, name: str, obj: object, options: object, 
     text = []
     for block in re.split(r"\n\s*\n", "\n".join(lines)):
         if re.search(r"^ ", block, re.MULTILINE):
-            text += ["::", "", *("    " + line for line in block.splitlines()), ""]
+            text += [".. code-block:: text", "", *("    " + line for line in block.splitlines()), ""]
         else:
             words = re.split(r"`([^`]+)`", block)  # prose and code, by turns
             words[::2] = [re.sub(r"([*|\\]|_(?=\W|$))", r"\\\1", prose) for prose in words[::2]]
@@ -146,6 +147,7 @@ def _accessible(app: Sphinx, page: str, template: str, context: dict, doctree: o
     body = re.sub(
         r'<div class="math\b', r'<div tabindex="0" class="math', body
     )  # what scrolls can be reached by keyboard
+    body = body.replace("<pre>", '<pre tabindex="0">')  # likewise, before the theme's script says so
     body = re.sub(r'<dt class="sig\b.*?</dt>', no_list, body, flags=re.DOTALL)
     context["body"] = body.replace(' aria-label="Toggle hidden content"', "")  # the words inside say more
 

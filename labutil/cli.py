@@ -379,7 +379,8 @@ def lab(lesson: str | None, jupyter_options: tuple[str, ...]) -> None:
     copies.start(copies.lessons(), copies.WORK, keep=True)
     target = copies.WORK / chosen.name if chosen else copies.WORK
     root = f"--ServerApp.root_dir={paths.project_root()}"
-    command = [sys.executable, "-m", "jupyterlab", root, *jupyter_options, str(target)]
+    settings = [root, "--LabApp.news_url=None"]  # or it asks, over the lesson, whether it may fetch news
+    command = [sys.executable, "-m", "jupyterlab", *settings, *jupyter_options, str(target)]
     if sys.platform == "win32":  # where exec takes a name with a space for two, and the shell does not wait
         sys.exit(subprocess.call(command))
     os.execv(sys.executable, command)

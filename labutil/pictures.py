@@ -79,7 +79,7 @@ def sheet(
     figure.set_size_inches(width / STYLE["figure.dpi"], (y + GAP) / STYLE["figure.dpi"])
     if title:
         figure.suptitle(title, y=1 - GAP / 2 / (y + GAP), va="top")
-    axes.set(xlim=(0, width), ylim=(y + GAP, 0), aspect="auto")
+    axes.set(xlim=(0, width), ylim=(y + GAP, 0), aspect="auto", xticks=[], yticks=[])  # making ticks takes a third
     axes.axis("off")
     return figure
 

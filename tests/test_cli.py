@@ -117,8 +117,8 @@ def test_lab_becomes_jupyterlab_on_copies(monkeypatch, tmp_path):
     assert call("lab").exit_code == 0
     (path, command), (_, all_of_them) = started
     assert path == sys.executable
-    assert (command[1:3], command[4:]) == (["-m", "jupyterlab"], ["--no-browser", "--port=8890", str(mine)])
-    assert all_of_them[4:] == [str(tmp_path / "work")]
+    assert (command[1:3], command[5:]) == (["-m", "jupyterlab"], ["--no-browser", "--port=8890", str(mine)])
+    assert all_of_them[5:] == [str(tmp_path / "work")]
     assert mine.read_text() == "work"
     assert len(list((tmp_path / "work").iterdir())) == 7
 
@@ -145,7 +145,8 @@ def test_lab_starts_jupyterlab_on_the_lesson(monkeypatch, tmp_path, system):
     monkeypatch.setattr(subprocess, "call", lambda command: started.append(command) or 0)
     assert call("lab", "--lesson", "02", "--no-browser").exit_code == 0
     (command,) = started
-    root, *rest = command[3:]
+    root, news, *rest = command[3:]
+    assert news == "--LabApp.news_url=None"
     assert command[1:3] == ["-m", "jupyterlab"] and root == f"--ServerApp.root_dir={paths.project_root()}"
     assert rest == ["--no-browser", str(tmp_path / "work" / "02_supervised_baseline.ipynb")]
 

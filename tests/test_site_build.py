@@ -50,6 +50,8 @@ def test_site_builds_from_committed_outputs_and_asks_for_nothing_from_elsewhere(
     for page in site.rglob("*.html"):
         assert not FETCHED.findall(page.read_text(encoding="utf-8")), page
     for style in site.rglob("*.css"):
-        assert not re.findall(r"url\(['\"]?(?:https?:)?//|@import", style.read_text(encoding="utf-8")), style
+        assert not re.findall(r"(?:url\(|@import\s+)['\"]?(?:https?:)?//", style.read_text(encoding="utf-8")), style
     lesson = (site / "notebooks" / "04_simclr.html").read_text(encoding="utf-8")
+    assert 'random encoder’s <span class="math' in lesson  # a formula in a reading
+    assert "<pre>" not in lesson  # but with a tabindex: what scrolls can be reached by keyboard
     assert lesson.count("<details") > 20 and "trained ahead of random by" in lesson

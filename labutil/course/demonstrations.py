@@ -4,6 +4,7 @@ the encoders of `notebooks/encoders/`, or a finished run, make of test images th
 from __future__ import annotations
 
 import functools
+import gc
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -45,6 +46,8 @@ def show(lesson: str, run: str | None = None) -> None:
             stage.children = [*stage.children, stages[at]]
             with stages[at]:
                 explorer()
+            gc.collect()
+            gc.freeze()  # what is here stays; so the knot of references that is a figure is found soon after each move
         stages[at].layout.display = ""
         words.value, place.value = f"<h1>{title}</h1><p>{what}</p>", f"<p>{at + 1} of {len(found)}</p>"
 

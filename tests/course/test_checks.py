@@ -62,6 +62,11 @@ def nt_xent(z_a, z_b, tau, *, fill=-torch.inf, positive_in_sum=True, rows=None, 
     return (below.logsumexp(1) - times * s[positive])[:rows].mean()
 
 
+def neighbours_paired(z_a, z_b, tau):
+    s = (unit(z_a, z_b) @ unit(z_a, z_b).T / tau).masked_fill(eye(2 * len(z_a)), -torch.inf)
+    return -s.log_softmax(1)[range(len(s)), [i ^ 1 for i in range(len(s))]].mean()
+
+
 def overflows(z_a, z_b, tau):
     e = (unit(z_a, z_b) @ unit(z_a, z_b).T / tau).exp()
     return -(e[pairs(len(z_a))] / (e.sum(1) - e.diag())).log().mean()
@@ -204,6 +209,15 @@ ALSO_RIGHT = [
     ),
     ("bce_gradient", lambda z, x: (1 / (1 + (-z).exp())).sub(x).mul(1 / z.numel())),
     ("fair_control", lambda ours: {**ours, "start": "random encoder", "seeds": range(3)}),
+    ("fair_control", lambda ours: {**ours, "start": "random encoder", "seeds": list(np.arange(3))}),
+    (
+        "fair_sweep",
+        lambda: (
+            GRID
+            | {"grid": {"batch_size": [32, 128], "lr": np.geomspace(1e-3, 1e-2, 3)}}
+            | {"seeds": [0, 1, 2], "objective": "val_accuracy"}
+        ),
+    ),
     ("pca_error", lambda x, k: eigenvalues(x)[:-k].sum() / x.shape[1]),
     ("holm", steps),
     ("seeds_needed", runs_each),
@@ -225,11 +239,17 @@ WRONG = [
     ),
     ("cross_entropy", lambda z, y: -(z.softmax(1) + 1e-12)[range(len(y)), y].log().mean(), "but 13.8155 .*only hides"),
     ("cross_entropy", lambda z, y: surprise(z, y).mean().item(), "no gradient comes back"),
+    ("cross_entropy", lambda z, y: torch.tensor(surprise(z, y).mean().numpy()), "no gradient passes NumPy"),
+    ("cross_entropy", lambda z, y: z - z.max(1, keepdim=True), r"take \.values, or amax"),
+    ("cross_entropy", lambda z, y: surprise(z, y).mean() - z.amax(1).mean(), "subtracted from z_y, too"),
+    ("cross_entropy", lambda z, y: -z.log_softmax(1)[:, y].mean(), r"of each row its own y"),
+    ("cross_entropy", lambda z, y: -(F.one_hot(y, 5) * z.log_softmax(1)).mean(), "mean over the classes as well"),
     ("cross_entropy", lambda z, y: torch.tensor(0.5), "yours is 0.5"),
     ("cross_entropy", lambda z, y: z @ z, "raised RuntimeError"),
     ("cross_entropy", torch.nn.CrossEntropyLoss(), "cross_entropy is the answer itself"),
     ("cross_entropy", lambda z, y: F.nll_loss(z.log_softmax(1), y), "nll_loss is the answer itself"),
     ("cross_entropy_gradient", lambda z, y: z.softmax(1) - F.one_hot(y, 4), "divided by N"),
+    ("cross_entropy_gradient", lambda z, y: (z.softmax(1) - F.one_hot(y, 4)) / z.numel(), "not over the classes"),
     ("cross_entropy_gradient", lambda z, y: (F.one_hot(y, 4) - z.softmax(1)) / len(y), "sign"),
     ("cross_entropy_gradient", lambda z, y: z.softmax(1) / len(y), "stands alone"),
     ("cross_entropy_gradient", lambda z, y: (z.softmax(1) - F.one_hot(y)) / len(y), "without the highest class"),
@@ -388,6 +408,8 @@ WRONG = [
     ("info_nce", lambda a, b, t: nt_xent(a, b, t, times=t), "divided by tau, too"),
     ("info_nce", lambda a, b, t: nt_xent(a, b, t, rows=6), "over all 2N views"),
     ("info_nce", overflows, "overflows; use logsumexp"),
+    ("info_nce", neighbours_paired, r"row i belongs to row i \+ N"),
+    ("info_nce", lambda a, b, t: torch.tensor(torch.inf) * 0, "0 times infinity"),
     ("info_nce", lambda a, b, t: 0.3, "yours is 0.3"),
     ("info_nce", losses.info_nce, "losses.info_nce is the answer itself"),
     ("info_nce", lambda a, b, t: losses.sup_con(a, b, torch.arange(6), t), "sup_con is the answer itself"),
@@ -401,6 +423,7 @@ WRONG = [
     ("stop_gradient", lambda a, b, p, q: (4 + 2 * cos(p, b) + 2 * cos(q, a)).mean(), "sign"),
     ("stop_gradient", lambda a, b, p, q: (cos(p, b) + cos(q, a)).mean() * 2, "sign"),
     ("stop_gradient", lambda a, b, p, q: -2 * (cos(p, b) + cos(q, a)).mean(), "the cosines alone"),
+    ("stop_gradient", lambda a, b, p, q: -(cos(p, b) + cos(q, a)).mean() / 2, "the cosines alone"),
     ("stop_gradient", lambda a, b, p, q: (2 - cos(p, b) - cos(q, a)).mean(), "adds them"),
     ("stop_gradient", lambda a, b, p, q: 2 * far(p, q).mean(), "predictions with each other"),
     ("stop_gradient", lambda a, b, p, q: 2 * far(a, b).mean(), "projections with each other"),
@@ -495,6 +518,11 @@ WRONG = [
     ("pca_error", lambda x, k: eigenvalues(x)[:-k].sum(), "over the D values"),
     ("pca_error", lambda x, k: eigenvalues(x, 1)[:-k].sum() / 6, "not N - 1"),
     ("pca_error", lambda x, k: eigenvalues(x, 0, False)[:-k].sum() / 6, "mean off first"),
+    (
+        "pca_error",
+        lambda x, k: (torch.linalg.svdvals(x - x.mean())[k:] ** 2).sum() / 240,
+        "one number for each of the D",
+    ),
     ("pca_error", lambda x, k: torch.linalg.svdvals(x - x.mean(0))[k:].sum() / 240, "squared singular"),
     ("pca_error", lambda x, k: eigenvalues(x)[: -k - 1].sum() / 6, "one component too many"),
     ("pca_error", lambda x, k: eigenvalues(x).sum() / 6, "k = 0"),

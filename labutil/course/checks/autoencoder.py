@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -54,6 +55,9 @@ def pca_error(function: Callable[[Tensor, int], Tensor]) -> str:
             "the mean is over the D values as well": left / 40,
             "the mean is over N images, not N - 1": left / (39 * 6),
             "take the mean off first: it costs the code nothing": raw[k:].sum() / x.numel(),
+            "the mean image is one number for each of the D values: x.mean(0)": tuple(
+                (torch.linalg.svdvals(x - mean)[k:] ** 2).sum() / x.numel() for mean in (x.mean(), x.mean(1)[:, None])
+            ),
             "squared errors want squared singular values": values[k:].sum() / x.numel(),
             "one component too many is kept": squares[k + 1 :].sum() / x.numel(),
             "that is the error of the mean image, k = 0": squares.sum() / x.numel(),
@@ -92,7 +96,7 @@ def fair_control(function: Callable[[dict[str, Any]], dict[str, Any]]) -> str:
             if rival[key] != ours[key]:
                 raise Wrong(f"{key}: ours has {ours[key]}, the rival {rival[key]}; {reason}")
         seeds = rival["seeds"]
-        if not isinstance(seeds, list | tuple | range) or not all(isinstance(seed, int) for seed in seeds):
+        if not isinstance(seeds, list | tuple | range) or not all(isinstance(seed, Integral) for seed in seeds):
             raise Wrong("seeds is a list of whole numbers, one for each run")
         if len(seeds) != len(set(seeds)):
             raise Wrong("the same seed twice is the same run twice")

@@ -40,9 +40,13 @@ def cross_entropy(function: Callable[[Tensor, Tensor], Tensor]) -> str:
         "softmax is applied twice": F.cross_entropy(p, y),
         "sum over the classes (dim=1), not everything": logits.exp().sum().log() - logits[range(7), y].mean(),
         "classes are in dim 1, images in dim 0": F.cross_entropy(logits.T[:, :5], y[:5]),
+        "what is subtracted from the logits is subtracted from z_y, too": expected - logits.amax(1).mean(),
+        "of each row its own y: [:, y] takes all of them from every row": -logits.log_softmax(1)[:, y].mean(),
+        "that is a mean over the classes as well: sum over them": expected / 5,
     }
+    unpacked = {"return_types.max": "max(dim=1) returns values and their places: take .values, or amax"}
     per_image = {(7,): "that is one loss an image; the batch's loss is their mean"}
-    judge(call(function, logits, y), expected, mistakes, "for a random batch", shapes=per_image)
+    judge(call(function, logits, y, raised=unpacked), expected, mistakes, "for a random batch", shapes=per_image)
     large = scalar(call(function, torch.tensor([[1000.0, 0.0], [0.0, -1000.0]]), torch.tensor([1, 0])))
     if not close(large, 500):
         raise Wrong(
@@ -64,6 +68,7 @@ def cross_entropy_gradient(function: Callable[[Tensor, Tensor], Tensor]) -> str:
     turned = "the sign is turned round: p - onehot(y), since the right logit must rise when the loss falls"
     mistakes = {
         "the loss is a mean over the batch, so the gradient is divided by N": 6 * expected,
+        "the loss is a mean over the images, not over the classes": expected / 4,
         turned: (-expected, -6 * expected),
         "that is the part of log sum exp; the right class's logit also stands alone in the loss": (p, p / 6),
     }

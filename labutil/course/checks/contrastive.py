@@ -80,6 +80,8 @@ def info_nce(function: Callable[[Tensor, Tensor, float], Tensor]) -> str:
         "the similarity of the positive pair is divided by tau, too": below(others) + (1 - tau) * positive.mean(),
         "views of z_b are asked as well: the mean is over all 2N views": (others.logsumexp(1) - positive)[:n].mean(),
         "sim is the cosine: normalise z first": plain,
+        "of the views in torch.cat([z_a, z_b]) row i belongs to row i + N": others.logsumexp(1).mean()
+        - others[range(2 * n), [i ^ 1 for i in range(2 * n)]].mean(),
         "the similarity of the positive pair is missing": others.logsumexp(1).mean(),
         "that is in bits; use the natural logarithm": expected / math.log(2),
     }
@@ -118,7 +120,10 @@ def stop_gradient(function: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) 
         "the sign is turned round: the more alike, the lower the loss": (-expected, 8 - expected, 4 - expected),
         "that compares the predictions with each other; compare them with z": predictions,
         "that compares the projections with each other; p is the prediction": projections,
-        "the cosines alone: the loss is 2 - 2 cos for each direction": (expected - 4, 2 - expected / 2),
+        "the cosines alone: the loss is 2 - 2 cos for each direction": (
+            *(expected - 4, 2 - expected / 2),
+            expected / 4 - 1,
+        ),
         "that is the sum over the images; take their mean": 6 * expected,
     }
     per_image = {(6,): "that is one loss an image; the batch's loss is their mean"}

@@ -152,11 +152,11 @@ def guess(yours: Mapping[str, Any], measured: Mapping[str, Any], *, within: floa
         actual = measured[name]
         try:
             if isinstance(actual, str):
-                good = str(value).casefold() == actual.casefold()
+                good = str(value).strip().casefold() == actual.casefold()
             else:
                 good = abs(float(value) - float(actual)) <= within
         except (TypeError, ValueError):
-            return Result("guess", "failed", f"{name}: {value!r} is no number")
+            return Result("guess", "failed", f"{name}: {value!r} is no number, such as 12.5")
         shown = actual if isinstance(actual, str) else f"{actual:.3g}"
         (close_to if good else off).append(f"{name}: you said {value}, it is {shown}")
     if off:
@@ -181,7 +181,12 @@ def call(function: Callable, *args: Any, raised: Mapping[str, str] | None = None
 
 def backpropagates(function: Callable, x: Tensor, *others: Any) -> None:
     """Raise Wrong where no gradient of a loss, whose value is right, comes back to x: later cells train by it."""
-    answer = function(x.clone().requires_grad_() * 1, *others)
+    try:
+        answer = function(x.clone().requires_grad_() * 1, *others)
+    except RuntimeError as error:
+        if "numpy()" not in str(error):
+            raise
+        raise Wrong("the value is right, but no gradient passes NumPy: use torch's functions alone") from error
     if not isinstance(answer, Tensor) or not answer.requires_grad:
         raise Wrong("the value is right, but no gradient comes back: return the tensor, without .item() or .detach()")
 
@@ -239,6 +244,8 @@ def judge(
     right = close(answer, expected, **tolerance)
     if right.all():
         return
+    if torch.as_tensor(answer, dtype=torch.float64).isnan().any():
+        hint = "0 times infinity, infinity minus infinity and 0 / 0 are no numbers"
     before, after = f"{case}: " if case else "", f"; {hint}" if hint else ""
     for reason, values in mistakes.items():
         for value in values if isinstance(values, tuple) else (values,):

@@ -21,7 +21,8 @@ def _planned(asked: Any, lesson: str) -> tuple[plan.Study, str]:
         or any(key not in kinds or not isinstance(value, kinds[key]) for key, value in asked.items())
     ):
         raise Wrong('the answer is a dictionary, {"grid": {"epochs": [4, 8]}, "seeds": [0], "objective": "..."}')
-    grid = {key: values if isinstance(values, list | tuple) else [values] for key, values in asked["grid"].items()}
+    grid = {key: getattr(values, "tolist", lambda own=values: own)() for key, values in asked["grid"].items()}
+    grid = {key: list(values) if isinstance(values, list | tuple | range) else [values] for key, values in grid.items()}
     _check_size([value for values in grid.values() for value in values], math.prod(map(len, grid.values())), asked)
     given = [(key, f"[{','.join(map(str, values))}]") for key, values in grid.items()]
     seeds, objective = ",".join(map(str, asked.get("seeds") or [0])), asked.get("objective")
