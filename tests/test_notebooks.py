@@ -222,6 +222,7 @@ def stand_ins(tmp_path_factory):
     """Data of the shape that each recipe is for: its name (or the kind of its path) -> a specification."""
     root = tmp_path_factory.mktemp("standins")
     for name, (side, classes) in {
+        "cifar10": (32, 10),
         "cifar100": (32, 100),
         "cells": (96, 8),
         "bloodmnist@128": (128, 8),
