@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 from pathlib import Path
 
-import pytest
 from planted import leave_run
 
 from labutil.compare import methods, tables
-from labutil.compare.results import collect
 
 
 def many_runs(folder: Path, settings: int, seeds: int) -> None:
@@ -39,13 +36,3 @@ def test_of_many_methods_the_best_is_compared_with_each_other(tmp_path):
     assert len(found) == tables.MANY
     everyone = methods.pairs(board).set_index(["a", "b"])
     assert (found.set_index(["a", "b"]).p_holm >= everyone.p_holm.loc[list(zip(found.a, found.b, strict=True))]).all()
-
-
-@pytest.mark.long
-@pytest.mark.parametrize(("settings", "seeds"), [(5, 1000), (1000, 5)])
-def test_five_thousand_runs_are_compared_in_twenty_seconds(settings, seeds, tmp_path):
-    many_runs(tmp_path, settings, seeds)
-    began = time.process_time()
-    tables.write(tmp_path / "runs")
-    assert time.process_time() - began < 20
-    assert len(collect(tmp_path / "runs").boards[0].methods) == settings
