@@ -25,7 +25,7 @@ from labutil.data.sources import CELLS_VERSION, GENERATED, Source, files, parse
 from labutil.images import Dataset, ImageSet
 from labutil.paths import DataError, check_number, did_you_mean, is_number
 
-_SQUARE = "{:,} images are at least twice as long as wide: of these only the square in the middle is kept"
+_SQUARE = "images at least twice as long as wide: {:,}, of which only the square in the middle is kept"
 
 
 def load_dataset(

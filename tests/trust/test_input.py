@@ -110,7 +110,7 @@ def test_advice_on_floats_fits_their_range(tmp_path, low, high, says):
 def test_long_images_lose_their_ends_with_a_note(tmp_path, capsys):
     folder(tmp_path, "a", "b")
     Image.fromarray(noise(12, 60, 3)).save(tmp_path / "a" / "long.png")
-    assert notes(f"folder:{tmp_path}", capsys)[0].startswith("note: 1 images are at least twice as long as wide")
+    assert notes(f"folder:{tmp_path}", capsys)[0].startswith("note: images at least twice as long as wide: 1, of which")
 
 
 # Names
