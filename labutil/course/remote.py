@@ -43,7 +43,7 @@ class Remote:
         self.connection.close()
 
     def load(self, cells: list[str], name: str, *, literal: bool) -> Any:
-        """Execute what defines the function. literal: execute nothing, return the value that the cell writes out."""
+        """Execute what defines the function. literal: return it, a value."""
         message, arrays = self._talk({"do": "load", "cells": cells, "name": name, "literal": literal}, [])
         return _value(lambda: wire.decode(message["value"], arrays))
 

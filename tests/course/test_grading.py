@@ -142,6 +142,8 @@ def test_only_what_an_answer_is_made_of_is_executed():
     space = {}
     exec(text, space)
     assert space["my_answer"](1)[0] == pytest.approx(2.000001 * np.pi)
+    later = answering.needed([*cells, "def my_step(x):\n    return found(x)"], "my_step")  # the lesson's own
+    assert [answering.ast.unparse(s) for s in later[:-1]] == ["found = ours"]
     with pytest.raises(answering.Missing):
         answering.needed(cells, "my_other")
     with pytest.raises(SyntaxError):
@@ -217,7 +219,7 @@ WRONG = {  # {name: (cells, the exercise, what is said)}
         "more than a thousand runs",
     ),
     "guess": ("my_guess = {'fc1': 90, 'loss': None, 'drop': None}", "guess", "1 of 3 predicted, not yet"),
-    "guessed": ("my_guess = {'fc1': open('x'), 'loss': 1, 'drop': 2}", "guess", "raised ValueError: malformed node"),
+    "guessed": ("my_guess = {'fc1': open('x'), 'loss': 1, 'drop': 2}", "guess", "raised FileNotFoundError"),
 }
 
 
