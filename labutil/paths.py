@@ -185,6 +185,7 @@ def errors_naming(path: Path, temporary: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is None or Path(os.fsdecode(error.filename)).is_relative_to(temporary):
+        named = error.filename is not None and not Path(os.fsdecode(error.filename)).is_relative_to(temporary)
+        if error.errno and not named:  # an OSError of words alone shows none
             error.filename = str(path)
         raise
