@@ -13,6 +13,7 @@ import pandas as pd
 
 from labutil.compare import methods, significance
 from labutil.compare.results import Board, Method, settings_key, show
+from labutil.paths import no_tags
 
 AGREES, DISAGREES, OPEN = "agrees", "disagrees", "not enough evidence"
 ALIKE = 0.03  # methods are called alike when the whole interval of their difference is within three points
@@ -45,7 +46,8 @@ def judge(
     for claim, report, needs, kind, *what in claims:
         place = (swept or board) if kind in {"larger", "change"} else board
         found = _drop(board) if kind == "drop" else _compared(place, kind, what, replicates)
-        rows.append((claim, report, *(found or (f"needs {NEEDS[kind]} {needs}", OPEN))))
+        here, verdict = found or (f"needs {NEEDS[kind]} {needs}", OPEN)
+        rows.append((claim, report, no_tags(here), verdict))  # settings, such as a path, go into a styled table
     return pd.DataFrame(rows, columns=["claim", "report", "here", "verdict"])
 
 
