@@ -3,8 +3,8 @@
     python docs/photographs.py
 
 Ours: docs/reports/photographs.csv and photographs_fine_tuned.csv; after 40 passes k-NN is of validation images, all
-else of test images (docs/measured.md, *Photographs*). lightly's figures are of its CIFAR-10 benchmark, solo-learn's of its
-results on CIFAR-10.
+else of test images (docs/measured.md, *Photographs*). lightly's figures are of its CIFAR-10 benchmark, solo-learn's of
+its results on CIFAR-10.
 """
 
 from pathlib import Path
