@@ -152,7 +152,8 @@ def drive(
                 if not handle.running():
                     del active[slot]
                     source.ended(job)
-                    tell(job)
+                    if look(job) != "elsewhere":  # another process was quicker to take it
+                        tell(job)
             if not active and all(source.done() for source in sources):
                 return
             if len(active) == before:  # else a place is free, for the next one

@@ -285,6 +285,7 @@ def test_two_sweeps_on_one_folder_divide_the_grid(stub, tmp_path):
     assert sorted(log.read_text().split("\n"))[1:] == [f"{lr} plain 0" for lr in (0.1, 0.2, 0.3, 0.4, 0.5)]
     assert all(text.splitlines()[-1].startswith("5 runs: 5 complete") for text in said)
     assert all(text.count("val_accuracy 0.") >= 1 for text in said)  # each has had a share
+    assert not any("running in" in text for text in said)  # and tells of no other
 
 
 def test_no_password_is_kept(stub, tmp_path):
