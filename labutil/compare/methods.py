@@ -109,8 +109,11 @@ def _costs(method: Method) -> dict[str, float]:
 
 def scores_of(board: Board, probabilities: np.ndarray) -> dict[str, float]:
     """Of runs (S, N, K) the number, seeds, and means of what `MEANS` names and their _std, NaN for S = 1."""
-    found = pd.DataFrame([evaluation.classification_metrics(board.y_true, p) for p in probabilities])
-    moments = {key: value for n in MEANS for key, value in ((n, found[n].mean()), (f"{n}_std", found[n].std()))}
+    found = [evaluation.classification_metrics(board.y_true, p) for p in probabilities]
+    values = np.array([[metrics[name] for name in MEANS] for metrics in found])
+    std = values.std(0, ddof=1) if len(values) > 1 else np.full(len(MEANS), np.nan)
+    pairs = zip(MEANS, values.mean(0), std, strict=True)
+    moments = {key: value for name, *both in pairs for key, value in zip((name, f"{name}_std"), both, strict=True)}
     return {"seeds": len(probabilities)} | moments
 
 
