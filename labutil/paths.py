@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
+TEMPORARY = ".*-*-*"  # the names in which `replace_file` writes: machine, process, and the file's own
 # What ends a line, steers a terminal, turns the direction of writing, or is no character; but \udc80 to \udcff, bytes
 _UNSEEN = re.compile("[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udc7f\udd00-\udfff]")
 

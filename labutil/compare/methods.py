@@ -112,9 +112,10 @@ def scores_of(board: Board, probabilities: np.ndarray) -> dict[str, float]:
     found = [evaluation.classification_metrics(board.y_true, p) for p in probabilities]
     values = np.array([[metrics[name] for name in MEANS] for metrics in found])
     std = values.std(0, ddof=1) if len(values) > 1 else np.full(len(MEANS), np.nan)
-    pairs = zip(MEANS, values.mean(0), std, strict=True)
-    moments = {key: value for name, *both in pairs for key, value in zip((name, f"{name}_std"), both, strict=True)}
-    return {"seeds": len(probabilities)} | moments
+    rows: dict[str, float] = {"seeds": len(probabilities)}
+    for name, mean, spread in zip(MEANS, values.mean(0), std, strict=True):
+        rows |= {name: mean, f"{name}_std": spread}
+    return rows
 
 
 def ensemble(board: Board) -> np.ndarray | None:

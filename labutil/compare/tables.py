@@ -148,7 +148,8 @@ def pair_sentences(board: Board, pairs: pd.DataFrame) -> list[str]:
         best = methods.best(board).label
         shown = pairs[(pairs.a == best) | (pairs.b == best)]
     words = [*shown.words]
-    count, way = math.comb(len(board.methods), 2), "Bonferroni" if len(board.methods) > MANY else "Holm"
+    count = math.comb(len(board.methods), 2)
+    way = "Holm" if len(pairs) == count else "Bonferroni"
     words.append(f"Intervals: each pair alone, over test images and seeds. p: corrected for {count} pairs ({way}).")
     if any(len(m.dirs) == 1 for m in board.methods):
         spread, measured = methods.seed_std(board)

@@ -88,7 +88,7 @@ def run_notebook(
 def _tidy(directory: Path) -> None:
     """Delete what a complete run needs no more: its checkpoints, and files that another machine was killed over."""
     shutil.rmtree(directory / "checkpoints", ignore_errors=True)
-    for leftover in directory.rglob(".*-*-*"):
+    for leftover in directory.rglob(paths.TEMPORARY):
         leftover.unlink(missing_ok=True)
 
 

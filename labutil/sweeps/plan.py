@@ -171,8 +171,10 @@ def _study(
             raise ParameterError(f"recipe {recipe!r}: its sweep has no {key!r}{hint}; it takes {', '.join(KEYS)}")
     block |= typed
     for key, kind, like in (
-        *(("grid", dict, "{lr: [0.1, 0.01]}"), ("points", list, "[{lr: 0.1, epochs: 4}]")),
-        *(("search", dict, "{lr: 0.001:0.1:log}"), ("objective", str, "val_accuracy")),
+        ("grid", dict, "{lr: [0.1, 0.01]}"),
+        ("points", list, "[{lr: 0.1, epochs: 4}]"),
+        ("search", dict, "{lr: 0.001:0.1:log}"),
+        ("objective", str, "val_accuracy"),
     ):
         items = block.get(key) or kind()
         if not isinstance(items, kind) or (kind is list and not all(isinstance(point, dict) for point in items)):

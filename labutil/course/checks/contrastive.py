@@ -121,7 +121,8 @@ def stop_gradient(function: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) 
         "that compares the predictions with each other; compare them with z": predictions,
         "that compares the projections with each other; p is the prediction": projections,
         "the cosines alone: the loss is 2 - 2 cos for each direction": (
-            *(expected - 4, 2 - expected / 2),
+            expected - 4,
+            2 - expected / 2,
             expected / 4 - 1,
         ),
         "that is the sum over the images; take their mean": 6 * expected,
