@@ -35,8 +35,8 @@ def cifar10_knn_vs_lightly() -> dict:
     ours, peer = our_curve(data, minutes / 5), their_curve(data, minutes)
     reached = next((when for when, accuracy in ours if accuracy >= peer[-1][1]), None)
     return {
-        "ours (minutes, accuracy)": _rounded(ours),
-        "lightly": _rounded(peer),
+        "ours, accuracy (minutes)": _in_words(ours),
+        "lightly": _in_words(peer),
         "ours has lightly's last after": "not within its time" if reached is None else f"{reached:.2f} minutes",
     }
 
@@ -93,5 +93,5 @@ def their_curve(data: Dataset, minutes: float, batch: int = 256, marks: int = 5)
     return curve
 
 
-def _rounded(curve: Curve) -> list:
-    return [(round(minutes, 2), round(accuracy, 3)) for minutes, accuracy in curve]
+def _in_words(curve: Curve) -> str:
+    return ", ".join(f"{accuracy:.3f} ({minutes:.1f})" for minutes, accuracy in curve)
