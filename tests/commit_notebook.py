@@ -2,17 +2,19 @@
 
     python tests/commit_notebook.py notebooks/02_supervised_baseline.ipynb .executed
 
-Removes papermill's injected cell and metadata, widget state, execution times and absolute paths' owners, so that the
-committed file differs only where the lesson does. Runs that used other values than the notebook's own are passed over.
+Removes papermill's injected cell and metadata, widget state, execution times, absolute paths' owners and addresses, so
+that the committed file differs only where the lesson does. Runs that used other values than the notebook's own are passed over.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
 import nbformat
+from nbconvert.preprocessors.coalescestreams import CoalesceStreamsPreprocessor
 
 from labutil.runs import parameters
 
@@ -28,9 +30,12 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         if cell.cell_type == "code":
             count += 1
             cell.execution_count = count
+            CoalesceStreamsPreprocessor().preprocess_cell(cell, {}, 0)  # what is printed at once may come in parts
             for output in cell.outputs:
                 if output.output_type == "execute_result":
                     output.execution_count = count
+                if "text/plain" in output.get("data", {}):  # where an object lay in memory says nothing
+                    output.data["text/plain"] = re.sub(r" at 0x[0-9a-f]+", "", output.data["text/plain"])
     notebook.cells = cells
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
