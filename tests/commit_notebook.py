@@ -3,7 +3,8 @@
     python tests/commit_notebook.py notebooks/02_supervised_baseline.ipynb .executed
 
 Removes papermill's injected cell and metadata, widget state, execution times, absolute paths' owners and addresses, so
-that the committed file differs only where the lesson does. Runs that used other values than the notebook's own are passed over.
+that the committed file differs only where the lesson does. Runs that used other values than the notebook's own are
+passed over.
 """
 
 from __future__ import annotations
