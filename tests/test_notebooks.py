@@ -295,6 +295,7 @@ def idx_files(tmp_path_factory):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)  # three whole lessons, with a ResNet-18 on photographs, on one thread
 @pytest.mark.parametrize("words", [shlex.split(line)[1:] for line in REPORTS], ids=" ".join)
 def test_commands_of_the_reports_page_run_cut_to_a_few_steps(words, stand_ins, idx_files, tmp_path):
     """`labutil run`: the whole lesson; `labutil sweep`: the first setting."""
