@@ -154,7 +154,7 @@ def heat(table: pd.DataFrame, *, label: str) -> Figure:
     return matrix(table * 100, label, 0.4, fmt=".0f", cmap=colours, vmin=0, vmax=100)
 
 
-def matrix(table: pd.DataFrame, title: str, cell: float, words: Any = True, **look: Any) -> Figure:
+def matrix(table: pd.DataFrame, title: str, cell: float, **look: Any) -> Figure:
     """A heat map with its numbers, in columns of `cell` inches or more; cells without a number are gray."""
     import seaborn as sns
 
@@ -162,7 +162,7 @@ def matrix(table: pd.DataFrame, title: str, cell: float, words: Any = True, **lo
     size = max(WIDTH, 2.6 + cell * len(columns)), 1.9 + sum(0.32 + 0.2 * name.count("\n") for name in names)
     figure, axes = plt.subplots(figsize=size)
     axes.set_facecolor(PALE)
-    sns.heatmap(table, annot=words, annot_kws={"color": "black"}, cbar=False, linewidths=0.5, ax=axes, **look)
+    sns.heatmap(table, annot=True, annot_kws={"color": "black"}, cbar=False, linewidths=0.5, ax=axes, **look)
     axes.set_yticks(axes.get_yticks(), names, rotation=0)
     axes.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=40, ha="right", rotation_mode="anchor")
     axes.set(xlabel="", ylabel="")
