@@ -18,10 +18,12 @@ from labutil.networks import ConvAutoencoder
 SHOWN = 8  # images a row
 
 
-def interpolation(autoencoders: Mapping[str, ConvAutoencoder], images: Tensor) -> None:
+def interpolation(
+    autoencoders: Mapping[str, ConvAutoencoder], images: Tensor, *, first: int = 0, second: int = 1
+) -> None:
     """Walk from one image to another, in pixels and in the codes of autoencoders: choose the two images.
 
-    autoencoders: {name: trained model}. images: uint8 (N, C, H, W).
+    autoencoders: {name: trained model}. images: uint8 (N, C, H, W). first, second: where the sliders start.
     """
 
     def draw(first: int, second: int) -> Figure:
@@ -36,8 +38,8 @@ def interpolation(autoencoders: Mapping[str, ConvAutoencoder], images: Tensor) -
     last = len(images) - 1
     explore(
         draw,
-        first=slider(0, 0, last, "from"),
-        second=slider(min(1, last), 0, last, "to"),
+        first=slider(min(first, last), 0, last, "from"),
+        second=slider(min(second, last), 0, last, "to"),
         alt="Steps on the line between two images: a row for pixels, then one for each code, from small to large.",
     )
 
