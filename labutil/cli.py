@@ -14,12 +14,14 @@ from typing import Any
 import click
 
 from labutil import paths, runs
+from labutil.course import assignment, copies
 from labutil.data import sources
 from labutil.runs import execute, parameters, report_e
 
 # Errors of a disk and of rights to it: nothing is wrong in the program.
 _FULL = ("ENOSPC", "EDQUOT", "EFBIG")
 _DISK = (*_FULL, "EACCES", "EPERM", "EROFS", "EIO", "ENOTDIR", "EISDIR", "ENAMETOOLONG", "ELOOP", "ESTALE")
+PATH, FOLDER = click.Path(path_type=Path), click.Path(file_okay=False, path_type=Path)
 
 
 class OneLineErrors(click.Group):
@@ -33,9 +35,8 @@ class OneLineErrors(click.Group):
         return super().main(args, *more, **settings)
 
     def invoke(self, ctx: click.Context) -> Any:
-        if hasattr(
-            sys.stdout, "reconfigure"
-        ):  # into a file, Windows writes what it has letters for, and fails at others
+        # Into a file, Windows writes what it has letters for, and fails at others.
+        if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
@@ -71,9 +72,7 @@ def run(notebooks: tuple[str, ...], recipe: str | None, overrides: execute.Overr
     finished run; one that was cut off continues.
     """
     if notebooks == ("all",):  # that the recipe has settings for
-        paths.check_workbook()
-        found = sorted(parameters.NOTEBOOKS.glob("[0-9]*.ipynb"))
-        chosen = [path for path in found if not recipe or parameters.read_recipe(path, recipe) is not None]
+        chosen = [path for path in copies.lessons() if not recipe or parameters.read_recipe(path, recipe) is not None]
     else:
         chosen = [parameters.find_notebook(name) for name in notebooks]
     plans = [(path, parameters.plan(path, recipe, dict(overrides))) for path in chosen]
@@ -96,7 +95,7 @@ def run(notebooks: tuple[str, ...], recipe: str | None, overrides: execute.Overr
 @click.option("--storage", metavar="URL", help="postgresql://... in which processes of one search meet.")
 @click.option("--slurm", multiple=True, metavar="KEY=VALUE", help="Submit runs to SLURM: partition=gpu, time=120, ...")
 @click.option("--dry-run", is_flag=True, help="Show the runs, which of them exist, and the time the rest may take.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Where sweeps go.  [default: sweeps/]")
+@click.option("--out", type=FOLDER, help="Where sweeps go.  [default: sweeps/]")
 def sweep(
     notebooks: tuple[str, ...], given: Any, searched: Any, recipe: str | None, seeds: str | None, objective: str | None,
     trials: int | None, name: str | None, out: Path | None, dry_run: bool, **options: Any,
@@ -134,29 +133,16 @@ def data(spec: str, groups: str | None) -> None:
     SPEC: cells, mnist5k, mnist, cifar10, bloodmnist@64, folder:PATH, npz:PATH, idx:DIR, ... (see data/README.md).
     """
     spec = sources.resolve(spec)
-    from labutil.data import load_dataset
+    from labutil.data import load_dataset, notes
 
-    found = load_dataset(spec, groups=groups)
-    height, width = found.train.images.shape[2:]
-    click.echo(f"{found.name}: {found.channels} x {height} x {width}, {len(found.classes) or 'no'} classes")
-    for split in ("train", "val", "test", "unlabelled"):
-        if (images := getattr(found, split)) is not None:
-            whole = f" of {len(set(images.groups))} groups" if images.groups else ""
-            click.echo(f"  {split:<10} {len(images):>8,} images{whole}")
-    longest = max(map(len, found.classes), default=0)
-    for i, name in enumerate(found.classes):
-        click.echo(f"    {name:<{longest}}  {(found.train.labels == i).sum():>7,} in train")
-    mean, std = (", ".join(f"{value:.4f}" for value in values) for values in (found.mean, found.std))
-    click.echo(f"  mean ({mean})  std ({std})  fingerprint {found.fingerprint}")
+    click.echo(notes.contents(load_dataset(spec, groups=groups)))
 
 
 @main.command()
 @click.argument("spec", required=False)
-@click.option("--out", type=click.Path(path_type=Path), help="Folder to write.  [default: runs/clean/NAME]")
-@click.option("--apply", "table", type=click.Path(path_type=Path), help="Make a new folder by this decisions.csv.")
-@click.option(
-    "--review", "folder", type=click.Path(path_type=Path), help="Open the page of such a folder, saving at once."
-)
+@click.option("--out", type=PATH, help="Folder to write.  [default: runs/clean/NAME]")
+@click.option("--apply", "table", type=PATH, help="Make a new folder by this decisions.csv.")
+@click.option("--review", "folder", type=PATH, help="Open the page of such a folder, saving at once.")
 def clean(spec: str | None, out: Path | None, table: Path | None, folder: Path | None) -> None:
     """Look for copies, strangers, bad pictures and doubtful labels in a set of your own; what you keep is up to you.
 
@@ -183,7 +169,7 @@ def clean(spec: str | None, out: Path | None, table: Path | None, folder: Path |
 @click.argument("run_name", metavar="RUN")
 @click.argument("spec")
 @click.option("--part", help="train, val, test or all; left out: test where SPEC brings its own, else all.")
-@click.option("--out", type=click.Path(path_type=Path), help="The CSV file; left out: one in the run's directory.")
+@click.option("--out", type=PATH, help="The CSV file; left out: one in the run's directory.")
 def predict(run_name: str, spec: str, part: str | None, out: Path | None) -> None:
     """Let a finished run's model say what is on images, and write it as CSV: name, class, probabilities.
 
@@ -191,21 +177,14 @@ def predict(run_name: str, spec: str, part: str | None, out: Path | None) -> Non
     that comes with the workbook (simclr_long), whose table goes below runs/.
     SPEC: as for `labutil data`, or the path of a folder of images in any order, or of one image; labels are not needed.
     """
-    from labutil.runs.predict import find_run, parse_source, predict_images, summary
+    from labutil.runs.predict import write_table
 
-    directory = find_run(run_name)
-    name = paths.file_name("_".join(filter(None, ("predictions", parse_source(spec).name, part))))
-    folder = directory if directory.is_dir() else paths.runs_dir() / directory.stem
-    path = paths.target(out or paths.make_folder(folder) / f"{name}.csv")
-    table = predict_images(directory, spec, part)
-    paths.replace_file(path, lambda temporary: table.to_csv(temporary, index=False, float_format="%.6g"))
-    images = "1 image" if len(table) == 1 else f"{len(table):,} images"
-    click.echo(f"{images}: {runs.show_path(path)}\n  {summary(table)}")
+    click.echo(write_table(run_name, spec, part, out))
 
 
 @main.command()
 @click.argument("run_name", metavar="RUN")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="The folder.  [default: RUN/export]")
+@click.option("--out", type=FOLDER, help="The folder.  [default: RUN/export]")
 def export(run_name: str, out: Path | None) -> None:
     """Write a finished run's encoder for use without labutil: a program that torch alone runs, and its weights.
 
@@ -224,11 +203,9 @@ main.command()(report_e.classification)
 
 
 @main.command()
-@click.argument("directory", required=False, type=click.Path(path_type=Path))
+@click.argument("directory", required=False, type=PATH)
 @click.option("--html", is_flag=True, help="Execute lesson 07 for each data set as well, into compare_NAME.html.")
-@click.option(
-    "--latex", metavar="FILE", type=click.Path(path_type=Path), help="Write the table for a paper (booktabs)."
-)
+@click.option("--latex", metavar="FILE", type=PATH, help="Write the table for a paper (booktabs).")
 def compare(directory: Path | None, html: bool, latex: Path | None) -> None:
     """Set all finished runs below DIRECTORY (the project's runs, when left out) side by side.
 
@@ -236,13 +213,9 @@ def compare(directory: Path | None, html: bool, latex: Path | None) -> None:
     when DIRECTORY is the sweep's: labutil compare sweeps/NAME.
     """
     file = latex and paths.target(latex)
-    root = directory or paths.runs_dir()
-    if not root.is_dir():
-        raise sources.DataError(f"{root} is no directory: give one that holds runs, or make some with labutil run all")
-
     from labutil.compare import lessons, tables
 
-    text, collection = tables.write(root)
+    text, collection = tables.write(directory or paths.runs_dir())
     click.echo(text)
     if file:
         paths.replace_file(file, lambda temporary: temporary.write_text(tables.latex(collection), encoding="utf-8"))
@@ -252,9 +225,7 @@ def compare(directory: Path | None, html: bool, latex: Path | None) -> None:
 
 
 @main.command()
-@click.option(
-    "--out", type=click.Path(file_okay=False, path_type=Path), help="Where doctor.json goes.  [default: runs/]"
-)
+@click.option("--out", type=FOLDER, help="Where doctor.json goes.  [default: runs/]")
 def doctor(out: Path | None) -> None:
     """Look at this machine, for at most three minutes, and say what is wrong and what to do.
 
@@ -269,7 +240,7 @@ def doctor(out: Path | None) -> None:
 
 @main.command()
 @click.argument("address", required=False, metavar="OWNER/REPO")
-@click.option("--zip", "archive", type=click.Path(path_type=Path), help="Write a zip for Colab instead.")
+@click.option("--zip", "archive", type=PATH, help="Write a zip for Colab instead.")
 def publish(address: str | None, archive: Path | None) -> None:
     """Let every link to the workbook, Colab's buttons too, lead to its public repository on GitHub.
 
@@ -292,11 +263,11 @@ def publish(address: str | None, archive: Path | None) -> None:
 
 @main.command()
 @click.argument("lesson", metavar="LESSON|all")
-@click.argument("directory", metavar="[DIR]", required=False, type=click.Path(file_okay=False, path_type=Path))
+@click.argument("directory", metavar="[DIR]", required=False, type=FOLDER)
 @click.option("--solutions", is_flag=True, help="A teacher's copy, NAME-solutions.ipynb: every exercise solved.")
 @click.option("--fresh", is_flag=True, help="Where a file has work in it, write NAME-2.ipynb beside it.")
 @click.option(
-    "--nbgrader", "course", metavar="DIR", type=click.Path(file_okay=False, path_type=Path),
+    "--nbgrader", "course", metavar="DIR", type=FOLDER,
     help="An nbgrader assignment instead, source/NAME in this course folder.",
 )  # fmt: skip
 def start(lesson: str, directory: Path | None, course: Path | None, **options: bool) -> None:
@@ -305,8 +276,6 @@ def start(lesson: str, directory: Path | None, course: Path | None, **options: b
     LESSON: a number (04) or name, or `all`. DIR: where the copy goes, work/ when left out. A file with work in it,
     changed or executed, is never written over.
     """
-    from labutil.course import assignment, copies
-
     notebooks = copies.lessons(lesson)
     if course and (directory or any(options.values())):
         raise click.UsageError("--nbgrader takes the course's folder, and neither another one, --solutions nor --fresh")
@@ -336,7 +305,7 @@ def demo(lesson: str, run: str | None, port: int, no_browser: bool) -> None:
 
 
 @main.command()
-@click.argument("where", metavar="NOTEBOOK.ipynb|FOLDER", type=click.Path(path_type=Path))
+@click.argument("where", metavar="NOTEBOOK.ipynb|FOLDER", type=PATH)
 @click.option("--json", "form", flag_value="json", help="Print JSON alone: a record a notebook.")
 @click.option("--csv", "form", flag_value="csv", help="Print a table: a row an exercise.")
 @click.option("--unconfined", is_flag=True, help="Run submissions though they cannot be contained on this machine.")
@@ -349,16 +318,10 @@ def grade(where: Path, form: str | None, unconfined: bool) -> None:
     """
     from labutil.course import grading
 
-    records = []
     if unconfined:
         click.echo(f"labutil: unconfined: {grading.NOT_KEPT}", err=True)
-    for record in grading.grade(where, confined=not unconfined):
-        records.append(record)
-        if not form:
-            click.echo(grading.as_text(record, brief=where.is_dir()))
-    if form:
-        click.echo(grading.as_json(records) if form == "json" else grading.as_csv(records).rstrip())
-    sys.exit(0 if all(map(grading.passed, records)) else 1)
+    if not grading.tell(grading.grade(where, confined=not unconfined), form, brief=where.is_dir()):
+        sys.exit(1)
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
@@ -370,13 +333,11 @@ def lab(lesson: str | None, jupyter_options: tuple[str, ...]) -> None:
     Copies that are not there yet are written first, as by `labutil start all`. Other options go to JupyterLab:
     --port 8890, --no-browser, --allow-root in a container.
     """
-    paths.check_workbook()
+    lessons = copies.lessons()
     chosen = lesson and parameters.find_notebook(lesson)
     if importlib.util.find_spec("jupyterlab") is None:
         raise sources.DataError("JupyterLab is not installed: pip install jupyterlab (VS Code opens notebooks without)")
-    from labutil.course import copies
-
-    copies.start(copies.lessons(), copies.WORK, keep=True)
+    copies.start(lessons, copies.WORK, keep=True)
     target = copies.WORK / chosen.name if chosen else copies.WORK
     root = f"--ServerApp.root_dir={paths.project_root()}"
     settings = [root, "--LabApp.news_url=None"]  # or it asks, over the lesson, whether it may fetch news

@@ -181,14 +181,22 @@ def dots(
     axes.locator_params(axis="x", nbins=5)  # names take the room of more
     if zero:
         axes.axvline(0, color=GRAY, ls="--", lw=1.5, zorder=0, label=zero)
-    if chance is not None:
-        left, right = axes.get_xlim()
-        near = 2 * left - right < chance < 2 * right - left
-        label = f"chance, {chance:.3f}" + ("" if near else ", beyond the axis")
-        axes.axvline(chance if near else np.nan, color=GRAY, ls="--", lw=1.5, zorder=0, label=label)
     if zero or chance is not None:
-        legend_below(figure)
+        against(axes, {"chance": chance})
     return figure
+
+
+def against(axes: Axes, values: Mapping[str, float | None]) -> Figure:
+    """Upright lines to compare with; one that lies far from what is drawn is only named, so that the axis fits that."""
+    low, high = axes.get_xlim()
+    for line, (name, value) in zip(("--", ":"), values.items(), strict=False):
+        if value is None:
+            continue
+        near = 2 * low - high < value < 2 * high - low
+        label = f"{name}, {value:.3f}" + ("" if near else ", beyond the axis")
+        axes.axvline(value if near else np.nan, ls=line, color=GRAY, lw=1.5, zorder=0, label=label)
+    legend_below(axes.figure)
+    return axes.figure
 
 
 @styled

@@ -15,20 +15,7 @@ from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from labutil import evaluation, plots
 from labutil.pictures import sheet
-from labutil.style import (
-    COLOURS,
-    GRAY,
-    MARKERS,
-    MOST_CLASSES,
-    PALE,
-    STYLE,
-    WIDTH,
-    legend_below,
-    looks,
-    short,
-    styled,
-    wrap,
-)
+from labutil.style import COLOURS, MARKERS, MOST_CLASSES, PALE, STYLE, WIDTH, legend_below, looks, short, styled, wrap
 
 
 def pareto(cost: np.ndarray, score: np.ndarray) -> np.ndarray:
@@ -54,7 +41,7 @@ def intervals(table: pd.DataFrame, *, chance: float, random_encoder: float | Non
         text = f"{row.accuracy:.3f}{spread}, {row.seeds} seed{'s' if row.seeds > 1 else ''}"
         axes.annotate(text, (1.02, i), xycoords=("axes fraction", "data"), va="center")
     axes.set_xlabel("test accuracy, with its 95% interval")
-    return _against(axes, {"chance": chance, "random encoder, k-NN": random_encoder})
+    return plots.against(axes, {"chance": chance, "random encoder, k-NN": random_encoder})
 
 
 @styled
@@ -72,7 +59,7 @@ def grouped(table: pd.DataFrame, *, std: pd.DataFrame, chance: float) -> Figure:
         axes.axhline(place - 0.5, color="0.9", lw=1, zorder=0)
     axes.margins(x=0.17)  # room for the values
     axes.set_xlabel("accuracy")
-    return _against(axes, {"chance": chance})
+    return plots.against(axes, {"chance": chance})
 
 
 def _dots(low: pd.DataFrame, middle: pd.DataFrame, high: pd.DataFrame) -> tuple[Axes, np.ndarray]:
@@ -90,19 +77,6 @@ def _dots(low: pd.DataFrame, middle: pd.DataFrame, high: pd.DataFrame) -> tuple[
     axes.grid(axis="x", color="0.9")
     axes.set_axisbelow(True)
     return axes, heights
-
-
-def _against(axes: Axes, values: Mapping[str, float | None]) -> Figure:
-    """Upright lines to compare with; one that lies far from what is drawn is only named, so that the axis fits that."""
-    low, high = axes.get_xlim()
-    for line, (name, value) in zip(("--", ":"), values.items(), strict=False):
-        if value is None:
-            continue
-        near = 2 * low - high < value < 2 * high - low
-        label = f"{name}, {value:.3f}" + ("" if near else ", beyond the axis")
-        axes.axvline(value if near else np.nan, ls=line, color=GRAY, lw=1.5, zorder=0, label=label)
-    legend_below(axes.figure)
-    return axes.figure
 
 
 def _looks(labels: Iterable[Any]) -> list[dict[str, Any]]:
@@ -154,7 +128,7 @@ def heat(table: pd.DataFrame, *, label: str) -> Figure:
     return matrix(table * 100, label, 0.4, fmt=".0f", cmap=colours, vmin=0, vmax=100)
 
 
-def matrix(table: pd.DataFrame, title: str, cell: float, words: Any = True, **look: Any) -> Figure:
+def matrix(table: pd.DataFrame, title: str, cell: float, **look: Any) -> Figure:
     """A heat map with its numbers, in columns of `cell` inches or more; cells without a number are gray."""
     import seaborn as sns
 
@@ -162,7 +136,7 @@ def matrix(table: pd.DataFrame, title: str, cell: float, words: Any = True, **lo
     size = max(WIDTH, 2.6 + cell * len(columns)), 1.9 + sum(0.32 + 0.2 * name.count("\n") for name in names)
     figure, axes = plt.subplots(figsize=size)
     axes.set_facecolor(PALE)
-    sns.heatmap(table, annot=words, annot_kws={"color": "black"}, cbar=False, linewidths=0.5, ax=axes, **look)
+    sns.heatmap(table, annot=True, annot_kws={"color": "black"}, cbar=False, linewidths=0.5, ax=axes, **look)
     axes.set_yticks(axes.get_yticks(), names, rotation=0)
     axes.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=40, ha="right", rotation_mode="anchor")
     axes.set(xlabel="", ylabel="")

@@ -28,7 +28,7 @@ box-sizing:border-box}}</style></head><body>{body}</body></html>
 def lacking(board: Board | None, lessons: Iterable[str]) -> list[Path]:
     """Notebooks of these lessons, by number or name ("02"), that have a smoke recipe and no run on the board."""
     present = {m.records[0]["notebook"] for m in board.methods} if board else set()
-    found = sorted((paths.project_root() / "notebooks").glob("[0-9]*.ipynb"))
+    found = sorted(parameters.NOTEBOOKS.glob("[0-9]*.ipynb"))
     missing = [p for p in found if p.stem.startswith(tuple(lessons)) and p.stem not in present]
     return [p for p in missing if parameters.read_recipe(p, "smoke") is not None]
 

@@ -9,7 +9,6 @@ docs/measured.md; and, where a row names a metric, the reader's own finished run
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import shlex
@@ -18,7 +17,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from labutil import paths, runs
+from labutil import encoders, paths, runs
 from labutil.paths import DataError
 from labutil.runs import parameters
 
@@ -65,9 +64,8 @@ def _value(text: str) -> str:
             raise DataError(f"{TABLE.name}: neither README.md nor docs/measured.md says {words[0]!r} (any more)")
         return words[0]
     *conditions, metric = words
-    encoder = ROOT / "notebooks" / "encoders" / f"{name}.json"
-    if encoder.exists():
-        return number(metric, pd.Series([json.loads(encoder.read_text("utf-8"))["scores"][metric]]))
+    if name in encoders.SHIPPED:
+        return number(metric, pd.Series([encoders.facts(name)["scores"][metric]]))
     places = (ROOT / "docs" / "reports", ROOT / "notebooks" / "sweeps")
     file = next((path / f"{name}.csv" for path in places if (path / f"{name}.csv").exists()), None)
     if file is None:

@@ -21,6 +21,8 @@ Trials, image passes and hours are those of all runs of a name, also of failed a
 def write(root: Path) -> tuple[str, Collection]:
     """Compare the runs below a directory, and leave compare_summary.txt and compare_summary.csv there. Returns the text
     and what was compared. Raises DataError when no run in it can be used, or nothing can be written."""
+    if not root.is_dir():
+        raise DataError(f"{root} is no directory: give one that holds runs, or make some with labutil run all")
     collection = results.collect(root)
     if not collection.boards:
         reasons = "; ".join(f"{path.name}: {reason}" for path, reason in collection.left_out[:3])

@@ -76,7 +76,7 @@ def _ask(session: dict, message: dict, arrays: list) -> tuple[dict, list]:
 
     def special(tree: dict) -> Any:
         if tree["kind"] == "leaf":
-            leaves.append(arrays_to_tensor(arrays, tree["of"]).requires_grad_())
+            leaves.append(torch.from_numpy(arrays[tree["of"]]).requires_grad_())
             return leaves[-1] * 1 if tree["inner"] else leaves[-1]
         if tree["kind"] in ("module", "optimizer"):
             key = tree["key"]
@@ -115,10 +115,6 @@ def _back(session: dict, message: dict, arrays: list) -> tuple[dict, list]:
 
 
 ACTIONS = {"load": _load, "ask": _ask, "back": _back}
-
-
-def arrays_to_tensor(arrays: list, place: int) -> Tensor:
-    return torch.from_numpy(arrays[place])
 
 
 def _module(tree: dict, arrays: list, session: dict) -> nn.Module:

@@ -108,9 +108,9 @@ def _small(notebook: Path) -> dict:
     return _graded(cell | {"outputs": [], "execution_count": None}, "small", locked=True)
 
 
-def _graded(cell: dict, name: str, points: int | None = None, **roles: Any) -> dict:
-    """A cell with nbgrader's metadata (its schema 3). roles: grade, solution, locked; what is not named is False."""
+def _graded(cell: dict, name: str, **roles: Any) -> dict:
+    """A cell with nbgrader's metadata (its schema 3). roles: grade, solution, locked, False where they are not named;
+    and points."""
     own = {"schema_version": 3, "grade_id": name, "cell_type": cell["cell_type"]}
     own |= dict.fromkeys(("grade", "solution", "locked", "task"), False) | roles
-    own |= {} if points is None else {"points": points}
     return cell | {"metadata": cell["metadata"] | {"nbgrader": own}}

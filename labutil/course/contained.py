@@ -42,7 +42,7 @@ USER = 1_900_000_000  # the first of user ids that nobody has: each student proc
 
 NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
 RDONLY, NOSUID, NODEV, REMOUNT, BIND, REC, PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
-PDEATHSIG, DUMPABLE, CAPBSET_DROP, NO_NEW_PRIVS = 1, 4, 24, 38  # of prctl
+PDEATHSIG, CAPBSET_DROP, NO_NEW_PRIVS = 1, 24, 38  # of prctl
 MACHINE = {"x86_64": 0, "aarch64": 1}.get(platform.machine())
 CLONE, PIVOT_ROOT, AUDIT = (56, 220), (155, 41), (0xC000003E, 0xC00000B7)  # of these machines
 # Calls by which a process could have memory that is counted nowhere, make namespaces of its own, or reach others.

@@ -22,7 +22,9 @@ _LINK = re.compile(r"\]\((\w+\.ipynb)(#[^)]*)?\)")
 
 
 def lessons(name: str = "all") -> list[Path]:
-    """The workbook's notebooks, in order, or the one of this number or name. Raises ParameterError for any other."""
+    """The workbook's notebooks, in order, or the one of this number or name. Raises ParameterError for any other, and
+    DataError where there is no workbook."""
+    paths.check_workbook()
     found = sorted(parameters.NOTEBOOKS.glob("[0-9]*.ipynb"))
     if name == "all":
         return found

@@ -120,26 +120,24 @@ def _cleaning(run: str | None) -> list[Demonstration]:
 
     @functools.cache
     def dirty() -> tuple:  # faults planted among test images, which the model that judges labels has not seen
-        data = _data(run)
-        return cleaning.plant(replace(data, train=_some(run)), 0.3)
+        data, truth = cleaning.plant(replace(_data(run), train=_some(run)), 0.3)
+        return data.train.images, data.train.labels, [data.classes[k] for k in data.train.labels], truth
 
     def duplicates() -> None:
-        data, truth = dirty()
+        images, _, _, truth = dirty()
         known = faults.duplicate_pairs(truth) | faults.doubtful_pairs(truth)
-        explore.pairs(data.train.images, cleaning.near_duplicates(data.train.images), start=0.8, truth=known)
+        explore.pairs(images, cleaning.near_duplicates(images), start=0.8, truth=known)
 
     def strangers() -> None:
-        data, truth = dirty()
-        names = [data.classes[k] for k in data.train.labels]
-        found = cleaning.outliers(data.train.images)
-        explore.threshold(data.train.images, found, start=4.0, truth=faults.outlier_rows(truth), names=names)
+        images, _, names, truth = dirty()
+        found = cleaning.outliers(images)
+        explore.threshold(images, found, start=4.0, truth=faults.outlier_rows(truth), names=names)
 
     def labels() -> None:
-        data, truth = dirty()
-        names = [data.classes[k] for k in data.train.labels]
-        p = evaluation.predict(_model(run or MODELS["02"]), data.train.images).softmax(1)
-        found = cleaning.label_issues(data.train.images, data.train.labels, p)
-        explore.threshold(data.train.images, found, start=0.95, truth=faults.wrong_label_rows(truth), names=names)
+        images, y, names, truth = dirty()
+        p = evaluation.predict(_model(run or MODELS["02"]), images).softmax(1)
+        found = cleaning.label_issues(images, y, p)
+        explore.threshold(images, found, start=0.95, truth=faults.wrong_label_rows(truth), names=names)
 
     return [
         (

@@ -7,6 +7,7 @@ None), a text above it, and a hint and a solution in cells below, tagged so. A s
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,23 +15,19 @@ from pathlib import Path
 from labutil.runs import parameters
 
 _TITLE = re.compile(r"^(?:#+ |> \*\*)(Exercise \d[^\n(*]*)", flags=re.MULTILINE)
-_EFFORT = re.compile(r"\((\d+) minutes, (easy|medium|hard)\)")
+_LEVEL = re.compile(r"\(\d+ minutes, (easy|medium|hard)\)")
 
 
 @dataclass(frozen=True)
 class Exercise:
-    """An exercise of a lesson. Cells are named by their ids."""
+    """An exercise of a lesson."""
 
     name: str  # the check's, of `lab.checks`: "info_nce"; "guess" of predictions
     title: str  # "Exercise 3: the loss", as the text has it
-    minutes: int
     level: str  # easy, medium or hard
     answer: str  # what the student defines: "my_info_nce", "my_guess"
-    stub: str  # the cell in which it is defined
-    checks: tuple[str, ...]  # cells that call the check with it: the stub itself, of predictions later ones
-    hint: str | None
-    solution: str | None  # None in a student's copy
-    code: str  # Python of the solution that defines the answer; "" where the answer is text alone
+    stub: str  # the id of the cell in which it is defined
+    code: str  # Python of the solution that defines the answer; "" where that is text alone, and in a student's copy
 
     @property
     def predicted(self) -> bool:
@@ -49,28 +46,23 @@ def exercises(notebook: Path) -> list[Exercise]:
 
 def of_cells(cells: list[dict]) -> list[Exercise]:
     """As `exercises`, of a notebook's cells."""
-    found, title, effort = [], "", (0, "")
+    found, title, level = [], "", ""
     for place, cell in enumerate(cells):
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
             title = (_TITLE.findall(source) or [title])[-1].strip(" :")
-            effort = (_EFFORT.findall(source) or [effort])[-1]
+            level = (_LEVEL.findall(source) or [level])[-1]
         elif parameters.has_tag(cell, "exercise"):
             answer = next((name for name in defined(source) if name.startswith("my_")), None)
             if answer is None:  # a copy whose stub is no Python any more
                 continue
-            called = {c["id"]: name for c in cells if (name := _check_of("".join(c["source"]), answer))}
-            below = cells[place + 1 :]
-            upto = next((i for i, c in enumerate(below) if parameters.has_tag(c, "exercise")), len(below))
-            parts = {
-                tag: next((c for c in below[:upto] if parameters.has_tag(c, tag)), None) for tag in ("hint", "solution")
-            }
-            blocks = re.findall(r"```python\n(.*?)```", "".join((parts["solution"] or {"source": ""})["source"]), re.S)
+            # The stub's cell has the check; of predictions a later one.
+            name = next(filter(None, (_check_of("".join(c["source"]), answer) for c in cells)), "")
+            below = itertools.takewhile(lambda c: not parameters.has_tag(c, "exercise"), cells[place + 1 :])
+            solution = next((c["source"] for c in below if parameters.has_tag(c, "solution")), "")
+            blocks = re.findall(r"```python\n(.*?)```", "".join(solution), re.DOTALL)
             code = next((block for block in blocks if answer in defined(block)), "")
-            ids = {tag: part and part["id"] for tag, part in parts.items()}
-            name = next(iter(called.values()), "")
-            minutes, level = int(effort[0]), effort[1]
-            found.append(Exercise(name, title, minutes, level, answer, cell["id"], tuple(called), **ids, code=code))
+            found.append(Exercise(name, title, level, answer, cell["id"], code))
     return found
 
 

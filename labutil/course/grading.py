@@ -17,20 +17,21 @@ import re
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import torch
 
 from labutil import paths
-from labutil.course import checks, contained, wire
+from labutil.course import checks, contained, copies, wire
 from labutil.course.checks.frame import MARKS, Result, Wrong, unseen
 from labutil.course.exercises import Exercise, exercises
 from labutil.course.remote import Remote
-from labutil.runs import RunError, parameters
+from labutil.runs import RunError
 
 LARGEST = 32 * 2**20  # bytes of a notebook
 SECONDS = 30  # of an exercise; contained.SECONDS of a notebook
@@ -59,7 +60,7 @@ def grade(where: Path, *, confined: bool = True) -> Iterator[dict[str, Any]]:
     read = []
     for file in files:
         try:
-            read.append((file, *_read(file)))
+            read.append((file, *_read(file), ""))
         except paths.DataError as error:
             if single:
                 raise
@@ -77,8 +78,8 @@ def _hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)  # checkpoints of JupyterLab
 
 
-def _read(file: Path) -> tuple[str, list[str], str]:
-    """A notebook's lesson and the code of its cells, and "". Raises DataError for what is none, or is of no lesson."""
+def _read(file: Path) -> tuple[str, list[str]]:
+    """A notebook's lesson and the code of its cells. Raises DataError for what is none, or is of no lesson."""
     try:
         with open(os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as opened:
             if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode) or file.is_symlink():
@@ -103,13 +104,12 @@ def _read(file: Path) -> tuple[str, list[str], str]:
         named = max(known, key=lambda lesson: sum(_defines(cells, e.answer) for e in known[lesson]))
         if not any(_defines(cells, exercise.answer) for exercise in known[named]):
             raise paths.DataError(f"{file} is no copy of a lesson: none of their exercises is in it")
-    return named, cells, ""
+    return named, cells
 
 
 @functools.cache
 def _lessons() -> dict[str, list[Exercise]]:
-    found = {path.stem: exercises(path) for path in sorted(parameters.NOTEBOOKS.glob("[0-9]*.ipynb"))}
-    return {lesson: [exercise for exercise in of if exercise.name] for lesson, of in found.items()}
+    return {path.stem: [exercise for exercise in exercises(path) if exercise.name] for path in copies.lessons()}
 
 
 def _defines(cells: list[str], name: str) -> bool:
@@ -176,6 +176,18 @@ def _plain(text: str) -> str:
 
 def passed(record: dict[str, Any]) -> bool:
     return not record["error"] and all(row["status"] == "passed" for row in record["exercises"])
+
+
+def tell(records: Iterable[dict[str, Any]], form: str | None, *, brief: bool) -> bool:
+    """Print records, each as it comes (`as_text`), or all of them as "json" or "csv"; returns whether all passed."""
+    told = []
+    for record in records:
+        told.append(record)
+        if form is None:
+            click.echo(as_text(record, brief=brief))
+    if form is not None:
+        click.echo(as_json(told) if form == "json" else as_csv(told).rstrip())
+    return all(map(passed, told))
 
 
 def as_text(record: dict[str, Any], *, brief: bool) -> str:

@@ -86,9 +86,9 @@ class Remote:
             return {"kind": "leaf", "inner": not value.is_leaf, "of": wire.encode(value.detach(), arrays)["of"]}
         if not isinstance(value, nn.Module | torch.optim.Optimizer):
             return None
-        if not any(value is one for one in self.made):
+        if value not in self.made:
             self.made.append(value)
-        key = str(next(i for i, one in enumerate(self.made) if one is value))
+        key = str(self.made.index(value))
         if isinstance(value, nn.Module):
             weights = [wire.encode(w.detach().clone(), arrays) for w in value.parameters()]
             return {"kind": "module", "key": key, "layers": [_layer(layer) for layer in value], "weights": weights}
@@ -132,9 +132,7 @@ class _Elsewhere(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, outer: Tensor) -> tuple:
         gradients = ctx.remote.back(ctx.number, outer)
-        if [g is not None and g.shape for g in gradients] != [
-            g is not None and shape for g, shape in zip(gradients, ctx.shapes, strict=True)
-        ]:
+        if any(g is not None and g.shape != shape for g, shape in zip(gradients, ctx.shapes, strict=True)):
             raise Wrong("its gradients have other shapes than its inputs")
         return None, None, None, *gradients
 

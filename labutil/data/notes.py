@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from labutil.data.store import Stored
+from labutil.images import Dataset
 
 
 def of(stored: Stored, rows: dict[str, np.ndarray], names: Sequence[str], *, grouped: bool = False) -> list[str]:
@@ -35,6 +36,21 @@ def of(stored: Stored, rows: dict[str, np.ndarray], names: Sequence[str], *, gro
             some = ", ".join(stored.classes[k] for k in lacking[:3]) + ", ..." * (len(lacking) > 3)
             notes.append(f"{part} has no images of {some}: whole groups allow no better split")
     return notes + [note for part in ("val", "test") if (note := _twins(stored, rows, part, names))]
+
+
+def contents(data: Dataset) -> str:
+    """What is in a data set that was loaded, as `labutil data` shows it."""
+    height, width = data.train.images.shape[2:]
+    lines = [f"{data.name}: {data.channels} x {height} x {width}, {len(data.classes) or 'no'} classes"]
+    for split in ("train", "val", "test", "unlabelled"):
+        if (images := getattr(data, split)) is not None:
+            whole = f" of {len(set(images.groups))} groups" if images.groups else ""
+            lines.append(f"  {split:<10} {len(images):>8,} images{whole}")
+    longest = max(map(len, data.classes), default=0)
+    for i, name in enumerate(data.classes):
+        lines.append(f"    {name:<{longest}}  {(data.train.labels == i).sum():>7,} in train")
+    mean, std = (", ".join(f"{value:.4f}" for value in values) for values in (data.mean, data.std))
+    return "\n".join([*lines, f"  mean ({mean})  std ({std})  fingerprint {data.fingerprint}"])
 
 
 def _twins(stored: Stored, rows: dict[str, np.ndarray], part: str, names: Sequence[str]) -> str:

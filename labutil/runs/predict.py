@@ -138,6 +138,19 @@ def predict_images(directory: Path, spec: str, part: str | None = None) -> pd.Da
     return pd.DataFrame(columns).join(pd.DataFrame(probabilities, columns=[f"p_{name}" for name in classes]))
 
 
+def write_table(name: str, spec: str, part: str | None, out: Path | None) -> str:
+    """`labutil predict`: `predict_images` by a run of this name (`find_run`), as CSV into `out`, or into the run's
+    directory. Returns what is said of it."""
+    directory = find_run(name)
+    folder = directory if directory.is_dir() else paths.runs_dir() / directory.stem
+    file = paths.file_name("_".join(filter(None, ("predictions", parse_source(spec).name, part))))
+    path = paths.target(out or paths.make_folder(folder) / f"{file}.csv")
+    table = predict_images(directory, spec, part)
+    paths.replace_file(path, lambda temporary: table.to_csv(temporary, index=False, float_format="%.6g"))
+    images = "1 image" if len(table) == 1 else f"{len(table):,} images"
+    return f"{images}: {show_path(path)}\n  {summary(table)}"
+
+
 def part_rows(found: store.Stored, source: Source, part: str, record: dict[str, Any]) -> np.ndarray:
     """Which images of a source make up a part, ascending: int64 (n,). Parts that it does not bring are drawn anew.
 

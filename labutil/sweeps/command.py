@@ -73,8 +73,11 @@ def sweep(
                 table.forget(job)
         table.write(jobs(), now=True)
     frame = table.frame(jobs())
-    if file.read_bytes() != written or not (plan.directory / "figures").exists():
-        results.draw(plan, frame)
+    changed = file.read_bytes() != written or not (plan.directory / "figures").exists()
+    if changed and frame.value.notna().any():
+        from labutil.sweeps import figures
+
+        figures.draw(plan.directory, frame)
     results.tell(plan, frame, jobs())
     unjudged = (frame.status == "complete") & frame.value.isna()
     return not (unjudged | (frame.status == "failed")).any()
@@ -84,9 +87,9 @@ def _means(
     plan: Plan,
     grids: dict[Path, list[Job]],
     workers: int | None,
-    gpus_per_run: int,
-    storage: str | None,
-    slurm: Sequence[str],
+    gpus_per_run: int = 1,
+    storage: str | None = None,
+    slurm: Sequence[str] = (),
 ) -> tuple[local.Launcher, list[dict[str, str]]]:
     """What starts the runs, and an environment for each of those that go on at a time. Leaves nothing on the disk.
     Raises ParameterError for options that cannot be."""
@@ -146,18 +149,11 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def dry_run(
-    plan: Plan,
-    *,
-    workers: int | None = None,
-    gpus_per_run: int = 1,
-    storage: str | None = None,
-    slurm: Sequence[str] = (),
-) -> None:
+def dry_run(plan: Plan, *, workers: int | None = None, **options: Any) -> None:
     """Print the runs that a plan would make, those that exist, and the time that the rest may take. Options as for
     `sweep`, which are refused here, too."""
     grids = {study.notebook: grid(plan, study) for study in plan.studies}
-    _means(plan, grids, workers, gpus_per_run, storage, slurm)
+    _means(plan, grids, workers, **options)
     table, left, known, workers = results.Table(plan), 0.0, True, workers or 1
     for study in plan.studies:
         jobs, stem = grids[study.notebook], study.notebook.stem
@@ -168,7 +164,7 @@ def dry_run(
             click.echo(f"{stem} searches {key} in {results.spell_space(space)}")
         planned = study.trials * len(study.seeds) if study.search else len(jobs)
         finished = sum(row["status"] in local.ENDS for row in rows)
-        each, source = _estimate(plan, study, jobs, rows)
+        each, source = _estimate(study, jobs, rows)
         words = f"about {duration(each * (planned - finished))}, {source}" if each else source
         click.echo(f"{stem}: {planned} runs by {study.objective}, {finished} of them exist; time: {words}")
         left += each * (planned - finished)
@@ -178,7 +174,7 @@ def dry_run(
     click.echo(f"nothing was run; it would go to {plan.directory}")
 
 
-def _estimate(plan: Plan, study: Study, jobs: Sequence[Job], rows: Sequence[dict[str, Any]]) -> tuple[float, str]:
+def _estimate(study: Study, jobs: Sequence[Job], rows: Sequence[dict[str, Any]]) -> tuple[float, str]:
     """Seconds a run of a study, and where that is known from; 0 where nothing is known."""
     own = [row["seconds"] for row in rows if row["status"] == "complete"]
     if own:

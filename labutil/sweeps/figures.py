@@ -22,6 +22,7 @@ from labutil.compare.figures import matrix
 from labutil.paths import lower_is_better
 from labutil.runs.record import read_history
 from labutil.style import COLOURS, PALE, WIDTH, legend_below, short, styled, wrap
+from labutil.sweeps.results import ranked
 
 SHOWN = 12  # settings in a ranking, or with a colour of their own; of more, the value reached is the colour
 ENOUGH = 8  # settings, before parameters are said to matter or not
@@ -54,13 +55,10 @@ def _figures(directory: Path, rows: pd.DataFrame, searched: bool) -> Iterator[tu
     settings = settings.loc[:, settings.nunique() > 1]
     words = [", ".join(f"{key} {_word(v)}" for key, v in row.items()) for row in settings.to_dict("index").values()]
     names = pd.Series([text or rows.notebook.iloc[0] for text in words], settings.index)
-    # Settings that lack no run: mean, std and count over their seeds, the best first.
-    found = rows.groupby("setting").value.agg(["mean", "std", "count", "size"])
-    found = found[found["count"] == found["size"]]
-    found = found.sort_values("mean", ascending=lower_is_better(objective), kind="stable")
+    found = ranked(rows, objective)
     settings = settings.loc[found.index, settings.loc[found.index].nunique() > 1]
     if len(found):
-        best, std, seeds = found.iloc[0, :3]
+        best, std, seeds = found.iloc[0]
         spread = f" ± {std:.4f} over {seeds:.0f} seeds" if seeds > 1 else ""
         title = f"Best {objective}: {best:.4f}{spread}, {names[found.index[0]]}."
         yield from _compared(settings, found, names, objective, title)
@@ -86,7 +84,7 @@ def _compared(
 ) -> Iterator[tuple[str, Figure]]:
     """What settings came to: a line over one number, else a ranking; and, of two parameters, a table."""
     keys = list(settings)
-    several = "mean ± std over seeds" if found["count"].max() > 1 else ""
+    several = "mean ± std over seeds" if found.runs.max() > 1 else ""
     if len(keys) == 1 and is_numeric_dtype(settings[keys[0]]):
         line = found.set_axis(settings[keys[0]]).sort_index()
         mean, std = (line[[name]].set_axis([several or "settings"], axis=1) for name in ("mean", "std"))

@@ -210,7 +210,7 @@ def _study(
             f"nothing to sweep over in {notebook.stem}: give values (-p lr 0.001,0.003), a range "
             "(-s lr 0.001:0.1:log), --seeds 0,1,2, or a recipe with a sweep block"
         )
-    objective, trials = _objective(block.get("objective"), base), _whole("trials", block.get("trials", TRIALS))
+    objective, trials = _objective(block.get("objective"), base), _trials(block.get("trials", TRIALS))
     resplit = str(block.get("resplit", "false"))
     if resplit not in {"true", "false"} or (resplit == "true" and "data_seed" not in base):
         raise ParameterError(f"recipe {recipe!r}: resplit: {resplit}: true or false, where there is a data_seed")
@@ -313,10 +313,10 @@ def _seeds(notebook: Path, base: dict[str, Any], typed: str | list | None) -> li
     return list(dict.fromkeys(seeds))
 
 
-def _whole(name: str, value: Any) -> int:
-    if not str(value).isdecimal() or int(value) < 1:
-        raise ParameterError(f"--{name} {value}: a whole number, at least 1")
-    return int(value)
+def _trials(typed: Any) -> int:
+    if not str(typed).isdecimal() or int(typed) < 1:
+        raise ParameterError(f"--trials {typed}: a whole number, at least 1")
+    return int(typed)
 
 
 def _objective(typed: str | None, base: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What a sweep came to: sweep.csv, a row a run; sweep.yaml, the plan; the best setting, and figures."""
+"""What a sweep came to: sweep.csv, a row a run; sweep.yaml, the plan; and the best setting."""
 
 from __future__ import annotations
 
@@ -151,19 +151,20 @@ def spell_space(space: Range | dict[str, Any]) -> str | list[str]:
     return f"{space.low}:{space.high}{':log' * space.log}" if isinstance(space, Range) else list(space)
 
 
-def ranked(study: Study, table: pd.DataFrame) -> pd.DataFrame:
-    """Settings by their mean over seeds, the best first: columns mean, std, runs. Settings that lack a run are none."""
-    rows = table[table.notebook == study.notebook.stem]
+def ranked(rows: pd.DataFrame, objective: str) -> pd.DataFrame:
+    """A notebook's settings by their mean over seeds, the best first: columns mean, std, runs. Those of which a run has
+    no value are none."""
     found = rows.groupby("setting").value.agg(["mean", "std", "count", "size"])
-    found = found[(found["count"] == found["size"]) & (found["size"] == len(study.seeds))]
-    found = found.sort_values("mean", ascending=paths.lower_is_better(study.objective), kind="stable")
-    return found.drop(columns="size").rename(columns={"count": "runs"})
+    found = found[found["count"] == found["size"]].drop(columns="size").rename(columns={"count": "runs"})
+    return found.sort_values("mean", ascending=paths.lower_is_better(objective), kind="stable")
 
 
 def tell(plan: Plan, table: pd.DataFrame, jobs: Sequence[Job]) -> None:
     """Print the best settings of each notebook, the command that runs the best one whole, and what did not end well."""
     for study in plan.studies:
-        found, stem = ranked(study, table), study.notebook.stem
+        stem = study.notebook.stem
+        found = ranked(table[table.notebook == stem], study.objective)
+        found = found[found.runs == len(study.seeds)]
         if not len(found):
             click.echo(f"{stem}: no setting has all of its runs with a {study.objective}")
             continue
@@ -176,22 +177,11 @@ def tell(plan: Plan, table: pd.DataFrame, jobs: Sequence[Job]) -> None:
         click.echo(f"{stem}, {study.objective}{more}:")
         click.echo(shown.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
         best = own[found.index[0]]
-        click.echo(f"the best, whole: labutil run {shlex.join([_name(study.notebook), *best.options()])}")
+        name = stem if study.notebook.parent == NOTEBOOKS else str(study.notebook)
+        click.echo(f"the best, whole: labutil run {shlex.join([name, *best.options()])}")
     unhappy = table[table.error.fillna("") != ""]
     for row in unhappy[:SHOWN].itertuples():
         click.echo(f"{row.status}: {row.path}: {row.error}", err=True)
     counts = table.status.value_counts()
     words = ", ".join(f"{counts[status]} {status}" for status in STATUSES if status in counts)
     click.echo(f"{len(table)} runs: {words}; {plan.directory}")
-
-
-def _name(notebook: Path) -> str:
-    return notebook.stem if notebook.parent == NOTEBOOKS else str(notebook)
-
-
-def draw(plan: Plan, table: pd.DataFrame) -> None:
-    """Draw the sweep's figures, where there are results to draw."""
-    if table.value.notna().any():
-        from labutil.sweeps import figures
-
-        figures.draw(plan.directory, table)

@@ -24,7 +24,7 @@ from filelock import FileLock
 
 from labutil import paths
 from labutil.runs.parameters import ParameterError
-from labutil.runs.record import RunError
+from labutil.runs.record import RunError, write_json
 
 if TYPE_CHECKING:
     from submitit import SlurmExecutor
@@ -143,9 +143,7 @@ class Array:
                 for job, new in zip(part, submitted, strict=True):
                     job.id = known[job.directory] = new.job_id
                 queue |= {job.id for job in part}
-                paths.replace_file(
-                    self.ids, lambda temporary: temporary.write_text(json.dumps(known, indent=0), "utf-8")
-                )
+                write_json(self.ids, known)
                 what = "1 run" if len(part) == 1 else f"{len(part)} runs"
                 click.echo(f"SLURM: {what} submitted as job {part[0].id.split('_')[0]}")
 

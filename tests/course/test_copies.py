@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from labutil import cli, paths
-from labutil.course import copies
+from labutil.course import copies, grading
 from labutil.course.exercises import exercises
 from labutil.runs import parameters
 
@@ -181,3 +181,14 @@ def test_a_copy_has_the_lessons_recipes(tmp_path):
     for name in ("04_simclr.ipynb", "04_simclr-2.ipynb", "04_simclr-solutions.ipynb"):
         assert parameters.read_recipe(path.rename(tmp_path / name), "smoke")["dataset"] == "cells:600"
         path = tmp_path / name
+
+
+def test_where_there_is_no_workbook_there_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(grading, "_lessons", grading._lessons.__wrapped__)  # which would remember them
+    (tmp_path / "mine.ipynb").write_text('{"cells": []}')
+    for args in (("start", "all", tmp_path / "new"), ("grade", tmp_path / "mine.ipynb"), ("run", "all"), ("lab",)):
+        result = call(*args)
+        assert (result.exit_code, result.stderr.count("\n")) == (2, 1), args
+        assert f"{tmp_path} holds no workbook" in result.stderr
+    assert not (tmp_path / "new").exists()

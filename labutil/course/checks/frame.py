@@ -6,11 +6,12 @@ import contextlib
 import functools
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -104,7 +105,7 @@ def without(function: Callable, names: tuple[str, ...]) -> Callable:
                 if own is original:
                     refuse()
                 owner, _, last = name.rpartition(".")
-                stack.enter_context(_replaced(pkgutil.resolve_name(owner), last, refuse))
+                stack.enter_context(mock.patch.object(pkgutil.resolve_name(owner), last, refuse))
                 # Where the learner has imported it by name, perhaps by another one.
                 space = getattr(own, "__globals__", {})
                 for alias in [key for key, value in space.items() if value is original]:
@@ -120,19 +121,6 @@ def refusal(name: str) -> Callable:
         raise Wrong(f"{name} is the answer itself: write out what it does")
 
     return refuse
-
-
-@contextlib.contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    own = vars(owner).get(name)  # None: inherited, as torch.Tensor's methods are
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        if own is None:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, own)
 
 
 def guess(yours: Mapping[str, Any], measured: Mapping[str, Any], *, within: float = 0.0) -> Result:
