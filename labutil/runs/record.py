@@ -225,11 +225,8 @@ def missing(directory: Path, record: dict[str, Any]) -> list[str]:
 
 def read_record(directory: Path) -> dict[str, Any] | None:
     """run.json of a directory, None where there is none that can be read."""
-    try:
-        record = json.loads((directory / "run.json").read_bytes())
-    except (OSError, ValueError):
-        return None
-    if not isinstance(record, dict) or not isinstance(record.get("status"), str):
+    record = paths.read_json(directory / "run.json")
+    if record is None or not isinstance(record.get("status"), str):
         return None
     groups = (record.get(name) or {} for name in ("params", "metrics", "dataset", "fits", "skipped"))
     promised = record.get("promised") or []
