@@ -198,16 +198,16 @@ def person_watches() -> bool:
     return os.environ.get("RANK", "0") == "0" and (has_front_end() or sys.stdout.isatty())
 
 
-def progress_bar(total: int | None, text: str, unit: str = "it", initial: int = 0) -> tqdm:
+def progress_bar(total: int, text: str, unit: str, initial: int = 0) -> tqdm:
     """A bar on standard output (notebooks show standard error as an error) where a person watches, otherwise none.
 
-    total: how many updates make it full, None where nobody knows. unit: "B" is shown as kB, MB, GB. initial: what was
-    done before. It shows after one second and leaves nothing behind.
+    total: how many updates make it full. initial: what was done before. It shows after one second and leaves nothing
+    behind.
     """
     from tqdm import tqdm
 
     return tqdm(
-        total=total, desc=text, unit=unit, initial=initial, unit_scale=unit == "B", delay=1, mininterval=0.5,
+        total=total, desc=text, unit=unit, initial=initial, delay=1, mininterval=0.5,
         dynamic_ncols=True, file=sys.stdout, disable=not person_watches(), leave=False,
     )  # fmt: skip
 

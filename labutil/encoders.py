@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from labutil.paths import DataError, absolute, project_root
+from labutil.paths import DataError, absolute, project_root, read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +39,7 @@ def find(name: str) -> Path | None:
     given = Path(os.path.expanduser(name))
     path = next((p for p in (absolute(given), project_root() / given) if os.path.exists(p)), None)
     if path is not None and path.is_dir() and (path / "run.json").is_file():
-        status = (_read(path / "run.json") or {}).get("status", "damaged")
+        status = (read_json(path / "run.json") or {}).get("status", "damaged")
         if status != "complete":
             raise DataError(f"encoder={name!r}: this run is {status}, not complete: finish it with labutil run")
         if not (path / "model.safetensors").is_file():
@@ -68,7 +68,7 @@ def origin(name: str, pretrained: str | None = "imagenet") -> dict[str, Any]:
     if pretrained != "imagenet":
         raise DataError(f"encoder={name!r} has its own weights: leave pretrained as it is, or name a network")
     beside = file.with_name("run.json")
-    known = _read(beside if beside.is_file() else file.with_suffix(".json")) or {}
+    known = read_json(beside if beside.is_file() else file.with_suffix(".json")) or {}
     try:
         with safe_open(file, framework="numpy") as opened:
             header = opened.metadata() or {}
@@ -92,14 +92,6 @@ def at_home(origin: dict[str, Any], data: Dataset) -> bool:
     if trained.get("name") == data.name and not same:
         print(f"the encoder was trained on other splits of {data.name}: it may know some of these test images")
     return same and origin["image_size"] == data.image_size
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def facts(name: str) -> dict[str, Any]:

@@ -14,13 +14,11 @@ from torch import nn
 from labutil import processes
 from labutil.device import autocast, evaluation_mode, get_device, to_float
 from labutil.geometry import check_embeddings
-from labutil.images import check_images, to_numpy
+from labutil.images import Array, check_images, to_numpy
 from labutil.paths import check_number, no_tags
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from labutil.images import Array
 
 
 def predict(

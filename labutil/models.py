@@ -167,11 +167,8 @@ def layerwise_rates(encoder: nn.Module, decay: float) -> dict[str, float]:
     """
     if not 0 < decay <= 1:
         raise ValueError(f"decay={decay} must be above 0 and at most 1")
-    body, path = encoder, "encoder."  # the name that a `Classifier` gives it
-    for part in ("encoder", "encoder", "body"):  # of Mirrored, of Resized, and of what timm makes
-        if isinstance(inner := getattr(body, part, None), nn.Module):
-            body, path = inner, f"{path}{part}."
-    children = []
+    place, _, body = network_of(encoder)
+    path, children = f"encoder.{place}", []  # "encoder.": the name that a `Classifier` gives it
     for name, child in body.named_children():
         opened = name in {"blocks", "stages", "features"} and isinstance(child, nn.Sequential)
         children += [(f"{name}.{i}", part) for i, part in child.named_children()] if opened else [(name, child)]

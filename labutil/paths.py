@@ -7,6 +7,7 @@ import difflib
 import functools
 import hashlib
 import io
+import json
 import math
 import numbers
 import os
@@ -15,6 +16,7 @@ import re
 import uuid
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 TEMPORARY = ".*-*-*"  # the names in which `replace_file` writes: machine, process, and the file's own
 # What ends a line, steers a terminal, turns the direction of writing, or is no character; but \udc80 to \udcff, bytes
@@ -171,6 +173,15 @@ def _lives(process: str) -> bool:
     import psutil
 
     return not process.isdecimal() or psutil.pid_exists(int(process))
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None where there is none that can be read."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def in_memory(write: Callable[[io.BytesIO], object]) -> memoryview:

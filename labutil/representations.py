@@ -20,7 +20,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from labutil import device, encoders, evaluation, models, processes
 from labutil.geometry import CHUNK, check_embeddings
-from labutil.images import ImageSet, check_images, stratified_sample, to_numpy
+from labutil.images import Array, ImageSet, check_images, stratified_sample, to_numpy
 from labutil.paths import DataError, check_number, data_dir, replace_file
 from labutil.training import fit
 
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import Pipeline
-
-    from labutil.images import Array
 
 AXES = 512  # principal axes that a linear probe keeps, at most
 DEFAULT = "tf_efficientnet_lite0"  # its weights are installed
@@ -155,13 +153,9 @@ def linear_head(name: str) -> nn.Module | None:
     return head if isinstance(head, nn.Linear) or getattr(head, "settings", {}).get("sizes") == [] else None
 
 
-def untrained(encoder: nn.Module, side: int | None = None) -> nn.Module:
-    """The same network with random weights and the same normalisation: the control of a trained one. side: the most
-    pixels a side to which it scales images, where it takes any."""
-    settings = dict(encoder.settings)
-    if side and settings.get("input_size") and settings["encoder"] not in {"basic_cnn", "conv_autoencoder"}:
-        settings["input_size"] = min(side, settings["input_size"])
-    made = models.rebuild(settings)
+def untrained(encoder: nn.Module) -> nn.Module:
+    """The same network with random weights and the same normalisation: the control of a trained one."""
+    made = models.rebuild(encoder.settings)
     kept = {key: value for key, value in encoder.state_dict().items() if "normalize." in key}
     made.load_state_dict(kept, strict=False)
     return made

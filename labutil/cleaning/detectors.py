@@ -196,11 +196,10 @@ def out_of_fold_probabilities(
     present, y = np.unique(labels[labelled], return_inverse=True)
     if len(present) < 2:
         raise ValueError(f"labels hold {len(present)} classes: label issues need two at least")
-    with np.errstate(invalid="ignore"):  # the share that an axis has of no variance at all
-        axes = principal_axes(h)
     members = None if groups is None else np.asarray(groups)[labelled]
     if members is None or (most := len(np.unique(members))) < 2:
         members, most = None, len(y)
+    axes = principal_axes(h)
     x, folds, alike = axes[labelled], stratified_folds(y, min(5, most), seed, members), np.ones(len(y))
 
     def surprise(decay: float) -> float:

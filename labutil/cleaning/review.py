@@ -74,7 +74,7 @@ def decide(table: pd.DataFrame, row: int, decision: str, label: str = "") -> Non
         table.loc[row, "suggested label"] = label
 
 
-def serve(folder: Path, announce: Callable[[str], None], port: int = 0) -> None:
+def serve(folder: Path, announce: Callable[[str], None]) -> None:
     """Serve the page of `folder` to this machine alone, at an address that nobody can guess; what is decided there
     goes into decisions.csv at once. Runs until it is interrupted. announce: is told the address."""
     read_page(folder)
@@ -111,6 +111,6 @@ def serve(folder: Path, announce: Callable[[str], None], port: int = 0) -> None:
         def log_message(self, *_: object) -> None:
             """Nothing: the terminal stays readable."""
 
-    with ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         announce(f"http://127.0.0.1:{server.server_port}{base}")
         server.serve_forever()

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from labutil.data import catalogue
-from labutil.paths import DataError, did_you_mean, printable
+from labutil.paths import DataError, absolute, did_you_mean, printable
 
 # name -> the laboratory and the kinds of cell that `cells.generate` takes
 GENERATED = {"cells": ("home", "known"), "cells_shifted": ("shifted", "known"), "cells_unseen": ("home", "unseen")}
@@ -228,7 +228,7 @@ def _parse_paths(kind: str, rest: str) -> Source:
     if not all(texts) or len(texts) not in {1, 2, 4}:
         usage = "DIR or IMAGES[,LABELS[,TESTIMAGES,TESTLABELS]]" if kind == "idx" else "PATH"
         raise DataError(f"data set '{kind}:{rest}' must have the form '{kind}:{usage}'")
-    paths = tuple(Path(os.path.abspath(os.path.expanduser(text))) for text in texts)
+    paths = tuple(map(absolute, texts))
     for path in paths:
         if not os.path.exists(path):  # which, unlike Path's, is False for what can be no name
             raise DataError(f"{path} does not exist: check the path in '{kind}:{rest}'")

@@ -135,9 +135,7 @@ def hold_out(classes: Sequence[str], share: float | str, seed: int, name: str) -
         raise DataError(f"held_out:{share}: give a share of the classes between 0 and 1, as held_out:0.5") from None
     if not 2 <= count <= len(classes) - 2:
         raise DataError(f"held_out:{share} of the {len(classes)} classes of {name}: two at least must go, and two stay")
-    order = np.argsort(
-        np.random.PCG64(np.random.SeedSequence((seed, _CLASSES))).random_raw(len(classes)), kind="stable"
-    )
+    order = stratified_order(np.zeros(len(classes), int), (seed, _CLASSES))  # of one stratum: at random
     return [classes[i] for i in np.sort(order[:count])]
 
 

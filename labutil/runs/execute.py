@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import psutil
 
 from labutil import paths
 from labutil.runs import locks, parameters, ranks
@@ -100,8 +101,6 @@ def run_directory(notebook: Path, params: dict[str, Any], out: Path | None, core
 def _abandon(directory: Path) -> None:
     """End this process and its kernel where they are: the directory is another's now, and not even a `finally` may
     write there."""
-    import psutil
-
     click.echo(f"labutil: {show_path(directory)} was taken over by another process; this one stops", err=True)
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):

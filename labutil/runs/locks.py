@@ -26,8 +26,6 @@ from labutil import paths
 
 INTERVAL = 10.0  # seconds between two heartbeats
 LIMIT = 90.0  # seconds of silence after which an owner counts as dead; more than a network drive keeps old times for
-
-
 HOST = paths.machine()
 
 

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
+
 from labutil import encoders, paths
 from labutil.data import sources
 from labutil.runs import locks, parameters
@@ -24,7 +26,6 @@ from labutil.runs import locks, parameters
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
-    from filelock import AcquireReturnProxy
     from matplotlib.figure import Figure
     from torch import Tensor, nn
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 # What a run that names its method promises: tables and `labutil predict` need it.
 PROMISED = ("test_accuracy", "predictions.npz", "model.safetensors")
 KERNEL_LOCK_SECONDS = 60  # a killed run's kernel notices within a second or two that its parent is gone
-_held: dict[Path, AcquireReturnProxy] = {}
+_held: dict[Path, FileLock] = {}
 
 
 class RunError(RuntimeError):
@@ -168,7 +169,12 @@ def open_run(notebook: str, namespace: dict[str, Any], data: Dataset | None = No
         directory.mkdir(parents=True, exist_ok=True)
     if directory not in _held:
         # Held until the process ends. The kernel of a killed `labutil run` may still be writing for a moment.
-        _held[directory] = lock_file(directory / ".kernel.lock", KERNEL_LOCK_SECONDS if prepared else 0)
+        lock = FileLock(directory / ".kernel.lock")
+        try:
+            lock.acquire(timeout=KERNEL_LOCK_SECONDS if prepared else 0)
+        except Timeout:
+            raise RunError(f"{show_path(directory)} is being run by another process; wait for it, or stop it") from None
+        _held[directory] = lock
     device.seed_everything(record["params"].get("seed", 0))
     record["environment"] = device.describe() | {"commit": _commit()}
     record["label"] = label
@@ -219,11 +225,8 @@ def missing(directory: Path, record: dict[str, Any]) -> list[str]:
 
 def read_record(directory: Path) -> dict[str, Any] | None:
     """run.json of a directory, None where there is none that can be read."""
-    try:
-        record = json.loads((directory / "run.json").read_bytes())
-    except (OSError, ValueError):
-        return None
-    if not isinstance(record, dict) or not isinstance(record.get("status"), str):
+    record = paths.read_json(directory / "run.json")
+    if record is None or not isinstance(record.get("status"), str):
         return None
     groups = (record.get(name) or {} for name in ("params", "metrics", "dataset", "fits", "skipped"))
     promised = record.get("promised") or []
@@ -332,16 +335,6 @@ def write_json(path: Path, value: Any) -> None:
     """Write JSON, whole or not at all; raises ValueError for NaN and infinity, which JSON has not."""
     text = json.dumps(value, indent=1, allow_nan=False)
     paths.replace_file(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
-
-
-def lock_file(path: Path, timeout: float = 0) -> AcquireReturnProxy:
-    """Lock a run's directory by a file in it. Raises RunError when another process still has it after `timeout` s."""
-    from filelock import FileLock, Timeout
-
-    try:
-        return FileLock(path).acquire(timeout=timeout)
-    except Timeout:
-        raise RunError(f"{show_path(path.parent)} is being run by another process; wait for it, or stop it") from None
 
 
 def _commit() -> str | None:
