@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -253,7 +254,8 @@ def test_the_lesson_judges_every_image_of_a_set_and_loses_none(tmp_path):
         assert np.array_equal(cleaned[f"{part}_images"], pictures[left]), part
         assert part == "unlabelled" or cleaned[f"{part}_labels"].tolist() == [str(kind) for kind in kinds[left]]
     said = "".join((run / "notebook.ipynb").read_text())
-    assert f"{len(removed)} of 180 images go" in said and "30 of them have no label" in said
+    assert "180 images, 30 of them have no label" in said
+    assert json.loads((run / "run.json").read_text())["metrics"]["removed_images"] == len(removed)
 
 
 def test_groups_stay_with_the_images_that_are_left(tmp_path):
