@@ -51,6 +51,17 @@ def test_encoders_that_are_not_there_are_named():
     pytest.skip(f"not trained yet: {', '.join(missing)} (make encoders)")
 
 
+@pytest.mark.parametrize("path", sorted(encoders.FOLDER.glob("*.safetensors")), ids=lambda path: path.stem)
+def test_a_flipped_bit_in_one_that_comes_along_is_noticed(path, tmp_path):
+    file, content = tmp_path / path.name, bytearray(path.read_bytes())
+    file.write_bytes(content)
+    models.load(file)
+    content[-3] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(DataError, match="not those that were saved"):
+        models.load(file)
+
+
 @pytest.fixture(scope="module")
 def cells_folder(tmp_path_factory):
     """Where 6,000 cells are generated once."""
