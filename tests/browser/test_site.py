@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import http.server
-import shutil
 import threading
 from pathlib import Path
 
@@ -42,17 +41,6 @@ def address():
     server.server_close()
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    with playwright.sync_playwright() as p:
-        try:
-            browser = p.chromium.launch(executable_path=shutil.which("chromium"))
-        except playwright.Error as error:
-            pytest.skip(f"no Chromium: {str(error).splitlines()[0]}")
-        yield browser
-        browser.close()
-
-
 def _open(browser, width: int, theme: str):
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
     context.add_init_script(f"localStorage.setItem('mode', '{theme}'); localStorage.setItem('theme', '{theme}')")
@@ -61,10 +49,10 @@ def _open(browser, width: int, theme: str):
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("device", WIDTHS)
-def test_pages_fit_are_accessible_and_ask_for_nothing_from_elsewhere(chromium, address, device, theme):
+def test_pages_fit_are_accessible_and_ask_for_nothing_from_elsewhere(browser, address, device, theme):
     """No page scrolls sideways, breaks a rule of axe-core (contrast and heading order among them), or calls outside."""
     SHOTS.mkdir(parents=True, exist_ok=True)
-    context = _open(chromium, WIDTHS[device], theme)
+    context = _open(browser, WIDTHS[device], theme)
     page, asked, missing, wide, broken = context.new_page(), set(), set(), {}, {}
     page.on("request", lambda r: asked.add(r.url))
 
@@ -94,8 +82,8 @@ def test_pages_fit_are_accessible_and_ask_for_nothing_from_elsewhere(chromium, a
     assert not any(found.values()), found
 
 
-def test_search_finds_a_word_of_a_lesson(chromium, address):
-    context = _open(chromium, 1366, "light")
+def test_search_finds_a_word_of_a_lesson(browser, address):
+    context = _open(browser, 1366, "light")
     page = context.new_page()
     page.goto(f"{address}/search.html?q=temperature", wait_until="networkidle")
     page.wait_for_selector("#search-results li a")
@@ -103,8 +91,8 @@ def test_search_finds_a_word_of_a_lesson(chromium, address):
     context.close()
 
 
-def test_hidden_inputs_are_folded_and_open(chromium, address):
-    context = _open(chromium, 390, "light")
+def test_hidden_inputs_are_folded_and_open(browser, address):
+    context = _open(browser, 390, "light")
     page = context.new_page()
     page.goto(f"{address}/notebooks/04_simclr.html", wait_until="networkidle")
     folded = page.locator(".tag_hide-input details").first
@@ -114,8 +102,8 @@ def test_hidden_inputs_are_folded_and_open(chromium, address):
     context.close()
 
 
-def test_equations_are_drawn(chromium, address):
-    context = _open(chromium, 1366, "dark")
+def test_equations_are_drawn(browser, address):
+    context = _open(browser, 1366, "dark")
     page = context.new_page()
     page.goto(f"{address}/notebooks/04_simclr.html", wait_until="networkidle")
     page.wait_for_selector("mjx-container")
