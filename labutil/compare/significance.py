@@ -43,6 +43,8 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     """
     from scipy import stats  # here and below: slow to import
 
+    if not 0 <= right <= n or n == 0:  # scipy from 1.18 on gives NaN
+        raise ValueError(f"right={right} of n={n} images: right must lie between 0 and n, and n be above 0")
     found = stats.binomtest(right, n).proportion_ci(LEVEL, method="wilson")
     return float(found.low), float(found.high)
 
