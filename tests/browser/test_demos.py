@@ -10,12 +10,9 @@ import psutil
 import pytest
 from conftest import AXE, PICTURES, changed, server
 
-from labutil.data import load_dataset
-
 ADDRESS = r"http://127\.0\.0\.1:\d+/\?token=\w+"
 PICTURE = "[...document.querySelectorAll('.explorer img')].find(e => e.offsetParent)?.src"
 LESSONS = [f"{k:02d}" for k in range(1, 8)]
-FIRST = dict.fromkeys(LESSONS, 10) | {"01": 16}  # seconds to the first picture; 01 loads three libraries, finds copies
 # Ours to mend is what labutil draws and how its page is made, not how a widget of another package is built.
 THEIRS = {"nested-interactive", "region", "landmark-one-main"}
 
@@ -37,12 +34,6 @@ def moves(page) -> list:
 
         found.append(press)
     return found
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cells() -> None:
-    """The images that are shown, which are generated once: 10 to 15 s, the first time that anything needs them."""
-    load_dataset("cells", image_size=48)
 
 
 @pytest.mark.parametrize("lesson", LESSONS)
@@ -111,7 +102,7 @@ def test_a_demonstration_is_quick_and_moves(browser, lesson):
         (PICTURES / f"demo_{lesson}.json").write_text(json.dumps(report, indent=1, ensure_ascii=False))
         page.close()
     assert not elsewhere, elsewhere
-    assert report["first picture, s"] < FIRST[lesson]
+    assert report["first picture, s"] < 10
     assert report["redraw, ms"]["median"] < 200
     assert memory[1] - memory[0] < 30 and heap[1] - heap[0] < 30, "memory grows"
     assert not any(report[title] for title in taken), report

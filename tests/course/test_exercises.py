@@ -20,6 +20,11 @@ def test_every_exercise_is_read_with_all_that_belongs_to_it(lesson):
     found = exercises(lesson)
     kinds = [tag for cell in parameters.read_cells(lesson) for tag in TAGS if parameters.has_tag(cell, tag)]
     assert kinds == [*TAGS] * len(found)
+    for tag in ("hint", "solution"):
+        texts = [cells[cell["id"]] for cell in parameters.read_cells(lesson) if parameters.has_tag(cell, tag)]
+        assert all(f"<summary>{tag.capitalize()}</summary>" in text for text in texts)
+    minutes = re.findall(r"\((\d+) minutes, (?:easy|medium|hard)\)", "\n".join(cells.values()))
+    assert minutes and all(int(number) >= 3 for number in minutes)
     stubs = [cell for cell in parameters.read_cells(lesson) if parameters.has_tag(cell, "exercise")]
     assert [exercise.stub for exercise in found] == [cell["id"] for cell in stubs]
     assert len({exercise.name for exercise in found}) == len(found) >= 4
@@ -41,7 +46,15 @@ def test_an_exercise_of_lesson_04_and_of_its_copy(tmp_path):
     found = exercises(parameters.find_notebook("04"))
     assert [exercise.name for exercise in found] == ["guess", "info_nce", "stop_gradient", "temperature_sweep"]
     assert (found[1].title, found[1].level, found[1].answer) == ("Exercise 2: implement", "medium", "my_info_nce")
+    sources = ["".join(cell["source"]) for cell in parameters.read_cells(parameters.find_notebook("04"))]
+    assert any("Exercise 2: implement" in text and "(15 minutes, medium)" in text for text in sources)
+    assert sum("lab.checks.guess(" in text for text in sources) == 4
     (copy,) = copies.start([parameters.find_notebook("04")], tmp_path)
+    hints = [
+        [c["id"] for c in parameters.read_cells(path) if parameters.has_tag(c, "hint")]
+        for path in (copy, parameters.find_notebook("04"))
+    ]
+    assert hints[0] == hints[1]
     mine = exercises(copy)
     assert [(e.name, e.stub, e.code) for e in mine] == [(e.name, e.stub, "") for e in found]
 
