@@ -14,7 +14,6 @@ from typing import Any
 import click
 
 from labutil import paths, runs
-from labutil.course import assignment, copies
 from labutil.data import sources
 from labutil.runs import execute, parameters, report_e
 
@@ -72,6 +71,8 @@ def run(notebooks: tuple[str, ...], recipe: str | None, overrides: execute.Overr
     finished run; one that was cut off continues.
     """
     if notebooks == ("all",):  # that the recipe has settings for
+        from labutil.course import copies
+
         chosen = [path for path in copies.lessons() if not recipe or parameters.read_recipe(path, recipe) is not None]
     else:
         chosen = [parameters.find_notebook(name) for name in notebooks]
@@ -276,14 +277,15 @@ def start(lesson: str, directory: Path | None, course: Path | None, **options: b
     LESSON: a number (04) or name, or `all`. DIR: where the copy goes, work/ when left out. A file with work in it,
     changed or executed, is never written over.
     """
+    from labutil.course import assignment, copies
+
     notebooks = copies.lessons(lesson)
     if course and (directory or any(options.values())):
         raise click.UsageError("--nbgrader takes the course's folder, and neither another one, --solutions nor --fresh")
     if course:
         written = dict.fromkeys(assignment.write(notebooks, paths.absolute(course)), True)
     else:
-        folder = paths.absolute(directory or copies.WORK)
-        written = copies.start(notebooks, folder, keep=lesson == "all", **options)
+        written = copies.start(notebooks, paths.absolute(directory or copies.WORK), keep=lesson == "all", **options)
     for path, new in written.items():
         click.echo(runs.show_path(path) + ("" if new else ": has work in it and stays as it is"))
 
@@ -333,6 +335,8 @@ def lab(lesson: str | None, jupyter_options: tuple[str, ...]) -> None:
     Copies that are not there yet are written first, as by `labutil start all`. Other options go to JupyterLab:
     --port 8890, --no-browser, --allow-root in a container.
     """
+    from labutil.course import copies
+
     lessons = copies.lessons()
     chosen = lesson and parameters.find_notebook(lesson)
     if importlib.util.find_spec("jupyterlab") is None:
