@@ -119,19 +119,10 @@ def _cleaning(run: str | None) -> list[Demonstration]:
     from labutil.cleaning import faults
 
     @functools.cache
-    def dirty() -> tuple:  # faults planted among test images, which the model that judges labels has not seen
-        data, truth = cleaning.plant(replace(_data(run), train=_some(run)), 0.3)
+    def dirty(rates: float | None = None) -> tuple:  # of test images: the model that judges labels has not seen them
+        mixed = rates or {"random_label": 0.04, "lookalike_label": 0.03}
+        data, truth = cleaning.plant(replace(_data(run), train=_some(run)), mixed)
         return data.train.images, data.train.labels, [data.classes[k] for k in data.train.labels], truth
-
-    def duplicates() -> None:
-        images, _, _, truth = dirty()
-        known = faults.duplicate_pairs(truth) | faults.doubtful_pairs(truth)
-        explore.pairs(images, cleaning.near_duplicates(images), start=0.8, truth=known)
-
-    def strangers() -> None:
-        images, _, names, truth = dirty()
-        found = cleaning.outliers(images)
-        explore.threshold(images, found, start=4.0, truth=faults.outlier_rows(truth), names=names)
 
     def labels() -> None:
         images, y, names, truth = dirty()
@@ -139,7 +130,18 @@ def _cleaning(run: str | None) -> list[Demonstration]:
         found = cleaning.label_issues(images, y, p)
         explore.threshold(images, found, start=0.95, truth=faults.wrong_label_rows(truth), names=names)
 
-    return [
+    def duplicates() -> None:
+        images, _, _, truth = dirty(0.3)
+        known = faults.duplicate_pairs(truth) | faults.doubtful_pairs(truth)
+        explore.pairs(images, cleaning.near_duplicates(images), start=0.8, truth=known)
+
+    def strangers() -> None:
+        images, _, names, truth = dirty(0.3)
+        found = cleaning.outliers(images)
+        explore.threshold(images, found, start=4.0, truth=faults.outlier_rows(truth), names=names)
+
+    return [  # labels first: the detectors of the others take seconds to load
+        ("Which labels are wrong?", "Read the doubted labels: would you have changed them too?", labels),
         (
             "Which pictures are there twice?",
             "Lower the threshold: where do pairs begin that you would keep?",
@@ -150,7 +152,6 @@ def _cleaning(run: str | None) -> list[Demonstration]:
             "Raise and lower the threshold: what does it cost to find them all?",
             strangers,
         ),
-        ("Which labels are wrong?", "Read the doubted labels: would you have changed them too?", labels),
     ]
 
 

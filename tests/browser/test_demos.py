@@ -12,6 +12,7 @@ from conftest import AXE, PICTURES, changed, server
 
 ADDRESS = r"http://127\.0\.0\.1:\d+/\?token=\w+"
 PICTURE = "[...document.querySelectorAll('.explorer img')].find(e => e.offsetParent)?.src"
+BOTTOM = "[...document.querySelectorAll('.explorer img')].find(e => e.offsetParent).getBoundingClientRect().bottom"
 LESSONS = [f"{k:02d}" for k in range(1, 8)]
 # Ours to mend is what labutil draws and how its page is made, not how a widget of another package is built.
 THEIRS = {"nested-interactive", "region", "landmark-one-main"}
@@ -66,6 +67,8 @@ def test_a_demonstration_is_quick_and_moves(browser, lesson):
             page.wait_for_function(f"{PICTURE} !== {json.dumps(before)}" if times else "true")
             page.wait_for_timeout(300)
             page.screenshot(path=PICTURES / f"demo_{lesson}_{k + 1}.png")
+            bottom = page.evaluate(BOTTOM)
+            assert bottom <= 1080, f"{title}: the picture ends at {bottom:.0f} pixels, below the screen"
             report[title] = violations(page)
             taken[title] = times
             following = "document.querySelector('.demo h1')?.innerText"
