@@ -319,6 +319,13 @@ def test_stain_asks_about_cells_of_no_split_and_only_of_cells(still, live, capsy
     assert "Only of cells" in capsys.readouterr().out and not plt.get_fignums()
 
 
+def test_collapse_says_what_each_of_its_axes_shows(still):
+    images, labels = cells.generate(64, 0)[:2]
+    left, upper, lower = still(explore.collapse, torch.from_numpy(images), torch.from_numpy(labels)).axes
+    assert (left.get_xlabel(), upper.get_ylabel()) == ("z of each image, colour: class", "spread")
+    assert (lower.get_xlabel(), lower.get_ylabel()) == ("step (red: one is off)", "rank")
+
+
 def test_collapse_loses_its_spread_without_predictor_and_finds_some_again(live):
     images, labels = cells.generate(64, 0)[:2]
     controls, _ = live(explore.collapse, torch.from_numpy(images), torch.from_numpy(labels))

@@ -101,10 +101,10 @@ def _z(state: SimpleNamespace, x: Tensor) -> Tensor:
 @styled
 def _figure(noted: list[tuple], xy: Any, y: Any, predictor: bool, stop_gradient: bool) -> Figure:
     figure = plt.figure(figsize=(plots.WIDTH, 4), layout="none")  # a constrained layout takes as long as the drawing
-    left = figure.add_axes((0.02, 0.03, 0.5, 0.82))
+    left = figure.add_axes((0.02, 0.09, 0.5, 0.76))
     upper, lower = figure.add_axes((0.62, 0.53, 0.36, 0.32)), figure.add_axes((0.62, 0.15, 0.36, 0.32))
     left.scatter(*xy.T, s=22, c=[plots.COLOURS[k % len(plots.COLOURS)] for k in y], lw=0)
-    left.set(xlim=(-0.8, 0.8), ylim=(-0.8, 0.8), xticks=[], yticks=[])
+    left.set(xlim=(-0.8, 0.8), ylim=(-0.8, 0.8), xticks=[], yticks=[], xlabel="z of each image, colour: class")
     lost = [i for i, row in enumerate(noted) if not row[3]]
     for axes, k, name, top in ((upper, 1, "spread", 1.05), (lower, 2, "rank", D)):
         axes.plot([row[k] for row in noted], color=plots.COLOURS[0])
