@@ -88,8 +88,10 @@ class BasicCNN(nn.Module):
         return self.blocks(self.normalize(x))
 
     def forward(self, x: Tensor) -> Tensor:
-        h = F.relu(self.fc1(self.pool(self.feature_maps(x)).flatten(1)))
-        return self.fc2(self.dropout(h))
+        pooled = self.pool(self.feature_maps(x)).flatten(1)
+        if pooled.shape[1] != self.fc1.in_features:
+            raise ValueError(f"basic_cnn was made for images of another size than {x.shape[2]} x {x.shape[3]} pixels")
+        return self.fc2(self.dropout(F.relu(self.fc1(pooled))))
 
 
 RESNETS = {  # name: (block, blocks per stage, channels per stage)
@@ -164,7 +166,11 @@ class TimmEncoder(nn.Module):
 
     def feature_maps(self, x: Tensor) -> Tensor:
         """x (N, C, H, W) in [0, 1] -> the last maps before pooling (N, D, h, w)."""
-        return self.body.forward_features(self.normalize(x))
+        try:
+            return self.body.forward_features(self.normalize(x))
+        except AssertionError as error:  # a transformer's patches
+            size, name = " x ".join(map(str, x.shape[2:])), self.body.default_cfg["architecture"]
+            raise ValueError(f"encoder={name!r} does not take images of {size} pixels: {error}") from error
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body.forward_head(self.feature_maps(x))

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from labutil import device
+from labutil.models import encoder
 from labutil.networks import BasicCNN, ConvAutoencoder, Dropout
 
 
@@ -45,6 +46,14 @@ def test_dropout_draws_from_torchs_own_state_and_anew_each_time():
     assert torch.equal(everything[:1000], torch.ones(1000))
     assert (everything[1000:] == 0).sum() >= 990
     assert layer.eval()(x) is x
+
+
+def test_networks_of_one_size_say_so():
+    with pytest.raises(ValueError, match="basic_cnn was made for images of another size than 24 x 16 pixels"):
+        BasicCNN(3, 3, 48)(torch.rand(2, 3, 24, 16))
+    vit = encoder("vit_tiny_patch16_224", channels=3, image_size=32)
+    with pytest.raises(ValueError, match=r"'vit_tiny_patch16_224' does not take images of 32 x 32 pixels: .*224"):
+        vit(torch.rand(1, 3, 32, 32))
 
 
 def pool_last(model):

@@ -226,14 +226,16 @@ def _tell_apart(methods: Sequence[Method]) -> None:
         same = [m for m in methods if m.name == name]
         words = [m.recipe for m in same]
         if len(set(words)) < len(same):
-            keys = dict.fromkeys(k for m in same for k in m.params if k not in {"seed", "dataset"})
-            shown = pd.DataFrame({k: [show(k, m.params) for m in same] for k in keys}, index=range(len(same)))
+            all_params = [m.params | {"notebook": m.records[0]["notebook"]} for m in same]  # a copy may have a name
+            keys = dict.fromkeys(k for p in all_params for k in p if k not in {"seed", "dataset"})
+            shown = pd.DataFrame({k: [show(k, p) for p in all_params] for k in keys}, index=range(len(same)))
             chosen, told = [], 1
-            for key in sorted(shown, key=lambda k: -shown[k].nunique()):
+            for key in sorted(shown, key=lambda k: (-shown[k].nunique(), k == "notebook")):
                 apart = len(shown[[*chosen, key]].drop_duplicates())
                 if apart > told:
                     chosen, told = [*chosen, key], apart
-            words = [", ".join(row) or f"no. {i}" for i, row in enumerate(shown[chosen].to_numpy(), 1)]
+            alike = told < len(same)  # numbers that differ after their sixth digit
+            words = [", ".join([*row, *[f"no. {i}"] * alike]) for i, row in enumerate(shown[chosen].to_numpy(), 1)]
         for method, text in zip(same, words, strict=True):
             method.label = no_tags(method.label + f" ({text})" * (len(same) > 1))
 

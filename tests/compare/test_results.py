@@ -64,7 +64,18 @@ def test_labels_name_what_differs_and_recipes(tmp_path):
     }  # fmt: skip
     for notebook in ("08_mine", "09_mine"):
         leave_run(tmp_path, notebook, label="zero-shot")
-    assert [m.label for m in board_of(tmp_path).find("zero-shot")] == ["zero-shot (no. 1)", "zero-shot (no. 2)"]
+    mine = ["zero-shot (notebook 08_mine)", "zero-shot (notebook 09_mine)"]
+    assert [m.label for m in board_of(tmp_path).find("zero-shot")] == mine
+
+
+def test_labels_of_settings_that_are_written_alike_are_numbered(tmp_path):
+    """Of a copy under another name, and of rates that agree in six digits: a table of methods has each label once."""
+    for notebook in ("02_supervised_baseline", "my_copy"):
+        for lr in (0.1, 0.2, 0.20000000001):
+            leave_run(tmp_path, notebook, label="supervised", params={"lr": lr, "epochs": 1})
+    labels = [m.label for m in board_of(tmp_path).methods]
+    assert len(set(labels)) == 6
+    assert "supervised (lr 0.1, notebook my_copy, no. 4)" in labels
 
 
 def change(directory, without=(), **facts):
