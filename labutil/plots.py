@@ -279,7 +279,7 @@ def roc(y_true: Any, probabilities: Any, classes: Sequence[str]) -> Figure:
         axes.plot([0, *grid], [0, *mean], color="black", lw=3, label=f"macro average, {area:.3f}")
     shown = found if len(found) <= 10 else sorted(found, key=lambda item: item[1][2])[:5]
     for i, (k, (fpr, tpr, auc)) in enumerate(shown):
-        dashes, label = "-" if i < len(COLOURS) else "--", f"{short(classes[k])}, {auc:.3f}"
+        dashes, label = ("-", "-.", "--")[(i > 5) + (i > 7)], f"{short(classes[k])}, {auc:.3f}"
         axes.plot(fpr, tpr, dashes, color=COLOURS[i % len(COLOURS)], lw=1.5, label=label)
     # Where as many images are missed as raise a false alarm: there a curve bends, and the worst shall be in sight.
     middle = max((fpr[np.argmax(fpr + tpr >= 1)] for _, (fpr, tpr, _) in shown), default=1)
@@ -294,14 +294,14 @@ def roc(y_true: Any, probabilities: Any, classes: Sequence[str]) -> Figure:
 
 @styled
 def calibration(y_true: Any, probabilities: Any, *, bins: int = 10) -> Figure:
-    """Reliability diagram (Guo et al. 2017): accuracy of predictions by their confidence, and how many there are. A bar
+    """Reliability diagram (Guo et al. 2017): accuracy of predictions by their confidence, and how many there are. A dot
     below the diagonal: the model is too sure of itself."""
     table = evaluation.calibration(y_true, probabilities, bins)
     middle, width = (np.arange(bins) + 0.5) / bins, 0.9 / bins
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3))
     left.plot([0, 1], [0, 1], ":", color="black", label="as right as confident")
-    left.bar(middle, table.accuracy.fillna(0), width=width, color=COLOURS[4], label="images in the bin")
-    left.plot(table.confidence, table.accuracy, "o", color=COLOURS[1], ms=6, label="their mean confidence and accuracy")
+    left.bar(middle, table.accuracy.fillna(0), width=width, color=COLOURS[4], label="a bin's accuracy")
+    left.plot(table.confidence, table.accuracy, "o", color=COLOURS[1], ms=6, label="mean confidence and accuracy")
     left.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.03))
     right.bar(middle, table["count"], width=width, color=COLOURS[0])
     right.set(xlabel="confidence", ylabel="images", xlim=(0, 1))

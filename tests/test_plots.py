@@ -141,6 +141,18 @@ def test_roc_of_good_predictions_is_drawn_as_large_as_its_worst_curve_allows():
     assert legend(figure)[1:] == ["cat, 0.920", "dog, 0.920"]
 
 
+def test_roc_curves_of_like_colours_differ_by_their_dashes():
+    _, y, p, classes = make(10)
+    lines = [line for line in plots.roc(y, p, classes).axes[0].lines if line.get_label()[0] == "c"]
+    assert [line.get_linestyle() for line in lines] == ["-"] * 6 + ["-."] * 2 + ["--"] * 2
+
+
+def test_calibration_says_what_its_dots_and_bars_are():
+    _, y, p, _ = make(4)
+    wanted = ["as right as confident", "mean confidence and accuracy", "a bin's accuracy"]
+    assert legend(plots.calibration(y, p)) == wanted
+
+
 def test_curves_of_several_histories():
     history = pd.DataFrame(
         {"epoch": [1, 2], "train_loss": [2.0, 1.0], "val_loss": [2.1, 1.2], "val_accuracy": [0.1, 0.5]}
