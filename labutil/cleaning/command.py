@@ -45,6 +45,7 @@ def clean(spec: str, out: Path | None) -> None:
 def review(folder: Path) -> None:
     """Serve the review page until it is interrupted."""
     folder = paths.absolute(folder)
+    folder = folder.parent if folder.is_file() else folder  # somebody named the table in it
     try:
         pages.serve(folder, lambda url: click.echo(f"{url}\n(for this machine only; Ctrl+C ends it)"))
     except KeyboardInterrupt:
@@ -54,6 +55,7 @@ def review(folder: Path) -> None:
 def apply(table: Path, spec: str | None, out: Path | None) -> None:
     """Make the new folder that a table of decisions says."""
     table = paths.absolute(table)
+    table = table / "decisions.csv" if table.is_dir() else table
     chosen, about = decisions.load(table), table.with_name(_SOURCE)
     if not spec and not about.is_file():
         raise DataError(f"{about} is missing: say what the decisions are about, labutil clean SPEC --apply {table}")

@@ -60,7 +60,7 @@ def load(path: Path | io.StringIO) -> pd.DataFrame:
         separator = ";" if text.partition("\n")[0].count(";") > 5 else ","
         table = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
-        wrong = f"cannot be read as a table of decisions ({error})"
+        wrong = f"cannot be read as a table of decisions ({getattr(error, 'strerror', None) or error})"
         raise DataError(f"{where} {wrong}: make one with labutil clean") from None
     if missing := [name for name in COLUMNS if name not in table]:
         raise DataError(f"{where} has no column {missing[0]!r}: make one with labutil clean")

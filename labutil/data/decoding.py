@@ -50,7 +50,7 @@ def scan(files: Sequence[File]) -> dict:
     """
     with progress_bar(len(files), "reading", "file") as bar:
         looks: list[Look] = []
-        for found in store.in_threads(look, files):
+        for found in _advised(files, store.in_threads(look, files)):
             looks.append(found)
             bar.update()
     bits, notes = depth(files, looks)
@@ -151,9 +151,17 @@ def decode(files: Sequence[File], height: int, width: int, channels: int, bits: 
     values of more than 8 bits count from 0 to 2 ** `bits` - 1, of which the upper 8 bits are kept.
     """
     length = store.chunk_length((channels, height, width))
-    images = store.in_threads(lambda file: decode_file(file, height, width, channels, bits), files)
+    images = _advised(files, store.in_threads(lambda file: decode_file(file, height, width, channels, bits), files))
     while chunk := list(islice(images, length)):
         yield np.stack(chunk).reshape(-1, height, width, channels).transpose(0, 3, 1, 2)
+
+
+def _advised(files: Sequence[File], results: Iterator[Any]) -> Iterator[Any]:
+    """What comes of files, in order; the error of the first bad one of several says how to find the others."""
+    try:
+        yield from results
+    except DataError as error:
+        raise DataError(f"{error}{'; labutil clean lists all such files' * (len(files) > 1)}") from error
 
 
 def decode_file(file: File, height: int, width: int, channels: int, bits: int) -> np.ndarray:

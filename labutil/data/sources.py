@@ -104,7 +104,7 @@ def parse(spec: str) -> Source:
         example = "folder" if os.path.isdir(spec) else "npz" if spec.endswith(".npz") else "idx"
         wrong = f" is a path without its kind: write '{example}:{spec}'"
     else:
-        hint = did_you_mean(word, (*NAMES, *PATH_KINDS)) or "; data/README.md lists them"
+        hint = did_you_mean(word, (*NAMES, *PATH_KINDS)) or ", and no such path exists: data/README.md lists the names"
         wrong = f" is not known{hint}"
     raise DataError(f"data set {spec!r}{wrong}")
 

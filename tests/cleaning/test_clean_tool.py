@@ -262,7 +262,10 @@ def test_a_table_that_is_none_is_refused_in_one_line(judged, tmp_path, change, m
 def test_usage(tmp_path, judged):
     assert "give a data set, --review or --apply" in call(code=2)
     assert "has no review.html" in call("--review", tmp_path, code=2)
+    assert "of decisions (No such file or directory): make" in call("--apply", tmp_path / "gone.csv", code=2)
     (tmp_path / "source.txt").write_text("cells\n")
+    assert call("--review", tmp_path / "source.txt", code=2).endswith(f"--out {tmp_path}\n")  # a file in the folder
+    assert " files: " in call("--apply", judged[1], "--out", tmp_path / "applied")  # the folder of the table
     assert "holds decisions about cells" in call(f"folder:{judged[0]}", "--out", tmp_path, code=2)
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "a.png").write_text("no")

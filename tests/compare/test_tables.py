@@ -159,6 +159,9 @@ def test_settings_of_lessons_that_name_their_trainings_otherwise(tmp_path):
         ["SupCon, linear", tested[1], "cross-entropy", "20", "64"],
         ["08_mine", tested[2], "", "", ""],
     ]
+    chosen = {"fine_tuned_accuracy": float(np.float32(board.methods[0].metric("test_accuracy")[0]))}
+    leave_run(tmp_path / "one", "03_transfer_learning", fits={"fine-tune": fit_of()}, metrics=chosen)
+    assert tables.settings_table(board_of(tmp_path / "one"))["Model"].tolist() == ["transfer, fine-tune"]
 
 
 def test_several_data_sets_have_tables_of_their_own(tmp_path):

@@ -398,12 +398,13 @@ def test_images_and_files_that_cannot_be_used(run, tmp_path):
     out = tmp_path / "out.csv"
     out.write_text("as before")
     for spec, message in {
-        str(tmp_path / "set"): "b.png cannot be decoded",
+        str(tmp_path / "set"): "move it out of the folder; labutil clean lists all such files",
         str(tmp_path / "empty"): "holds no images",
         f"npz:{tmp_path / 'other.npz'}": "must have the key 'train_images' or 'images', but holds pixels",
         str(tmp_path / "test.npz"): "is a path without its kind",
         str(tmp_path / "no.png"): "no.png is not an image",
         "cels": "data set 'cels' is not known (did you mean 'cells'?)",
+        "gone.png": "data set 'gone.png' is not known, and no such path exists",
     }.items():
         refused(call(run, spec, "--out", out), message)
     refused(call(run, tmp_path / "set", "--part", "tset"), "part 'tset' (did you mean 'test'?) is not one of")
