@@ -42,6 +42,10 @@ class OneLineErrors(click.Group):
         except (parameters.ParameterError, sources.DataError, runs.RunError) as error:
             click.echo(f"labutil: {error}", err=True)
             sys.exit(1 if isinstance(error, runs.RunError) and not getattr(error, "asked", False) else 2)
+        except click.UsageError as error:
+            about = " ".join(filter(None, [ctx.command_path, ctx.invoked_subcommand, "--help"]))
+            click.echo(f"labutil: {error.format_message()} (see {about})", err=True)
+            sys.exit(error.exit_code)
         except OSError as error:
             if (name := errno.errorcode.get(error.errno)) not in _DISK:
                 raise

@@ -59,8 +59,10 @@ def test_a_failed_run_exits_1_and_an_interrupted_one_130(monkeypatch, raised, co
 
 
 def test_click_refuses_what_it_does_not_know():
-    for args in (("runn",), ("run",), ("run", "02", "--recpie", "x"), ("run", "02", "-p", "epochs")):
-        assert call(*args).exit_code == 2
+    for args in (("runn",), ("run",), ("run", "02", "--recpie", "x"), ("run", "02", "-p", "epochs"), ("clean",)):
+        result = call(*args)
+        assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+        assert result.stderr.startswith("labutil: ") and result.stderr.endswith(" --help)\n")
 
 
 def test_data_prints_what_is_in_a_set_or_what_is_wrong_with_it(tmp_path):
