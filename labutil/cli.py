@@ -269,7 +269,7 @@ def publish(address: str | None, archive: Path | None) -> None:
 @main.command()
 @click.argument("lesson", metavar="LESSON|all")
 @click.argument("directory", metavar="[DIR]", required=False, type=FOLDER)
-@click.option("--solutions", is_flag=True, help="A teacher's copy, NAME-solutions.ipynb: every exercise solved.")
+@click.option("--solutions", is_flag=True, help="A teacher's copy, NAME-solutions.ipynb: solved but for predictions.")
 @click.option("--fresh", is_flag=True, help="Where a file has work in it, write NAME-2.ipynb beside it.")
 @click.option(
     "--nbgrader", "course", metavar="DIR", type=FOLDER,

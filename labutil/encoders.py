@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from labutil.paths import DataError, absolute, project_root, read_json
+from labutil.paths import DataError, absolute, check_workbook, project_root, read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +34,7 @@ def find(name: str) -> Path | None:
     if name in SHIPPED:
         path = FOLDER / f"{name}.safetensors"
         if not path.is_file():
+            check_workbook()
             raise DataError(f"{name}: {path} is missing: get it from the repository, or make it with make encoders")
         return path
     given = Path(os.path.expanduser(name))

@@ -94,7 +94,8 @@ def _read(file: Path) -> tuple[str, list[str]]:
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, paths.DataError):
             raise
-        raise paths.DataError(f"{file} is no notebook ({type(error).__name__}): hand it in as .ipynb") from None
+        said = "or a damaged one: save it in Jupyter and hand in that file"
+        raise paths.DataError(f"{file} is no notebook ({type(error).__name__}), {said}") from None
     except OSError as error:
         raise paths.DataError(f"{file} cannot be read ({error.strerror})") from None
     if sum(map(len, cells)) > wire.HEAD // 4:

@@ -271,14 +271,15 @@ def _given_twice(node: yaml.Node | None) -> str | None:
 
 
 def find_notebook(name: str) -> Path:
-    """A notebook by its name, number ("02"), or path. Raises ParameterError with the nearest name, or DataError where
-    there is no workbook."""
+    """A notebook by its name, number ("02", "2"), or path. Raises ParameterError with the nearest name, or DataError
+    where there is no workbook."""
     path = Path(name)
     if path.suffix == ".ipynb" and path.exists():
         return path.resolve()
     check_workbook()
     names = sorted(path.stem for path in NOTEBOOKS.glob("[0-9]*.ipynb"))
     stem = path.name.removesuffix(".ipynb")
+    stem = stem.zfill(2) if stem.isdecimal() else stem
     matches = [n for n in names if n == stem] or [n for n in names if n.startswith(f"{stem}_")]
     if len(matches) != 1:
         raise ParameterError(f"no notebook {name!r}{did_you_mean(stem, names)}; there are {', '.join(names)}")

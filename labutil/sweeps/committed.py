@@ -47,6 +47,7 @@ def load(name: str) -> pd.DataFrame:
             table = pd.read_csv(lines)
         return _told(table[table.status == "complete"], command=command, source="committed", machine=machine)
     except (OSError, ValueError, AttributeError) as error:
+        paths.check_workbook()
         raise paths.DataError(f"{file} cannot be read ({error}): get it from the repository") from error
 
 

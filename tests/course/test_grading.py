@@ -256,11 +256,13 @@ def test_wrong_answers_get_the_checks_own_message(tmp_path):
 def test_what_is_no_notebook_exits_2_with_one_line(tmp_path):
     (tmp_path / "a.ipynb").write_text("no JSON")
     (tmp_path / "deep.ipynb").write_text("[" * 100_000)
+    (tmp_path / "cut.ipynb").write_text(notebook("x = 1")[:-9])
     (tmp_path / "other.ipynb").write_text(notebook("x = 1"))
     (tmp_path / "empty").mkdir()
     for name, said in (
         ("a.ipynb", "is no notebook (JSONDecodeError)"),
         ("deep.ipynb", "is no notebook (RecursionError)"),
+        ("cut.ipynb", "or a damaged one: save it in Jupyter and hand in that file"),
         ("other.ipynb", "is no copy of a lesson"),
         ("missing.ipynb", "does not exist"),
         ("empty", "holds no notebook"),

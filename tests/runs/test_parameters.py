@@ -166,7 +166,7 @@ def test_recipes(tmp_path):
 
 def test_finding_a_notebook(notebook):
     assert find_notebook(str(notebook)) == notebook
-    for name in ("04", "04_simclr", "04_simclr.ipynb"):
+    for name in ("04", "4", "04_simclr", "04_simclr.ipynb"):
         assert find_notebook(name) == parameters.NOTEBOOKS / "04_simclr.ipynb"
     with pytest.raises(ParameterError, match=r"no notebook '04_simclf' \(did you mean '04_simclr'\?\)"):
         find_notebook("04_simclf")

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 import labutil as lab
-from labutil import paths, runs
+from labutil import encoders, paths, runs
 from labutil.runs import parameters
 from labutil.sweeps import committed, plan
 
@@ -100,3 +100,13 @@ def test_only_a_finished_sweep_is_kept(tmp_path):
     assert file == tmp_path / "kept" / "done.csv"
     assert file.read_text().startswith("# labutil sweep 04 -p tau 1,2 --name done\n# cpu, one, fp32, torch 2\n")
     assert len(pd.read_csv(file, comment="#")) == 2
+
+
+def test_where_there_is_no_workbook_it_says_so_and_not_that_a_file_is_missing(elsewhere, tmp_path, monkeypatch):
+    """A lesson's copy, opened where only the package is installed, asks for what comes with the workbook."""
+    monkeypatch.setattr(paths, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(committed, "FOLDER", tmp_path / "notebooks" / "sweeps")
+    monkeypatch.setattr(encoders, "FOLDER", tmp_path / "notebooks" / "encoders")
+    for ask in (lambda: lab.sweeps.load("methods"), lambda: encoders.find("simclr_long")):
+        with pytest.raises(paths.DataError, match=r"holds no workbook: .* LABUTIL_ROOT"):
+            ask()
