@@ -2,9 +2,9 @@
 
     python tests/commit_notebook.py notebooks/02_supervised_baseline.ipynb .executed
 
-Removes papermill's injected cell and metadata, widget state, execution times, absolute paths' owners and addresses, so
-that the committed file differs only where the lesson does. Runs that used other values than the notebook's own are
-passed over.
+Removes papermill's injected cell and metadata, widget state, execution times, absolute paths' owners, addresses and
+tables' random names, so that the committed file differs only where the lesson does. Runs that used other values than
+the notebook's own are passed over.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from nbconvert.preprocessors.coalescestreams import CoalesceStreamsPreprocessor
 
 from labutil.runs import parameters
 
+_TABLE = re.compile(r"\bT_[0-9a-f]{5}(?![0-9a-f])")
+
 
 def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Drop everything that is not lesson, code or output."""
     cells = [c for c in notebook.cells if "injected-parameters" not in c.metadata.get("tags", [])]
-    count = 0
+    count = tables = 0
     for cell in cells:
         kept = {"tags", "jupyter", "cellView", "slideshow"}
         cell.metadata = {k: v for k, v in cell.metadata.items() if k in kept and v}
@@ -37,6 +39,9 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
                     output.execution_count = count
                 if "text/plain" in output.get("data", {}):  # where an object lay in memory says nothing
                     output.data["text/plain"] = re.sub(r" at 0x[0-9a-f]+", "", output.data["text/plain"])
+                if drawn := _TABLE.search(output.get("data", {}).get("text/html", "")):  # pandas' name for a table
+                    html, tables = output.data["text/html"], tables + 1
+                    output.data["text/html"] = html.replace(drawn[0], f"T_{tables:05d}")
     notebook.cells = cells
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
