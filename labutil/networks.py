@@ -102,8 +102,31 @@ RESNETS = {  # name: (block, blocks per stage, channels per stage)
 }
 
 
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions whose result is added to their input, or to what `shortcut` makes of it.
+
+    As torchvision's, with its names, but at hand: importing torchvision takes every process two seconds.
+    """
+
+    expansion = 1
+
+    def __init__(self, c_in: int, c_out: int, stride: int, shortcut: nn.Module | None) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(c_out)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(c_out)
+        self.downsample = shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        change = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        change += x if self.downsample is None else self.downsample(x)
+        return self.relu(change)
+
+
 class ResNet(nn.Module):
-    """Residual network (He et al. 2016, arXiv:1512.03385) of torchvision's blocks, without its classifier.
+    """Residual network (He et al. 2016, arXiv:1512.03385) of blocks as torchvision's, without its classifier.
 
     Layers carry torchvision's names, so its ImageNet weights load as they are (with side=224 and 3 channels).
     name: of `RESNETS`. side: of the images; up to 112 pixels they get a 3x3 convolution (of stride 2 above 40) instead
@@ -112,10 +135,10 @@ class ResNet(nn.Module):
 
     def __init__(self, name: str, channels: int, side: int, normalize: Normalize) -> None:
         super().__init__()
-        from torchvision.models.resnet import BasicBlock, Bottleneck
-
         kind, blocks, widths = RESNETS[name]
-        make = BasicBlock if kind == "basic" else Bottleneck
+        make = BasicBlock
+        if kind == "bottleneck":
+            from torchvision.models.resnet import Bottleneck as make
         self.normalize = normalize
         original, stride = side > 112, 1 if side <= 40 else 2
         kernel = 7 if original else 3

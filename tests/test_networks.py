@@ -6,11 +6,12 @@ import copy
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from labutil import device
 from labutil.models import encoder
-from labutil.networks import BasicCNN, ConvAutoencoder, Dropout
+from labutil.networks import BasicBlock, BasicCNN, ConvAutoencoder, Dropout
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -54,6 +55,24 @@ def test_networks_of_one_size_say_so():
     vit = encoder("vit_tiny_patch16_224", channels=3, image_size=32)
     with pytest.raises(ValueError, match=r"'vit_tiny_patch16_224' does not take images of 32 x 32 pixels: .*224"):
         vit(torch.rand(1, 3, 32, 32))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_residual_block_is_torchvisions(stride):
+    """Bit for bit: first weights, values, gradients and running statistics."""
+    outputs = []
+    for make in (BasicBlock, torchvision.models.resnet.BasicBlock):
+        torch.manual_seed(0)
+        shortcut = nn.Conv2d(8, 12, 1, stride) if stride > 1 else None
+        block = make(8, 12 if shortcut else 8, stride, shortcut)
+        x = torch.rand(4, 8, 9, 7, requires_grad=True)
+        out = block(x)
+        out.square().sum().backward()
+        outputs.append([out, x.grad, *block.state_dict().values(), *(p.grad for p in block.parameters())])
+        names = [*block.state_dict()]
+    for a, b in zip(*outputs, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    assert names == [*BasicBlock(8, 8, 1, nn.Conv2d(8, 8, 1) if stride > 1 else None).state_dict()]
 
 
 def pool_last(model):

@@ -84,7 +84,9 @@ def test_imports_make_no_circles():
 def test_the_core_imports_no_wing_and_nothing_heavy_before_it_is_used():
     script = """
 import sys
+import torch
 from labutil import augment, evaluation, losses, models, policies, representations, training
+models.Classifier(models.encoder("resnet8", image_size=24), 8)(torch.rand(2, 3, 24, 24))
 loaded = set(sys.modules)
 heavy = {"pandas", "matplotlib", "sklearn", "seaborn", "scipy.stats", "timm", "torchvision", "accelerate"} & loaded
 wings = {m for m in loaded if m.startswith(("labutil.data", "labutil.runs", "labutil.cleaning", "labutil.compare"))}

@@ -185,10 +185,12 @@ def _estimate(study: Study, jobs: Sequence[Job], rows: Sequence[dict[str, Any]])
     records = [record for record in records if record.get("core")] or records
     if not records:
         return 0.0, f"unknown, without a finished run of {study.notebook.stem} to judge by"
-    seconds = [r["seconds"] / _passes(r["params"], r) for r in records]
-    planned = [_passes(params, records[-1]) for params in ([job.params for job in jobs] or [study.base])]
-    scale = sum(planned) / len(planned)
-    return scale * sum(seconds) / len(seconds), f"from {len(records)} finished runs, scaled by image passes"
+    # The largest: what a run takes before and after training counts least there.
+    largest = max(records, key=lambda record: _passes(record["params"], record))
+    planned = [_passes(params, largest) for params in ([job.params for job in jobs] or [study.base])]
+    scale = sum(planned) / len(planned) / _passes(largest["params"], largest)
+    source = f"from the largest of {len(records)} finished runs, scaled by image passes"
+    return scale * largest["seconds"], source + ", so probably less" * (scale >= 3)
 
 
 def _passes(params: dict[str, Any], record: dict[str, Any]) -> float:

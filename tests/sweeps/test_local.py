@@ -145,13 +145,20 @@ def test_dry_run_lists_runs_and_estimates_from_finished_ones(stub, tmp_path, ins
     assert "time: unknown, without a finished run of 98_stub to judge by" in out
     assert not found.directory.exists()
     # Half as many epochs on the same images as a finished run of 60 s.
-    record = runs.new_record("98_stub", None, {"epochs": 6, "seed": 0}) | {"status": "complete", "seconds": 60.0}
     finished = tmp_path / "finished"
-    (finished / "98_stub" / "a").mkdir(parents=True)
-    runs.write_json(finished / "98_stub" / "a" / "run.json", record)
     monkeypatch.setenv("LABUTIL_RUNS", str(finished))
-    sweeping.dry_run(found)
-    assert "2 runs by val_accuracy, 0 of them exist; time: about 60 s, from 1 finished runs" in capsys.readouterr().out
+    said = (
+        (1, 10.0, "about 60 s, from the largest of 1 finished runs, scaled by image passes, so probably less\n"),
+        (6, 60.0, "about 60 s, from the largest of 2 finished runs, scaled by image passes\n"),
+    )
+    for epochs, seconds, words in said:
+        record = runs.new_record("98_stub", None, {"epochs": epochs, "seed": 0})
+        (finished / "98_stub" / str(epochs)).mkdir(parents=True)
+        runs.write_json(
+            finished / "98_stub" / str(epochs) / "run.json", record | {"status": "complete", "seconds": seconds}
+        )
+        sweeping.dry_run(found)
+        assert f"2 runs by val_accuracy, 0 of them exist; time: {words}" in capsys.readouterr().out
     instantly(value)
     sweeping.sweep(read(stub, tmp_path, ("lr", "0.1"), seeds="0,1"))
     capsys.readouterr()
