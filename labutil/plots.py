@@ -279,7 +279,8 @@ def roc(y_true: Any, probabilities: Any, classes: Sequence[str]) -> Figure:
         axes.plot([0, *grid], [0, *mean], color="black", lw=3, label=f"macro average, {area:.3f}")
     shown = found if len(found) <= 10 else sorted(found, key=lambda item: item[1][2])[:5]
     for i, (k, (fpr, tpr, auc)) in enumerate(shown):
-        dashes, label = ("-", "-.", "--")[(i > 5) + (i > 7)], f"{short(classes[k])}, {auc:.3f}"
+        # the last two colours resemble others; after them colours come again
+        dashes, label = ("-", "-.", "--")[(i >= 6) + (i >= len(COLOURS))], f"{short(classes[k])}, {auc:.3f}"
         axes.plot(fpr, tpr, dashes, color=COLOURS[i % len(COLOURS)], lw=1.5, label=label)
     # Where as many images are missed as raise a false alarm: there a curve bends, and the worst shall be in sight.
     middle = max((fpr[np.argmax(fpr + tpr >= 1)] for _, (fpr, tpr, _) in shown), default=1)
