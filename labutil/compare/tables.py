@@ -120,7 +120,7 @@ def settings_table(board: Board) -> pd.DataFrame:
         tested, tuned = (pd.Series(method.metric(f"{name}_accuracy")) for name in ("test", "fine_tuned"))
         fits = [*_trainings(method).items()] or [("", {})]
         accuracies = [pd.Series([np.nan])] * (len(fits) - 1) + [tested]
-        if tuned.notna().all() and not np.allclose(tuned, tested, atol=1e-6):  # one went through float32
+        if tuned.notna().all() and not np.allclose(tuned, tested, rtol=0, atol=1e-6):  # one went through float32
             # What validation chose was tested, which need not be the network that was fine-tuned.
             fits, accuracies = [fits[-1], ("linear probe on frozen features", {})], [tuned, tested]
         for (name, fit), accuracy in zip(fits, accuracies, strict=True):

@@ -119,24 +119,24 @@ def _cleaning(run: str | None) -> list[Demonstration]:
     from labutil.cleaning import faults
 
     @functools.cache
-    def dirty(rates: float | None = None) -> tuple:  # of test images: the model that judges labels has not seen them
-        mixed = rates or {"random_label": 0.04, "lookalike_label": 0.03}
-        data, truth = cleaning.plant(replace(_data(run), train=_some(run)), mixed)
+    def dirty(*, labels_only: bool = False) -> tuple:  # of test images: no model that judges labels has seen them
+        rates = {"random_label": 0.04, "lookalike_label": 0.03} if labels_only else 0.3
+        data, truth = cleaning.plant(replace(_data(run), train=_some(run)), rates)
         return data.train.images, data.train.labels, [data.classes[k] for k in data.train.labels], truth
 
     def labels() -> None:
-        images, y, names, truth = dirty()
+        images, y, names, truth = dirty(labels_only=True)
         p = evaluation.predict(_model(run or MODELS["02"]), images).softmax(1)
         found = cleaning.label_issues(images, y, p)
         explore.threshold(images, found, start=0.95, truth=faults.wrong_label_rows(truth), names=names)
 
     def duplicates() -> None:
-        images, _, _, truth = dirty(0.3)
+        images, _, _, truth = dirty()
         known = faults.duplicate_pairs(truth) | faults.doubtful_pairs(truth)
         explore.pairs(images, cleaning.near_duplicates(images), start=0.8, truth=known)
 
     def strangers() -> None:
-        images, _, names, truth = dirty(0.3)
+        images, _, names, truth = dirty()
         found = cleaning.outliers(images)
         explore.threshold(images, found, start=4.0, truth=faults.outlier_rows(truth), names=names)
 

@@ -546,6 +546,7 @@ def cut_file(path: Path) -> None:
     [
         ("train/a/x.png", text_file, "not an image that Pillow can read"),
         ("train/a/x.png", lambda path: path.write_bytes(b""), "not an image"),
+        ("train/a/x.png", cut_file, "cannot be decoded"),
         ("train/a/x.png", cut_file, "move it out of the folder; labutil clean lists all such"),
         ("train/a/x.jpg", cut_file, "cannot be decoded"),
         ("train/a/x", text_file, "not an image"),

@@ -398,7 +398,8 @@ def test_images_and_files_that_cannot_be_used(run, tmp_path):
     out = tmp_path / "out.csv"
     out.write_text("as before")
     for spec, message in {
-        str(tmp_path / "set"): "move it out of the folder; labutil clean lists all such files",
+        str(tmp_path / "set"): "b.png cannot be decoded",
+        f"folder:{tmp_path / 'set'}": "move it out of the folder; labutil clean lists all such files",
         str(tmp_path / "empty"): "holds no images",
         f"npz:{tmp_path / 'other.npz'}": "must have the key 'train_images' or 'images', but holds pixels",
         str(tmp_path / "test.npz"): "is a path without its kind",
